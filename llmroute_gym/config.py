@@ -1,107 +1,173 @@
-"""Every setting of the package with its unit and its default: plain dataclasses.
+"""Every setting of the package with its unit, its range and its default: plain dataclasses.
 
 They are the only place where defaults live. The Python API takes them as they are, and the
 commands register the very same objects as Hydra schemas, so a misspelt key or a wrong type is
 an error in YAML, on the command line and in Python alike. The defaults are those of the option
 ``latency_tuned``; the files in ``conf/`` hold only what differs from them.
 
-Each class checks its own values in ``validate``, which raises
-:class:`~llmroute_gym.errors.InputError`. The module imports nothing heavy.
+The module imports nothing heavy.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
 
 from llmroute_gym.errors import InputError, unknown_name
 
-INFORMATION = ("engine", "router", "oracle")
 ENGINES = ("reference", "compiled")
-ON_ERROR = ("raise", "skip")
-WANDB_MODES = ("disabled", "offline", "online")
-ACTIVATIONS = ("tanh", "relu")
+
+
+def number(
+    default: float | None,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A numeric field with its range; a field that may be None is only checked when set."""
+    return field(default=default, metadata={"range": (above, at_least, at_most)})
+
+
+def choice(default: str, *options: str) -> Any:
+    """A text field that takes one of the given words."""
+    return field(default=default, metadata={"options": options})
+
+
+def many(*default: Any, above: float | None = None, at_least: float | None = None) -> Any:
+    """A list field; a range holds for each of its members."""
+    return field(default_factory=lambda: list(default), metadata={"range": (above, at_least, None)})
+
+
+class Settings:
+    """A group of settings: what is common to the dataclasses below."""
+
+    group: ClassVar[str] = ""
+    """How the group is called in the sentences of errors."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range.
+
+        Raises:
+            InputError: naming the key, the value and what was expected.
+        """
+        prefix = self.group if group is None else group
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            key = f"{prefix}.{entry.name}" if prefix else entry.name
+            if isinstance(value, Settings):
+                value.validate(key)
+            elif "options" in entry.metadata and value not in entry.metadata["options"]:
+                raise unknown_name(key, value, entry.metadata["options"])
+            elif any(bound is not None for bound in entry.metadata.get("range", ())):
+                whole = "int" in str(entry.type)
+                for member in value if "list" in str(entry.type) else (value,):
+                    if member is not None:
+                        _check_range(key, member, *entry.metadata["range"], whole=whole)
+        return self
+
+    @classmethod
+    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
+        """The settings from themselves, from a mapping of some of them, or the defaults.
+
+        Raises:
+            InputError: for an unknown key or a value out of range.
+        """
+        if isinstance(given, cls):
+            return given.validate()
+        values = dict(given or {})  # type: ignore[arg-type]
+        names = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
+        for name in values:
+            if name not in names:
+                raise unknown_name(f"setting of {cls.group or cls.__name__}", name, names)
+        return cls(**values).validate()
+
+
+def _check_range(
+    key: str,
+    value: object,
+    above: float | None,
+    at_least: float | None,
+    at_most: float | None,
+    *,
+    whole: bool,
+) -> None:
+    kind = "an integer" if whole else "a number"
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in ((">", above), (">=", at_least), ("<=", at_most))
+        if bound is not None
+    ]
+    good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not good or not math.isfinite(value):  # type: ignore[arg-type]
+        raise InputError(
+            f"{key} must be {kind} {' and '.join(bounds)}".rstrip() + f", got {value!r}"
+        )
+    assert isinstance(value, Real)
+    if (
+        (above is not None and value <= above)
+        or (at_least is not None and value < at_least)
+        or (at_most is not None and value > at_most)
+    ):
+        raise InputError(f"{key} must be {' and '.join(bounds)}, got {value}")
 
 
 @dataclass
-class RewardConfig:
+class RewardConfig(Settings):
     """Weights of the reward terms; the terms are defined in ``llmroute_gym.envs.reward``."""
 
-    latency_weight: float = 1.7
-    latency_penalty_scale: float = 0.85
+    group: ClassVar[str] = "reward"
+
+    latency_weight: float = number(1.7, at_least=0)
+    latency_penalty_scale: float = number(0.85, at_least=0)
     """Weight of the time that requests older than ``latency_threshold`` spend in the system."""
-    throughput_target: float = 1.85
+    throughput_target: float = number(1.85, above=0)
     """Completion rate in requests per second from which the throughput term is 1."""
-    throughput_weight: float = 1.0
-    load_balance_penalty: float = 1.0
-    latency_threshold: float = 6.0
+    throughput_weight: float = number(1.0, at_least=0)
+    load_balance_penalty: float = number(1.0, at_least=0)
+    latency_threshold: float = number(6.0, above=0)
     """Seconds; the unit of the latency terms and the age from which a request is late."""
 
-    def validate(self, prefix: str = "reward") -> None:
-        """Raises InputError where a weight is negative or a scale is not positive."""
-        _at_least(
-            self,
-            prefix,
-            0,
-            "latency_weight",
-            "latency_penalty_scale",
-            "throughput_weight",
-            "load_balance_penalty",
-        )
-        _positive(self, prefix, "throughput_target", "latency_threshold")
-
 
 @dataclass
-class ObservationConfig:
+class ObservationConfig(Settings):
     """What a router is told about the replicas and the request."""
 
-    information: str = "engine"
-    """``engine`` (all but true output lengths), ``router`` (only what a router counts by
-    itself) or ``oracle`` (adds true remaining tokens: for upper bounds only)."""
-    signal_interval_s: float = 0.0
-    """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
-    predicted_output_sigma: float | None = None
-    """Log-normal error of the predicted output length; None means no prediction."""
+    group: ClassVar[str] = "observation"
 
-    def validate(self, prefix: str = "observation") -> None:
-        """Raises InputError for an unknown information level or a negative number."""
-        _one_of(self, prefix, "information", INFORMATION)
-        _at_least(self, prefix, 0, "signal_interval_s")
-        if self.predicted_output_sigma is not None:
-            _at_least(self, prefix, 0, "predicted_output_sigma")
+    information: str = choice("engine", "engine", "router", "oracle")
+    """``engine``: all but true output lengths; ``router``: only what a router counts by
+    itself; ``oracle``: adds true remaining tokens (for upper bounds, never to publish)."""
+    signal_interval_s: float = number(0.0, at_least=0)
+    """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
+    predicted_output_sigma: float | None = number(None, at_least=0)
+    """Log-normal error of the predicted output length; None means no prediction."""
 
 
 @dataclass
-class ClusterConfig:
-    """The replicas behind the router: a shipped profile, or the path of one, times a count.
+class ClusterConfig(Settings):
+    """The replicas behind the router: a profile times a count.
 
-    Everything that is None is taken from the profile.
+    What is None is taken from the profile.
     """
 
-    profile: str = "a100-internlm-20b"
-    replicas: int = 4
-    scheduler: str | None = None
-    max_batch: int | None = None
-    max_batched_tokens: int | None = None
-    chunk_size: int | None = None
-    num_blocks: int | None = None
-    watermark_blocks: int | None = None
-    speed: float | None = None
+    group: ClassVar[str] = "cluster"
 
-    def validate(self, prefix: str = "cluster") -> None:
-        """Raises InputError where a count is below one; the profile checks the rest."""
-        _at_least(self, prefix, 1, "replicas")
-        for name in ("max_batch", "max_batched_tokens", "chunk_size", "num_blocks"):
-            if getattr(self, name) is not None:
-                _at_least(self, prefix, 1, name)
-        if self.watermark_blocks is not None:
-            _at_least(self, prefix, 0, "watermark_blocks")
-        if self.speed is not None:
-            _positive(self, prefix, "speed")
+    profile: str = "a100-internlm-20b"
+    replicas: int = number(4, at_least=1)
+    scheduler: str | None = None
+    max_batch: int | None = number(None, at_least=1)
+    max_batched_tokens: int | None = number(None, at_least=1)
+    chunk_size: int | None = number(None, at_least=1)
+    num_blocks: int | None = number(None, at_least=1)
+    watermark_blocks: int | None = number(None, at_least=0)
+    speed: float | None = number(None, above=0)
+    """Divides all batch times."""
 
     def overrides(self) -> dict[str, Any]:
-        """The profile's settings that are replaced, as keyword arguments."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        """The settings that replace the profile's, as keyword arguments."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
             name: value
             for name, value in given.items()
@@ -110,95 +176,279 @@ class ClusterConfig:
 
 
 @dataclass
-class ArrivalsConfig:
-    """When requests arrive; the subclasses add the parameters of their process."""
+class ArrivalsConfig(Settings):
+    """When requests arrive: a process with its parameters, one subclass for each."""
+
+    group: ClassVar[str] = "workload.arrivals"
 
     process: str = "poisson"
 
-    def validate(self, prefix: str = "workload.arrivals") -> None:
-        """Raises InputError where a parameter is outside its range."""
-
     def parameters(self) -> dict[str, Any]:
         """The arguments of the process."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "process"}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in given.items() if name != "process"}
 
 
 @dataclass
-class WorkloadConfig:
+class WorkloadConfig(Settings):
     """The requests: their lengths, their arrival times and their mean rate."""
+
+    group: ClassVar[str] = "workload"
 
     source: str = "azure_conv"
     """``trace``, which replays the file ``path``, or the name of a shipped length model."""
-    qps: float | None = None
+    qps: float | None = number(None, above=0)
     """Mean arrival rate in requests per second; None means ``training.qps``."""
     arrivals: ArrivalsConfig = field(default_factory=ArrivalsConfig)
     path: str | None = None
-    limit: int | None = None
+    start: int = number(0, at_least=0)
+    """First row of the trace that is read."""
+    limit: int | None = number(None, at_least=1)
     """Rows of the trace that are read; None means all."""
-    start: int = 0
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: int | None = number(None, at_least=1)
     """Longer prompts of the trace are clipped to this many tokens."""
-    on_error: str = "raise"
+    on_error: str = choice("raise", "raise", "skip")
+    """What a bad row of the trace does."""
 
-    def validate(self, prefix: str = "workload") -> None:
-        """Raises InputError for a rate that is not positive or a trace without a path."""
-        if self.qps is not None:
-            _positive(self, prefix, "qps")
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and a trace has its path."""
         if self.source == "trace" and not self.path:
             raise InputError(
-                f"{prefix}.path is missing: the workload 'trace' replays a file; "
-                f"give {prefix}.path=FILE or choose workload=azure_conv"
+                "workload.path is missing: workload=trace replays a file; "
+                "add workload.path=FILE or choose workload=azure_conv"
             )
-        for name in ("limit", "max_prompt_tokens"):
-            if getattr(self, name) is not None:
-                _at_least(self, prefix, 1, name)
-        _at_least(self, prefix, 0, "start")
-        _one_of(self, prefix, "on_error", ON_ERROR)
-        self.arrivals.validate(f"{prefix}.arrivals")
+        return super().validate(group)
 
 
 @dataclass
-class EnvConfig:
+class EnvConfig(Settings):
     """The training environments."""
 
-    num_envs: int = 4
-    requests_per_episode: int = 500
-    engine: str = "reference"
+    group: ClassVar[str] = "env"
 
-    def validate(self, prefix: str = "env") -> None:
-        """Raises InputError where a count is below one or the engine is unknown."""
-        _at_least(self, prefix, 1, "num_envs", "requests_per_episode")
-        _one_of(self, prefix, "engine", ENGINES)
+    num_envs: int = number(4, at_least=1)
+    requests_per_episode: int = number(500, at_least=1)
+    engine: str = choice("reference", *ENGINES)
 
 
-def _number(config: object, prefix: str, name: str, wanted: str) -> float:
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{prefix}.{name} must be {wanted}, got {value!r}")
-    return value
+@dataclass
+class ExplorationConfig(Settings):
+    """The entropy bonus."""
+
+    group: ClassVar[str] = "exploration"
+
+    entropy_coef: float = number(0.05, at_least=0)
+    entropy_warmup_coef: float = number(0.02, at_least=0)
+    """Added to ``entropy_coef`` at the start; falls linearly to 0 over ``warmup_steps``."""
+    warmup_steps: int = number(1000, at_least=1)
+    """In gradient steps."""
 
 
-def _positive(config: object, prefix: str, *names: str) -> None:
-    for name in names:
-        if _number(config, prefix, name, "a number > 0") <= 0:
-            raise InputError(f"{prefix}.{name} must be > 0, got {getattr(config, name)}")
+@dataclass
+class KLConfig(Settings):
+    """What keeps the policy near the one of the rollout and near the reference."""
+
+    group: ClassVar[str] = "kl"
+
+    target_kl: float = number(0.02, above=0)
+    """An update stops when the approximate KL exceeds 1.5 times this."""
+    entropy_min: float = number(0.3, at_least=0)
+    """Nats; below this mean entropy a penalty acts."""
+    entropy_min_coef: float = number(1.0, at_least=0)
+    kl_coef: float = number(0.15, at_least=0)
+    """Weight of KL(policy of the rollout, policy)."""
+    kl_ref_coef_initial: float = number(0.3, at_least=0)
+    """Weight of KL(policy, reference) at the first gradient step."""
+    kl_ref_coef_final: float = number(0.0, at_least=0)
+    kl_ref_decay_steps: int = number(5000, at_least=1)
+    """In gradient steps."""
 
 
-def _at_least(config: object, prefix: str, least: float, *names: str) -> None:
-    for name in names:
-        if _number(config, prefix, name, f"a number >= {least}") < least:
-            raise InputError(f"{prefix}.{name} must be >= {least}, got {getattr(config, name)}")
+@dataclass
+class TemperatureConfig(Settings):
+    """The temperature of the policy's logits, set at the start of each rollout."""
 
+    group: ClassVar[str] = "temperature"
 
-def _within(config: object, prefix: str, low: float, high: float, *names: str) -> None:
-    for name in names:
-        if not low <= _number(config, prefix, name, f"between {low} and {high}") <= high:
+    base_temperature: float = number(1.0, above=0)
+    min_temperature: float = number(0.8, above=0)
+    max_temperature: float = number(2.0, above=0)
+    qps_sensitivity: float = number(0.05, at_least=0)
+    latency_sensitivity: float = number(0.1, at_least=0)
+    balance_sensitivity: float = number(0.1, at_least=0)
+    """Not stated in the tuning log; set to ``latency_sensitivity`` of ``latency_tuned``."""
+    target_qps: float | None = number(None, above=0)
+    """Requests per second; None means ``training.qps``."""
+    target_latency: float | None = number(None, above=0)
+    """Seconds; None means ``reward.latency_threshold``."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when min_temperature <= base_temperature <= max_temperature."""
+        super().validate(group)
+        low, base, high = self.min_temperature, self.base_temperature, self.max_temperature
+        if low > high:
             raise InputError(
-                f"{prefix}.{name} must be between {low} and {high}, got {getattr(config, name)}"
+                f"temperature.min_temperature must be <= temperature.max_temperature ({high:g}), "
+                f"got {low:g}"
             )
+        if not low <= base <= high:
+            raise InputError(
+                "temperature.base_temperature must lie between min_temperature and "
+                f"max_temperature ({low:g} to {high:g}), got {base:g}"
+            )
+        return self
 
 
-def _one_of(config: object, prefix: str, name: str, options: Sequence[str]) -> None:
-    value = getattr(config, name)
-    if value not in options:
-        raise unknown_name(f"{prefix}.{name}", value, options)
+@dataclass
+class TrainingConfig(Settings):
+    """How much is trained, at which load, and PPO's own settings."""
+
+    group: ClassVar[str] = "training"
+
+    ppo_requests: int = number(20000, at_least=1)
+    """Routing decisions over all environments, rounded up to whole rollouts."""
+    qps: float = number(2.5, above=0)
+    """Mean arrival rate in requests per second; ``workload.qps`` follows it unless set."""
+    gamma: float = number(0.95, at_least=0, at_most=1)
+    gae_lambda: float = number(0.9, at_least=0, at_most=1)
+    clip_range: float = number(0.15, above=0)
+    epochs: int = number(8, at_least=1)
+    rollout_steps: int = number(128, at_least=1)
+    """Decisions per environment between two updates."""
+    minibatch_size: int = number(64, at_least=2)
+    learning_rate: float = number(3e-4, above=0)
+    value_coef: float = number(0.5, at_least=0)
+    max_grad_norm: float = number(1.0, above=0)
+    torch_threads: int = number(1, at_least=1)
+    """Networks of this size learn fastest on one thread."""
+
+
+@dataclass
+class ModelConfig(Settings):
+    """The policy's networks; actor and critic share nothing."""
+
+    group: ClassVar[str] = "model"
+
+    policy: str = choice("mlp", "mlp")
+    actor_sizes: list[int] = many(64, 64, at_least=1)
+    critic_sizes: list[int] = many(64, 64, at_least=1)
+    activation: str = choice("tanh", "tanh", "relu")
+
+
+@dataclass
+class StabilizationConfig(Settings):
+    """Random decisions that fill the running normalisers before learning starts."""
+
+    group: ClassVar[str] = "stabilization"
+
+    enabled: bool = True
+    steps: int = number(200, at_least=0)
+    """Per environment."""
+
+
+@dataclass
+class WarmStartConfig(Settings):
+    """Where the policy starts from."""
+
+    group: ClassVar[str] = "warm_start"
+
+    checkpoint: str | None = None
+    demos: str | None = None
+    cloning: bool = True
+    epochs: int = number(30, at_least=1)
+    policies: list[str] = many("round_robin", "lor_hybrid")
+    decisions: int = number(700, at_least=1)
+    """Per demonstration policy."""
+
+
+@dataclass
+class CurriculumConfig(Settings):
+    """Stages of rising load."""
+
+    group: ClassVar[str] = "curriculum"
+
+    stages: list[float] = many(above=0)
+    """Arrival rate of each stage in requests per second; none means constant load."""
+
+
+@dataclass
+class LoggerConfig(Settings):
+    """What is logged beside the CSV and TensorBoard files, which are always written."""
+
+    group: ClassVar[str] = "logger"
+
+    wandb: str = choice("disabled", "disabled", "offline", "online")
+    project: str = "llmroute-gym"
+
+
+@dataclass
+class EvaluationConfig(Settings):
+    """The comparison, in which every router serves the same requests."""
+
+    group: ClassVar[str] = "evaluation"
+
+    routers: list[str] = many("round_robin", "lor")
+    """Beside the trained policy."""
+    baseline: str = "round_robin"
+    """The router that the paired differences refer to."""
+    runs: int = number(20, at_least=1)
+    """Independent workloads."""
+    requests: int = number(500, at_least=1)
+    """Per run."""
+    seed: int = number(1_000_000, at_least=0)
+    """Seeds the workloads, which are never those of the training."""
+    engine: str = choice("reference", *ENGINES)
+    confidence: float = number(0.95, at_least=0.5, at_most=0.999)
+    resamples: int = number(2000, at_least=1)
+    """Of the bootstrap; whole runs are resampled."""
+
+
+RUN_DIR = "runs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
+
+
+@dataclass
+class TrainConfig(Settings):
+    """All settings of ``python -m llmroute_gym.train``."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stabilization: StabilizationConfig = field(default_factory=StabilizationConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = number(0, at_least=0)
+    run_dir: str = RUN_DIR
+    """The one folder that everything is written to."""
+
+    @property
+    def qps(self) -> float:
+        """The mean arrival rate in force, in requests per second."""
+        return self.training.qps if self.workload.qps is None else self.workload.qps
+
+
+@dataclass
+class EvaluateConfig(EvaluationConfig):
+    """All settings of ``python -m llmroute_gym.evaluate``."""
+
+    group: ClassVar[str] = ""
+
+    checkpoint: str | None = None
+    """A ``model.zip`` or the run folder that holds it; compared under the name ``policy``."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    run_dir: str = RUN_DIR
+
+    @property
+    def qps(self) -> float:
+        """The mean arrival rate in force, in requests per second."""
+        return TrainingConfig.qps if self.workload.qps is None else self.workload.qps
