@@ -1,0 +1,25 @@
+"""The one exception that wrong input raises, and how its sentence is worded."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Wrong input: one sentence with the value, what was expected and the mend.
+
+    The commands print the sentence to standard error and exit with code 2.
+    """
+
+
+def unknown_name(kind: str, name: object, options: Iterable[str]) -> InputError:
+    """Returns the error for a name that is not among the known ones.
+
+    Args:
+        kind: what the name stands for, such as ``"router"``.
+        name: the name that was given.
+        options: the names that would have been accepted.
+    """
+    known = sorted(options)
+    close = get_close_matches(str(name), known, n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return InputError(f"unknown {kind} {name!r}; available: {', '.join(known)}{hint}")

@@ -1,0 +1,34 @@
+"""Writing files that are complete or absent."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llmroute_gym.errors import InputError
+
+
+@contextmanager
+def complete_or_absent(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, and renames it to `path` when all went well.
+
+    Args:
+        path: where the finished file shall stand; its folder is created.
+
+    Yields:
+        The temporary path, in the same folder and with the same last suffix.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that can be written"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""The KV cache of a replica, counted in blocks."""
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim.request import Request
+
+
+class BlockPool:
+    """Blocks in use on one replica; which block holds what does not matter here.
+
+    Args:
+        num_blocks: blocks of the replica.
+        block_size: tokens per block.
+        watermark_blocks: blocks that an admission must leave free.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, watermark_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.watermark_blocks = watermark_blocks
+        self.used = 0
+        self.holders = 0
+        """Requests that hold blocks."""
+
+    def _needed(self, request: Request) -> int:
+        return -(-request.prompt_tokens // self.block_size)
+
+    def can_admit(self, request: Request) -> bool:
+        """Whether the whole prompt fits and leaves the watermark free."""
+        return self.num_blocks - self.used - self._needed(request) >= self.watermark_blocks
+
+    def admit(self, request: Request) -> None:
+        """Allocates the blocks of the whole prompt."""
+        request.blocks = self._needed(request)
+        self.used += request.blocks
+        self.holders += 1
+
+    def can_step(self) -> bool:
+        """Whether a decode may go on: one free block, even where no new one is needed."""
+        return self.num_blocks - self.used >= 1
+
+    def step(self, request: Request) -> None:
+        """Allocates one more block if the request has outgrown its own."""
+        if request.done > request.blocks * self.block_size:
+            request.blocks += 1
+            self.used += 1
+
+    def free(self, request: Request) -> None:
+        """Takes back all blocks of the request."""
+        if request.blocks > self.used:
+            raise InputError(f"request {request.index} frees blocks that are not in use")
+        self.used -= request.blocks
+        self.holders -= 1
+        request.blocks = 0

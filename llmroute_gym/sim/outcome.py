@@ -1,0 +1,160 @@
+"""What became of every request."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.files import complete_or_absent
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def percentile(values: FloatArray, q: float) -> float:
+    """Returns the q-th percentile (linear interpolation) that counts infinite values honestly.
+
+    Args:
+        values: (n,), infinity for a request that never got there.
+        q: 0 to 100.
+    """
+    if not len(values):
+        return math.nan
+    ordered = np.sort(values)
+    position = (len(ordered) - 1) * q / 100
+    low, high = math.floor(position), math.ceil(position)
+    if not math.isfinite(ordered[high]):
+        return math.inf if high > low or not math.isfinite(ordered[low]) else float(ordered[low])
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (position - low))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All requests of one run, each array of shape (n_requests,) in workload order.
+
+    A rejected request has replica -1 and infinite `scheduled_at_s`, `first_token_at_s` and
+    `finished_at_s`.
+
+    Attributes:
+        arrived_at_s: seconds.
+        scheduled_at_s: start of the first batch, seconds.
+        first_token_at_s: end of the batch that completed the prefill, seconds.
+        finished_at_s: seconds.
+        replica: index of the replica, -1 if rejected.
+        prompt_tokens: tokens.
+        output_tokens: tokens.
+        preemptions: restarts.
+    """
+
+    arrived_at_s: FloatArray
+    scheduled_at_s: FloatArray
+    first_token_at_s: FloatArray
+    finished_at_s: FloatArray
+    replica: IntArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    preemptions: IntArray
+
+    def __len__(self) -> int:
+        """Returns the number of requests."""
+        return len(self.arrived_at_s)
+
+    @property
+    def ttft_s(self) -> FloatArray:
+        """Time to first token, seconds."""
+        return self.first_token_at_s - self.arrived_at_s
+
+    @property
+    def e2e_s(self) -> FloatArray:
+        """End-to-end latency, seconds."""
+        return self.finished_at_s - self.arrived_at_s
+
+    @property
+    def queue_s(self) -> FloatArray:
+        """Time from arrival to the first batch, seconds."""
+        return self.scheduled_at_s - self.arrived_at_s
+
+    @property
+    def tpot_s(self) -> FloatArray:
+        """Time per output token after the first, seconds; 0 for one-token outputs."""
+        with np.errstate(invalid="ignore"):
+            decode_s = self.finished_at_s - self.first_token_at_s
+        decode_s = np.where(np.isnan(decode_s), np.inf, decode_s)
+        steps = np.maximum(self.output_tokens - 1, 1)
+        return np.where(self.output_tokens > 1, decode_s / steps, np.minimum(decode_s, 0.0))
+
+    @property
+    def rejected(self) -> npt.NDArray[np.bool_]:
+        """Which requests no replica could hold."""
+        return self.replica < 0
+
+    def summary(self, goodput_latency_s: float | None = None) -> dict[str, float]:
+        """Returns one number per metric over all requests.
+
+        Args:
+            goodput_latency_s: with it, `goodput_rps` counts the requests that finish within it.
+
+        Returns:
+            `{ttft,tpot,e2e,queue}_{mean,p50,p90,p95,p99,max}_s`, `throughput_rps`,
+            `makespan_s`, `requests`, `rejected`, `preemptions`, and `goodput_rps` if asked.
+        """
+        numbers: dict[str, float] = {"requests": len(self), "rejected": int(self.rejected.sum())}
+        for name in ("ttft", "tpot", "e2e", "queue"):
+            values = getattr(self, f"{name}_s")
+            numbers[f"{name}_mean_s"] = float(values.mean())
+            for q in PERCENTILES:
+                numbers[f"{name}_p{q}_s"] = percentile(values, q)
+            numbers[f"{name}_max_s"] = float(values.max())
+        finished = self.finished_at_s[~self.rejected]
+        makespan = float(finished.max() - self.arrived_at_s[0]) if len(finished) else 0.0
+        numbers["makespan_s"] = makespan
+        numbers["throughput_rps"] = len(finished) / makespan if makespan > 0 else 0.0
+        if goodput_latency_s is not None:
+            in_time = int((self.e2e_s <= goodput_latency_s).sum())
+            numbers["goodput_rps"] = in_time / makespan if makespan > 0 else 0.0
+        numbers["preemptions"] = int(self.preemptions.sum())
+        return numbers
+
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Returns the arrays by name, with `request` (0 to n - 1) first."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"request": np.arange(len(self)), **named}
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes one line per request; the file is complete or absent.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        columns = self.columns()
+        with (
+            complete_or_absent(path) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes a Parquet file with one row per request; complete or absent.
+
+        Raises:
+            InputError: pyarrow is not installed, or the file cannot be written.
+        """
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            raise InputError(
+                "to_parquet needs pyarrow; pip install 'llmroute_gym[parquet]', or use to_csv"
+            ) from error
+        with complete_or_absent(path) as part:
+            parquet.write_table(pyarrow.table(dict(self.columns())), part)

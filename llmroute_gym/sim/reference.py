@@ -1,0 +1,269 @@
+"""The readable engine: one SimPy process per replica, batch by batch, token by token."""
+
+import math
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import simpy
+
+from llmroute_gym.sim.averages import FadingAverage
+from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.replica import Replica
+from llmroute_gym.sim.request import Request
+from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
+from llmroute_gym.sim.schedulers import make_scheduler
+from llmroute_gym.sim.signals import BATCH_TIME_WEIGHT, N_ENGINE_SIGNALS, N_SIGNALS, Signal
+
+
+class ReplicaProcess:
+    """A replica at work: builds a batch, waits its time, counts it, at once builds the next.
+
+    Args:
+        environment: the clock.
+        replica: its limits and speed.
+        completions: shared by the cluster; finished requests are appended.
+    """
+
+    def __init__(
+        self, environment: simpy.Environment, replica: Replica, completions: list[Request]
+    ) -> None:
+        self.environment = environment
+        self.replica = replica
+        self.scheduler = make_scheduler(replica)
+        self.in_system: dict[int, Request] = {}
+        self.ttft = FadingAverage()
+        self.batch_time_s = 0.0
+        self._completions = completions
+        self._work = environment.event()
+        environment.process(self._serve())
+
+    def submit(self, request: Request) -> None:
+        """Puts a request into the waiting queue; an idle replica wakes at this instant."""
+        self.in_system[request.index] = request
+        self.scheduler.waiting.append(request)
+        if not self._work.triggered:
+            self._work.succeed()
+
+    def _serve(self) -> Generator[simpy.Event, Any, None]:
+        while True:
+            if not self.scheduler.waiting and not self.scheduler.running:
+                self._work = self.environment.event()
+                yield self._work
+            yield self.environment.timeout(self._start_batch())
+            self._end_batch()
+
+    def _start_batch(self) -> float:
+        now_s = self.environment.now
+        batch = self.scheduler.start_batch()
+        for request in batch.requests:
+            if math.isnan(request.scheduled_at_s):
+                request.scheduled_at_s = now_s
+        base_s = self.replica.batch_time.seconds(batch.sums())
+        seconds = base_s * self.replica.slowdown_at(now_s) / self.replica.speed
+        self._batch_s = seconds
+        return seconds
+
+    def _end_batch(self) -> None:
+        now_s = self.environment.now
+        awaited = [request for request in self.scheduler.batch.requests if not request.started]
+        for request in self.scheduler.end_batch(now_s):
+            del self.in_system[request.index]
+            self._completions.append(request)
+        for request in awaited:
+            if request.started:
+                self.ttft.add(now_s - request.arrived_at_s, now_s)
+        weight = BATCH_TIME_WEIGHT if self.batch_time_s else 1.0
+        self.batch_time_s += weight * (self._batch_s - self.batch_time_s)
+
+    def remaining_tokens(self) -> int:
+        """Returns the true tokens still to process, prompt and output."""
+        return sum(r.prompt_tokens + r.output_tokens - r.done for r in self.in_system.values())
+
+    def engine_signals(self, now_s: float) -> list[float]:
+        """Returns the columns that the engine itself reports, in order of `Signal`."""
+        waiting, admitted = self.scheduler.waiting, self.scheduler.admitted()
+        pending = sum(r.prompt_tokens - r.done for r in (*waiting, *admitted) if not r.prefilled)
+        return [
+            len(waiting),
+            len(admitted),
+            self.scheduler.pool.used / self.replica.num_blocks,
+            pending,
+            sum(r.done for r in admitted),
+            now_s - min((r.arrived_at_s for r in waiting), default=now_s),
+            self.batch_time_s,
+            self.ttft.mean(now_s),
+        ]
+
+    def router_signals(self, now_s: float, prompt_tokens: IntArray) -> list[float]:
+        """Returns the same columns as a router counts them from what it sent and got back."""
+        silent = [r for r in self.in_system.values() if not r.started]
+        streaming = [r for r in self.in_system.values() if r.started]
+        return [
+            len(silent),
+            len(streaming),
+            0.0,
+            sum(prompt_tokens[r.index] for r in silent),
+            sum(prompt_tokens[r.index] for r in streaming),
+            now_s - min((r.arrived_at_s for r in silent), default=now_s),
+            0.0,
+            self.ttft.mean(now_s),
+        ]
+
+
+class ReferenceRun(Run):
+    """A run on the SimPy engine."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._environment = simpy.Environment()
+        self._completions: list[Request] = []
+        self._requests = [
+            Request(index, arrived_at_s, prompt, output)
+            for index, (arrived_at_s, prompt, output) in enumerate(
+                zip(
+                    self.workload.arrived_at_s.tolist(),
+                    self.workload.prompt_tokens.tolist(),
+                    self.workload.output_tokens.tolist(),
+                    strict=True,
+                )
+            )
+        ]
+        self._replicas = [
+            ReplicaProcess(self._environment, replica, self._completions)
+            for replica in self.cluster
+        ]
+        self._replica_of = np.full(len(self.workload), -1, dtype=np.int64)
+        self._arrivals = FadingAverage()
+        self._latency = FadingAverage()
+        self._previous_arrival_s = self.now_s
+        self._run_clock(self.now_s)
+        self._read_engines(self.now_s)
+
+    def _place(self, replica: int, rejected: bool) -> Interval:
+        start_s, request = self.now_s, self._requests[self.next_request]
+        self._submit(request, replica, rejected)
+        self._arrivals.add(1.0, start_s)
+        imbalance = self._imbalance()
+        in_system = [r for process in self._replicas for r in process.in_system.values()]
+        self._completions.clear()
+        self._advance()
+        for finished in self._completions:
+            self._latency.add(
+                finished.finished_at_s - finished.arrived_at_s, finished.finished_at_s
+            )
+        self._previous_arrival_s = start_s
+        self.next_request += 1
+        return Interval(
+            duration_s=self.now_s - start_s,
+            request_seconds=sum(self._overlap_s(r, start_s, 0.0) for r in in_system),
+            late_request_seconds=sum(
+                self._overlap_s(r, start_s, self.late_after_s) for r in in_system
+            ),
+            completion_rate_rps=self._latency.rate(self.now_s),
+            imbalance=imbalance,
+        )
+
+    def _submit(self, request: Request, replica: int, rejected: bool) -> None:
+        if not rejected:
+            self._replica_of[request.index] = replica
+            self._replicas[replica].submit(request)
+
+    def replay(self, assignment: IntArray) -> None:
+        """Places all requests at given replicas and runs until all is drained."""
+        for request, replica in zip(self._requests, assignment.tolist(), strict=True):
+            self._run_clock(request.arrived_at_s)
+            self._submit(request, replica, self._rejects(request.index, replica))
+        self.next_request = len(self._requests)
+        self._drain()
+
+    def _overlap_s(self, request: Request, start_s: float, age_s: float) -> float:
+        """Seconds of [start, now] that the request spends in the system, older than `age_s`."""
+        since_s = max(request.arrived_at_s + age_s, start_s)
+        until_s = self.now_s if math.isnan(request.finished_at_s) else request.finished_at_s
+        return max(until_s - since_s, 0.0)
+
+    def _imbalance(self) -> float:
+        work = [process.remaining_tokens() / process.replica.speed for process in self._replicas]
+        mean = sum(work) / len(work)
+        if mean == 0:
+            return 0.0
+        return math.sqrt(sum((w - mean) ** 2 for w in work) / len(work)) / mean
+
+    def _advance(self) -> None:
+        """Runs to the next arrival, or until all is drained."""
+        if self.next_request + 1 < len(self._requests):
+            self._run_to(float(self.workload.arrived_at_s[self.next_request + 1]))
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._environment.run()
+        finished_at_s = [r.finished_at_s for r in self._requests if not math.isnan(r.finished_at_s)]
+        self.now_s = max([self.now_s, *finished_at_s])
+        if self.observation.signal_interval_s > 0:
+            self._read_engines(self.now_s)
+
+    def _run_to(self, time_s: float) -> None:
+        interval_s = self.observation.signal_interval_s
+        if interval_s > 0:
+            read_s = min(math.floor(time_s / interval_s) * interval_s, time_s)
+            if read_s > self._read_at_s:
+                self._run_clock(read_s)
+                self._read_engines(read_s)
+        self._run_clock(time_s)
+        self.now_s = time_s
+
+    def _run_clock(self, time_s: float) -> None:
+        if time_s > self._environment.now:
+            self._environment.run(until=time_s)
+
+    def _read_engines(self, now_s: float) -> None:
+        self._read_at_s = now_s
+        self._seen = np.array([process.engine_signals(now_s) for process in self._replicas])
+
+    def rows(self) -> FloatArray:
+        """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
+        rows = np.zeros((len(self._replicas), N_SIGNALS))
+        for row, seen, process in zip(rows, self._seen, self._replicas, strict=True):
+            if self.observation.information == "router":
+                row[:N_ENGINE_SIGNALS] = process.router_signals(
+                    self.now_s, self.workload.prompt_tokens
+                )
+            elif self.observation.signal_interval_s == 0:
+                row[:N_ENGINE_SIGNALS] = process.engine_signals(self.now_s)
+            else:
+                row[:N_ENGINE_SIGNALS] = seen
+            if self.observation.information == "oracle":
+                row[Signal.REMAINING_TOKENS] = process.remaining_tokens()
+            row[Signal.SPEED] = process.replica.speed
+        rows[:, Signal.AVAILABLE] = self.mask()
+        n = len(self._replicas)
+        rows[:, Signal.ARRIVAL_RATE] = self._arrivals.rate(self.now_s) / n
+        rows[:, Signal.COMPLETION_RATE] = self._latency.rate(self.now_s) / n
+        rows[:, Signal.E2E_S] = self._latency.mean(self.now_s)
+        if not self.done:
+            rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.next_request]
+            rows[:, Signal.PREDICTED_OUTPUT_TOKENS] = self.predicted_output_tokens[
+                self.next_request
+            ]
+            rows[:, Signal.SINCE_LAST_ARRIVAL_S] = self.now_s - self._previous_arrival_s
+        return rows
+
+    def outcome(self) -> Outcome:
+        """Returns what became of every request; complete once `done`."""
+
+        def times(name: str) -> FloatArray:
+            values = np.array([getattr(request, name) for request in self._requests])
+            return np.where(self._replica_of < 0, np.inf, values)
+
+        return Outcome(
+            arrived_at_s=self.workload.arrived_at_s,
+            scheduled_at_s=times("scheduled_at_s"),
+            first_token_at_s=times("first_token_at_s"),
+            finished_at_s=times("finished_at_s"),
+            replica=self._replica_of,
+            prompt_tokens=self.workload.prompt_tokens,
+            output_tokens=self.workload.output_tokens,
+            preemptions=np.array([r.preemptions for r in self._requests], dtype=np.int64),
+        )

@@ -1,0 +1,195 @@
+"""What a cluster is made of: replicas, each a model on hardware behind a scheduler."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.sim.batch_time import BatchTimeModel
+from llmroute_gym.sim.profile_time import load_profile
+
+SchedulerName = Literal["chunked", "prefill_first"]
+RestartMode = Literal["recompute", "vidur"]
+OversizeMode = Literal["raise", "reject"]
+Slowdown = tuple[float, float]
+
+_COUNTS = ("max_batch", "max_batched_tokens", "chunk_size", "block_size", "num_blocks")
+_CHOICES = {
+    "scheduler": get_args(SchedulerName),
+    "restart": get_args(RestartMode),
+    "oversize": get_args(OversizeMode),
+}
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One model server: its iteration times, its scheduler and the limits it runs under.
+
+    Attributes:
+        batch_time: seconds per batch at speed 1.
+        scheduler: `chunked` (Sarathi style, prefill chunks mixed with decodes) or `prefill_first`
+            (vLLM v0 style, whole prompts, never mixed).
+        max_batch: requests in one batch, and requests that may hold KV blocks.
+        max_batched_tokens: padded tokens of one prefill batch (`prefill_first` only).
+        chunk_size: token budget of one batch for prefill chunks (`chunked` only).
+        block_size: tokens per KV block.
+        num_blocks: KV blocks of the replica.
+        watermark_blocks: blocks that admitting a request must leave free.
+        speed: divides all batch times.
+        slowdowns: (start_s, factor) pairs by increasing start; from start_s on, batches that start
+            take factor times as long, until the next pair.
+        restart: what a preempted request recomputes. `recompute` keeps its prompt whole; `vidur`
+            treats what it had processed as its prompt and the rest as output, as Vidur does.
+        oversize: what becomes of a request that the replica can never hold: `raise` an error at
+            submission, or `reject` it, which the outcome shows as an infinite latency.
+
+    Raises:
+        InputError: a limit is not positive, a slowdown is malformed, or a name is unknown.
+    """
+
+    batch_time: BatchTimeModel
+    scheduler: SchedulerName = "chunked"
+    max_batch: int = 128
+    max_batched_tokens: int = 4096
+    chunk_size: int = 512
+    block_size: int = 16
+    num_blocks: int = 1792
+    watermark_blocks: int = 0
+    speed: float = 1.0
+    slowdowns: tuple[Slowdown, ...] = ()
+    restart: RestartMode = "recompute"
+    oversize: OversizeMode = "raise"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, getattr(self, name), choices)
+        for name in _COUNTS:
+            _check_count(name, getattr(self, name), least=1)
+        _check_count("watermark_blocks", self.watermark_blocks, least=0)
+        if self.watermark_blocks >= self.num_blocks:
+            raise InputError(
+                f"watermark_blocks must be below num_blocks ({self.num_blocks}), "
+                f"got {self.watermark_blocks}"
+            )
+        if not (math.isfinite(self.speed) and self.speed > 0):
+            raise InputError(f"speed must be a finite number > 0, got {self.speed}")
+        object.__setattr__(self, "slowdowns", _checked_slowdowns(self.slowdowns))
+
+    def slowdown_at(self, time_s: float) -> float:
+        """Returns the factor on the time of a batch that starts at `time_s` (seconds)."""
+        factor = 1.0
+        for start_s, value in self.slowdowns:
+            if start_s > time_s:
+                break
+            factor = value
+        return factor
+
+    def blocks_for(self, tokens: int) -> int:
+        """Returns the KV blocks that hold `tokens` tokens."""
+        return -(-tokens // self.block_size)
+
+    def why_oversize(self, prompt_tokens: int, output_tokens: int) -> str | None:
+        """Says why a request can never run here, or None if it can.
+
+        A request must fit alone at its longest (a restart may recompute all of it but the last
+        token), and in `prefill_first` its prompt must fit one prefill batch.
+        """
+        longest = prompt_tokens + output_tokens - 1
+        room = self.num_blocks - self.watermark_blocks
+        if self.blocks_for(longest) > room:
+            return (
+                f"{prompt_tokens} prompt + {output_tokens} output tokens need "
+                f"{self.blocks_for(longest)} KV blocks of {self.block_size} tokens, the replica "
+                f"has {room} above its watermark; raise num_blocks or clip the request"
+            )
+        if self.scheduler == "prefill_first" and prompt_tokens > self.max_batched_tokens:
+            return (
+                f"{prompt_tokens} prompt tokens exceed max_batched_tokens "
+                f"({self.max_batched_tokens}); raise it or clip with max_prompt_tokens"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Cluster(Sequence[Replica]):
+    """The replicas that a router chooses from.
+
+    Attributes:
+        replicas: at least one; the index in it is the replica's number everywhere.
+    """
+
+    replicas: tuple[Replica, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "replicas", tuple(self.replicas))
+        if not self.replicas:
+            raise InputError("a cluster needs at least 1 replica, got 0")
+        for index, replica in enumerate(self.replicas):
+            if not isinstance(replica, Replica):
+                raise InputError(f"replica {index} of the cluster is not a Replica: {replica!r}")
+
+    @classmethod
+    def from_profile(cls, name: str | Path, replicas: int = 4, **overrides: Any) -> "Cluster":
+        """Builds equal replicas from a shipped profile, or from a profile's YAML file.
+
+        Args:
+            name: one of `available_profiles()`, or the path of a YAML file.
+            replicas: how many, at least 1.
+            **overrides: fields of `Replica` that differ from the profile.
+
+        Raises:
+            InputError: the profile or a field is unknown, or a value is out of range.
+        """
+        _check_count("replicas", replicas, least=1)
+        known = {field.name for field in fields(Replica)}
+        for key in overrides:
+            if key not in known:
+                raise unknown_name("replica setting", key, known)
+        profile = load_profile(name)
+        one = Replica(**{"batch_time": profile.batch_time, **profile.limits, **overrides})
+        return cls((one,) * replicas)
+
+    def with_speeds(self, speeds: Sequence[float]) -> "Cluster":
+        """Returns the cluster with the replicas' speeds set, one number each."""
+        if len(speeds) != len(self.replicas):
+            raise InputError(f"{len(self.replicas)} replicas need as many speeds, got {speeds}")
+        return Cluster(
+            tuple(
+                replace(one, speed=float(speed))
+                for one, speed in zip(self.replicas, speeds, strict=True)
+            )
+        )
+
+    def __len__(self) -> int:
+        """Returns the number of replicas."""
+        return len(self.replicas)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Returns a replica by its number."""
+        return self.replicas[index]
+
+    def __iter__(self) -> Iterator[Replica]:
+        """Iterates over the replicas."""
+        return iter(self.replicas)
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+def _checked_slowdowns(slowdowns: Sequence[Sequence[float]]) -> tuple[Slowdown, ...]:
+    checked: list[Slowdown] = []
+    for pair in slowdowns:
+        if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] < 0 or pair[1] <= 0:
+            raise InputError(
+                f"a slowdown is (start_s >= 0, factor > 0), got {tuple(pair)}; factor 2 doubles "
+                "all batch times from start_s on"
+            )
+        if checked and pair[0] <= checked[-1][0]:
+            raise InputError(f"slowdowns must have increasing start_s, got {list(slowdowns)}")
+        checked.append((float(pair[0]), float(pair[1])))
+    return tuple(checked)

@@ -1,0 +1,94 @@
+"""Which replica can hold which request, checked before a run; shared by both engines."""
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.workload import Workload
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def _fits_one(replica: Replica, workload: Workload) -> BoolArray:
+    longest = workload.prompt_tokens + workload.output_tokens - 1
+    room = (replica.num_blocks - replica.watermark_blocks) * replica.block_size
+    fits = longest <= room
+    if replica.scheduler == "prefill_first":
+        fits &= workload.prompt_tokens <= replica.max_batched_tokens
+    return fits
+
+
+def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
+    """Returns which replica can ever run which request.
+
+    Args:
+        workload: the requests.
+        cluster: the replicas.
+
+    Returns:
+        (n_requests, n_replicas), or None where every replica can run every request.
+
+    Raises:
+        InputError: no replica can run some request, and none of them rejects oversize requests.
+    """
+    kinds: dict[tuple[int, int, int, str, int], BoolArray] = {}
+    columns = []
+    for replica in cluster:
+        key = (
+            replica.num_blocks,
+            replica.watermark_blocks,
+            replica.block_size,
+            replica.scheduler,
+            replica.max_batched_tokens,
+        )
+        if key not in kinds:
+            kinds[key] = _fits_one(replica, workload)
+        columns.append(kinds[key])
+    if all(column.all() for column in kinds.values()):
+        return None
+    fits = np.stack(columns, axis=1)
+    homeless = np.flatnonzero(~fits.any(axis=1))
+    if len(homeless) and not any(replica.oversize == "reject" for replica in cluster):
+        raise oversize_error(workload, cluster, int(homeless[0]), 0)
+    return fits
+
+
+def oversize_error(workload: Workload, cluster: Cluster, request: int, replica: int) -> InputError:
+    """Returns the error for a request that the replica can never run."""
+    reason = cluster.replicas[replica].why_oversize(
+        int(workload.prompt_tokens[request]), int(workload.output_tokens[request])
+    )
+    return InputError(
+        f"request {request} cannot run on replica {replica}: {reason}, or set oversize='reject'"
+    )
+
+
+def checked_assignment(
+    assignment: npt.ArrayLike, workload: Workload, cluster: Cluster
+) -> npt.NDArray[np.int64]:
+    """Returns the fixed replica of each request as an int64 array.
+
+    Args:
+        assignment: (n_requests,) replica indices.
+        workload: the requests.
+        cluster: the replicas.
+
+    Raises:
+        InputError: the shape, the type or a replica index is wrong.
+    """
+    array = np.asarray(assignment)
+    if array.shape != (len(workload),):
+        raise InputError(
+            f"an assignment needs one replica per request, shape ({len(workload)},); "
+            f"got shape {array.shape}"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"an assignment needs integers, got dtype {array.dtype}")
+    wrong = np.flatnonzero((array < 0) | (array >= len(cluster)))
+    if len(wrong):
+        raise InputError(
+            f"request {wrong[0]} is assigned to replica {array[wrong[0]]}; "
+            f"the cluster has replicas 0 to {len(cluster) - 1}"
+        )
+    return array.astype(np.int64)
