@@ -1,0 +1,380 @@
+"""Requests with their arrival times, and the sources that produce them for episodes."""
+
+import gzip
+import math
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim.checks import count, positive
+
+if TYPE_CHECKING:
+    from llmroute_gym.sim.arrivals import ArrivalProcess
+    from llmroute_gym.sim.lengths import LengthModel
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
+
+HASH_BLOCK_TOKENS = 512  # prompt tokens per block hash, as in the Mooncake traces
+MAX_TOKENS = 2**31 - 1  # so that sums over a million requests stay within int64
+CSV_COLUMNS = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Requests in order of arrival: when each arrives and how many tokens it has.
+
+    Sequences are converted to arrays, sorted by arrival (equal times keep their order) and made
+    read-only.
+
+    Attributes:
+        arrived_at_s: shape (n_requests,), float64, seconds, finite and >= 0.
+        prompt_tokens: shape (n_requests,), int64, >= 1.
+        output_tokens: shape (n_requests,), int64, >= 1; the prefill's token is the first of them.
+        block_hashes: per request, the hashes of its prompt's consecutive 512-token blocks; equal
+            hashes are equal prefixes. None where unknown.
+        session: shape (n_requests,), int64, the conversation a request belongs to, or None.
+        slo_class: shape (n_requests,), int64, the service class of a request, or None.
+
+    Raises:
+        InputError: an array is empty, of another length or type, or holds a value out of range;
+            the message names the array, the index and the value.
+    """
+
+    arrived_at_s: FloatArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    block_hashes: tuple[IntArray, ...] | None = None
+    session: IntArray | None = None
+    slo_class: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        """Converts, checks, sorts and freezes the arrays."""
+        arrived_at_s = _times(self.arrived_at_s)
+        columns: dict[str, IntArray] = {}
+        for name in ("prompt_tokens", "output_tokens"):
+            columns[name] = _integers(name, getattr(self, name), arrived_at_s.size, low=1)
+        for name in ("session", "slo_class"):
+            if getattr(self, name) is not None:
+                columns[name] = _integers(name, getattr(self, name), arrived_at_s.size)
+        hashes = self.block_hashes
+        if hashes is not None:
+            if len(hashes) != arrived_at_s.size:
+                raise InputError(
+                    f"block_hashes has {len(hashes)} entries for {arrived_at_s.size} requests; "
+                    "give one array per request"
+                )
+            hashes = tuple(_hash_row(i, row) for i, row in enumerate(hashes))
+        if np.any(arrived_at_s[1:] < arrived_at_s[:-1]):
+            order = np.argsort(arrived_at_s, kind="stable")
+            arrived_at_s = arrived_at_s[order]
+            columns = {name: column[order] for name, column in columns.items()}
+            hashes = hashes and tuple(hashes[i] for i in order)
+        object.__setattr__(self, "arrived_at_s", _read_only(arrived_at_s))
+        object.__setattr__(self, "block_hashes", hashes and tuple(map(_read_only, hashes)))
+        for name, column in columns.items():
+            object.__setattr__(self, name, _read_only(column))
+
+    def __len__(self) -> int:
+        """Returns the number of requests."""
+        return self.arrived_at_s.size
+
+    def __repr__(self) -> str:
+        """Returns a line with the number of requests, the rate and the mean lengths."""
+        return (
+            f"Workload({len(self)} requests, qps={self.qps:.4g}, "
+            f"mean prompt {self.prompt_tokens.mean():.1f} tokens, "
+            f"mean output {self.output_tokens.mean():.1f} tokens)"
+        )
+
+    @property
+    def qps(self) -> float:
+        """Mean offered rate in requests/s: (n - 1) gaps over the time they span.
+
+        It is nan for a single request and inf where all arrive at the same instant.
+        """
+        span_s = float(self.arrived_at_s[-1] - self.arrived_at_s[0])
+        if len(self) == 1:
+            return math.nan
+        return (len(self) - 1) / span_s if span_s > 0 else math.inf
+
+    def slice(self, start: int, stop: int | None = None) -> "Workload":
+        """Returns requests ``start`` to ``stop - 1`` in order of arrival, at unchanged times.
+
+        Args:
+            start: first request kept, from 0.
+            stop: one past the last request kept; None keeps all to the end.
+
+        Raises:
+            InputError: the range is empty or beyond the workload.
+        """
+        stop = len(self) if stop is None else count("stop", stop)
+        if count("start", start, at_least=0) >= stop or stop > len(self):
+            raise InputError(
+                f"requests {start} to {stop} are not a range within this workload of "
+                f"{len(self)} requests; expected 0 <= start < stop <= {len(self)}"
+            )
+        part = np.s_[start:stop]
+        return Workload(
+            self.arrived_at_s[part],
+            self.prompt_tokens[part],
+            self.output_tokens[part],
+            None if self.block_hashes is None else self.block_hashes[part],
+            None if self.session is None else self.session[part],
+            None if self.slo_class is None else self.slo_class[part],
+        )
+
+    def with_arrivals(self, arrived_at_s: npt.ArrayLike) -> "Workload":
+        """Returns the same requests at other times.
+
+        Args:
+            arrived_at_s: shape (n_requests,), seconds, in the order of this workload's requests.
+
+        Raises:
+            InputError: the times are of another length, negative or not finite.
+        """
+        return Workload(
+            np.asarray(arrived_at_s),
+            self.prompt_tokens,
+            self.output_tokens,
+            self.block_hashes,
+            self.session,
+            self.slo_class,
+        )
+
+    def rebased(self) -> "Workload":
+        """Returns the same requests with the first arrival at time 0."""
+        return self.with_arrivals(self.arrived_at_s - self.arrived_at_s[0])
+
+    def with_qps(self, qps: float) -> "Workload":
+        """Returns the same requests with time stretched so that the mean rate is ``qps``.
+
+        Args:
+            qps: requests/s, > 0.
+
+        Raises:
+            InputError: ``qps`` is not a finite number > 0, or the workload has no rate to scale
+                (a single request, or all at one instant).
+        """
+        qps = positive("qps", qps)
+        if not math.isfinite(self.qps):
+            raise InputError(
+                f"cannot rescale {len(self)} request(s) that arrive at the same instant to "
+                f"qps={qps:g}; give at least two distinct arrival times"
+            )
+        return self.with_arrivals(self.arrived_at_s * (self.qps / qps))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes the arrival times and lengths in the columns of Vidur's processed traces.
+
+        The file appears whole or not at all. Floats are written with all their digits, so
+        ``load_trace(path, rebase=False)`` gives the same arrays. Block hashes, sessions and
+        service classes have no column there and are left out.
+
+        Args:
+            path: the file to write; a name that ends in ``.gz`` is compressed.
+
+        Raises:
+            InputError: the file cannot be written there.
+        """
+        target = Path(path)
+        lines = [",".join(CSV_COLUMNS)]
+        lines += map(
+            "{!r},{},{}".format,
+            self.arrived_at_s.tolist(),
+            self.prompt_tokens.tolist(),
+            self.output_tokens.tolist(),
+        )
+        content = ("\n".join(lines) + "\n").encode()
+        if target.suffix == ".gz":
+            content = gzip.compress(content, mtime=0)
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(target)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write {target}: {error.strerror or error}; give a file name in an "
+                "existing folder that you may write to"
+            ) from error
+
+
+class WorkloadSource(Protocol):
+    """Where an episode's requests come from."""
+
+    @property
+    def qps(self) -> float:
+        """Mean offered rate in requests/s."""
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        """Draws a workload of ``n_requests`` requests; the generator is the only randomness."""
+
+    def with_qps(self, qps: float) -> "WorkloadSource":
+        """Returns the same source at another mean rate, in requests/s."""
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticWorkload:
+    """Requests with lengths from a model and arrival times from a process.
+
+    Lengths are drawn first: one seed gives the same requests under every arrival process and
+    rate.
+
+    Attributes:
+        lengths: draws prompt and output tokens.
+        arrivals: draws arrival times.
+        qps: mean rate in requests/s, > 0.
+
+    Raises:
+        InputError: ``qps`` is not a finite number > 0.
+    """
+
+    lengths: "LengthModel"
+    arrivals: "ArrivalProcess"
+    qps: float
+
+    def __post_init__(self) -> None:
+        """Checks the rate."""
+        object.__setattr__(self, "qps", positive("qps", self.qps))
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        """Draws ``n_requests`` requests.
+
+        Raises:
+            InputError: ``n_requests`` is not an integer >= 1.
+        """
+        prompt_tokens, output_tokens = self.lengths.sample(n_requests, rng)
+        arrived_at_s = self.arrivals.sample(n_requests, self.qps, rng)
+        return Workload(arrived_at_s, prompt_tokens, output_tokens)
+
+    def with_qps(self, qps: float) -> "SyntheticWorkload":
+        """Returns the same source at another mean rate, in requests/s."""
+        return SyntheticWorkload(self.lengths, self.arrivals, qps)
+
+
+class TraceWorkload:
+    """Random windows of consecutive requests of a recorded workload.
+
+    A window keeps the trace's order of requests and hence its correlations over time. Its times
+    are the trace's own, rebased to start at 0, or new ones from an arrival process. One factor
+    rescales the whole trace, so a busy window stays busier than ``qps`` and a calm one calmer.
+
+    Attributes:
+        workload: the recorded requests.
+        arrivals: the process that replaces the recorded times, or None to keep them.
+        qps: mean rate in requests/s.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        qps: float | None = None,
+        arrivals: "ArrivalProcess | None" = None,
+    ) -> None:
+        """Builds the source.
+
+        Args:
+            workload: the recorded requests.
+            qps: mean rate in requests/s; None keeps the trace's own.
+            arrivals: draws new arrival times; None keeps the trace's own, rescaled.
+
+        Raises:
+            InputError: ``qps`` is not a finite number > 0, or it is needed and the trace has none.
+        """
+        if qps is None and arrivals is not None and not math.isfinite(workload.qps):
+            raise InputError("this trace has no mean rate of its own (one instant); give qps")
+        self.workload = workload
+        self.arrivals = arrivals
+        self.qps = workload.qps if qps is None else positive("qps", qps)
+        self._timed = workload if qps is None or arrivals is not None else workload.with_qps(qps)
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        """Draws a window of ``n_requests`` consecutive requests, each start equally likely.
+
+        Raises:
+            InputError: ``n_requests`` is not an integer >= 1, or exceeds the trace.
+        """
+        if count("n_requests", n_requests) > len(self.workload):
+            raise InputError(
+                f"n_requests={n_requests} is more than the trace's {len(self.workload)}; ask for "
+                "fewer or use SyntheticWorkload with EmpiricalLengths"
+            )
+        start = int(rng.integers(len(self.workload) - n_requests + 1))
+        window = self._timed.slice(start, start + n_requests)
+        if self.arrivals is None:
+            return window.rebased()
+        return window.with_arrivals(self.arrivals.sample(n_requests, self.qps, rng))
+
+    def with_qps(self, qps: float) -> "TraceWorkload":
+        """Returns the same source at another mean rate, in requests/s."""
+        return TraceWorkload(self.workload, qps, self.arrivals)
+
+
+def _times(values: npt.ArrayLike) -> FloatArray:
+    """Returns a checked, non-empty copy of arrival times in seconds."""
+    times = _numeric("arrived_at_s", values).astype(np.float64)
+    if times.size == 0:
+        raise InputError("a workload needs at least one request, got none")
+    wrong = ~(np.isfinite(times) & (times >= 0))
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise InputError(
+            f"arrived_at_s[{index}] must be finite and >= 0 seconds, got {times[index]:g}"
+        )
+    return times
+
+
+def _integers(
+    name: str, values: npt.ArrayLike, size: int | None = None, low: int | None = None
+) -> IntArray:
+    """Returns a checked copy of integers, of ``size`` entries and at least ``low`` if given."""
+    given = _numeric(name, values)
+    if size is not None and given.size != size:
+        raise InputError(
+            f"{name} has {given.size} entries, but arrived_at_s has {size}; give one per request"
+        )
+    high = np.iinfo(np.int64).max if low is None else MAX_TOKENS
+    wrong = ~np.isfinite(given) | (given > high)
+    if given.dtype.kind == "f":
+        wrong |= given != np.trunc(given)
+    if low is not None:
+        wrong |= given < low
+    if wrong.any():
+        index = int(wrong.argmax())
+        bounds = "" if low is None else f" from {low} to {MAX_TOKENS}"
+        raise InputError(f"{name}[{index}] must be an integer{bounds}, got {given[index]!s}")
+    return given.astype(np.int64)
+
+
+def _hash_row(index: int, row: npt.ArrayLike) -> IntArray:
+    """Returns a request's hashes; a frozen array is shared, as windows of a trace are many."""
+    if isinstance(row, np.ndarray) and row.dtype == np.int64 and not row.flags.writeable:
+        return row
+    return _integers(f"block_hashes[{index}]", row)
+
+
+def _numeric(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Returns one-dimensional real numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal length
+        raise InputError(f"{name} must be one-dimensional, got nested sequences") from error
+    if array.ndim != 1:
+        raise InputError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name} must hold numbers, got {array.dtype} values")
+    return array
+
+
+def _read_only(array: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    array.flags.writeable = False
+    return array
