@@ -176,30 +176,19 @@ class ClusterConfig(Settings):
 
 
 @dataclass
-class ArrivalsConfig(Settings):
-    """When requests arrive: a process with its parameters, one subclass for each."""
-
-    group: ClassVar[str] = "workload.arrivals"
-
-    process: str = "poisson"
-
-    def parameters(self) -> dict[str, Any]:
-        """The arguments of the process."""
-        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in given.items() if name != "process"}
-
-
-@dataclass
 class WorkloadConfig(Settings):
     """The requests: their lengths, their arrival times and their mean rate."""
 
     group: ClassVar[str] = "workload"
 
-    source: str = "azure_conv"
-    """``trace``, which replays the file ``path``, or the name of a shipped length model."""
+    source: str = choice("synthetic", "synthetic", "trace")
+    """``synthetic`` draws lengths from a model; ``trace`` replays windows of the file ``path``."""
+    lengths: dict[str, Any] = field(default_factory=lambda: {"model": "azure_conv"})
+    """A length model of ``llmroute_gym.sim.lengths`` and its options (``synthetic`` only)."""
+    arrivals: dict[str, Any] = field(default_factory=lambda: {"process": "poisson"})
+    """An arrival process of ``llmroute_gym.sim.arrivals`` and its options."""
     qps: float | None = number(None, above=0)
     """Mean arrival rate in requests per second; None means ``training.qps``."""
-    arrivals: ArrivalsConfig = field(default_factory=ArrivalsConfig)
     path: str | None = None
     start: int = number(0, at_least=0)
     """First row of the trace that is read."""

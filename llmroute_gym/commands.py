@@ -1,0 +1,133 @@
+"""What the commands share: Hydra around a function of settings, and how wrong input ends."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from llmroute_gym.config import EvaluateConfig, TrainConfig
+from llmroute_gym.errors import InputError, unknown_name
+
+WRONG_INPUT = 2
+
+SCHEMAS: dict[str, type[TrainConfig] | type[EvaluateConfig]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+
+Config = TypeVar("Config", TrainConfig, EvaluateConfig)
+
+
+def config_dir() -> Path:
+    """The folder of the YAML groups: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def register_schemas() -> None:
+    """Makes the dataclasses the schemas that the YAML files are checked against."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def run_command(name: str, function: Callable[[Config], None]) -> None:
+    """Runs a function on the settings of the command line, once or for each job of ``-m``.
+
+    Wrong input ends the process with exit code 2 and one sentence on standard error.
+
+    Args:
+        name: of the command, which is also that of its YAML file in ``conf/``.
+        function: called with the validated settings.
+    """
+    register_schemas()
+    # Without it Hydra prints its own text and exits with 1; "0" would still mean the same.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def job(composed: DictConfig) -> None:
+        try:
+            _reject_added_keys(composed)
+            settings = OmegaConf.to_object(composed)
+            assert isinstance(settings, TrainConfig | EvaluateConfig)
+            settings.run_dir = HydraConfig.get().runtime.output_dir
+            function(settings.validate())
+        except (InputError, OmegaConfBaseException) as error:
+            _exit(error)
+        except Exception:
+            # Hydra would add a line of its own to a traceback that is complete.
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+    main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)
+    try:
+        main(job)()
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        _exit(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _exit(error: Exception) -> None:
+    print(sentence(error), file=sys.stderr)
+    raise SystemExit(WRONG_INPUT) from None
+
+
+def sentence(error: Exception) -> str:
+    """Words an error of ours, of Hydra, of OmegaConf or of the file system as one sentence."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return str(unknown_name(f"option of {group}", option, error.options))
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return (
+            f"cannot write the run folder {error.filename}: {error.strerror}; "
+            "choose another with run_dir=FOLDER"
+        )
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _about_key(cause)
+    return " ".join(str(error).split())
+
+
+def _unknown_key(key: str, node: DictConfig) -> str:
+    parent, dot, leaf = key.rpartition(".")
+    known = sorted(str(name) for name in node if name != leaf)
+    close = get_close_matches(leaf, known, n=1, cutoff=0.5)
+    mend = f"did you mean {parent}{dot}{close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"unknown key {key}; {mend}"
+
+
+def _reject_added_keys(node: DictConfig, prefix: str = "") -> None:
+    """Raises InputError for keys that ``+key=`` added to a schema, which nothing would read."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return
+    names = {entry.name for entry in fields(schema)}
+    for name in map(str, node):
+        if name not in names:
+            raise InputError(_unknown_key(f"{prefix}{name}", node))
+        if OmegaConf.is_dict(node) and isinstance(node._get_node(name), DictConfig):
+            _reject_added_keys(node[name], f"{prefix}{name}.")
+
+
+def _about_key(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key)
+    if isinstance(error, ConfigKeyError | AttributeError):
+        node = error.parent_node
+        return _unknown_key(key, node if isinstance(node, DictConfig) else DictConfig({}))
+    if isinstance(error, ValidationError):
+        return f"wrong value for {key}: {str(error.msg).splitlines()[0]}"
+    return f"{key}: {' '.join(str(error.msg).split())}"
