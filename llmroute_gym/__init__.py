@@ -1,9 +1,17 @@
 """Request routing for LLM servers: an exact cluster simulator and a Gymnasium environment."""
 
+import gymnasium
+
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster, Outcome, Replica, Workload
+from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.simulation import simulate
+
+gymnasium.register(
+    id="LLMRoute-v0",
+    entry_point="llmroute_gym.envs.llmroute_env:LLMRouteEnv",
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["Cluster", "InputError", "Outcome", "Replica", "Workload", "simulate"]
+__all__ = ["Cluster", "InputError", "Outcome", "Replica", "Workload", "load_trace", "simulate"]

@@ -1,0 +1,385 @@
+"""LLMRoute-v0: one step is one routing decision."""
+
+import math
+import operator
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from llmroute_gym.config import ObservationConfig, RewardConfig
+from llmroute_gym.envs.observation import observation_space, scale_rows
+from llmroute_gym.envs.reward import RewardTerms, reward_terms, term_weights
+from llmroute_gym.envs.viewer import Snapshot, Viewer
+from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.sim.arrivals import arrival_process
+from llmroute_gym.sim.lengths import length_model
+from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.replica import Cluster
+from llmroute_gym.sim.run import Interval, Run
+from llmroute_gym.sim.signals import Signal
+from llmroute_gym.sim.workload import SyntheticWorkload, Workload, WorkloadSource
+from llmroute_gym.simulation import ENGINES
+
+Observation = npt.NDArray[np.float32]
+Config = TypeVar("Config", RewardConfig, ObservationConfig)
+
+RECENT = 50
+"""Completed requests per replica that a rendered frame shows."""
+
+
+class LLMRouteEnv(gym.Env[Observation, np.int64]):
+    """Route each request of an LLM service to one of N replicas.
+
+    ## Description
+    N model servers with continuous batching and a paged KV cache serve a stream of requests. At
+    the arrival of each request the agent picks its replica; the simulator then runs to the next
+    arrival, after the last one until everything is served. Bad picks show in the tail of latency.
+
+    ## Action Space
+    `Discrete(N)`: the replica. `info["action_mask"]` and `action_masks()` tell which may be
+    chosen; any other raises, it is never remapped.
+
+    ## Observation Space
+    `Box(N, 18)` float32: row r holds what is known about sending this request to replica r. The
+    columns with units and scales stand in `llmroute_gym.envs.observation`; what
+    `information="router"` and `"oracle"` change, in `llmroute_gym.sim.signals.Signal`.
+
+    ## Rewards
+    A weighted sum of throughput, latency, tail and imbalance, see `llmroute_gym.envs.reward`. The
+    unweighted terms are in `info["reward/..."]`.
+
+    ## Starting State
+    Idle replicas and a workload drawn from the seed.
+
+    ## Episode End
+    Terminates when all requests of the episode are finished; nothing is dropped. The last step's
+    `info` holds `episode_metrics/...` over all requests of the episode.
+
+    ## Arguments
+    Args:
+        cluster: a `Cluster`, or the name of a profile.
+        replicas: how many, where `cluster` is a name.
+        workload: a `WorkloadSource`, or the name of a length model for `SyntheticWorkload`.
+        qps: mean arrival rate, requests per second; None keeps that of the source.
+        arrivals: arrival process, where `workload` is a name.
+        requests_per_episode: decisions per episode.
+        reward: weights, as `RewardConfig` or a mapping of its fields.
+        observation: what a row tells, as `ObservationConfig` or a mapping of its fields.
+        engine: `compiled` or `reference`; the numbers are the same.
+        render_mode: `rgb_array`, `ansi`, `human` or None.
+
+    `reset(options={"workload": Workload(...)})` plays that workload instead of a drawn one.
+
+    ## Vectorized environment
+    `gym.make_vec("LLMRoute-v0", num_envs=64)`.
+
+    ## References
+    Little's law for the latency term: Mao et al., "Park", NeurIPS 2019.
+
+    ## Version History
+    v0: first version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it so)
+        "render_modes": ["rgb_array", "ansi", "human"],
+        "render_fps": 8,
+    }
+
+    def __init__(
+        self,
+        cluster: Cluster | str = "a100-internlm-20b",
+        replicas: int = 4,
+        workload: WorkloadSource | str = "azure_conv",
+        qps: float | None = 2.5,
+        arrivals: str = "poisson",
+        requests_per_episode: int = 500,
+        reward: RewardConfig | Mapping[str, Any] | None = None,
+        observation: ObservationConfig | Mapping[str, Any] | None = None,
+        engine: str = "reference",
+        render_mode: str | None = None,
+    ) -> None:
+        self.cluster, self.source = cluster_and_source(
+            cluster, replicas, workload, qps, arrivals, requests_per_episode
+        )
+        self.requests_per_episode = requests_per_episode
+        self.reward_config = build_config(RewardConfig, reward)
+        self.observation_config = build_config(ObservationConfig, observation)
+        if engine not in ENGINES:
+            raise unknown_name("engine", engine, ENGINES)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise unknown_name("render_mode", render_mode, self.metadata["render_modes"])
+        self.engine = engine
+        self.render_mode = render_mode
+        self.observation_space: spaces.Box = observation_space(len(self.cluster))  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(len(self.cluster))
+        self._weights = term_weights(self.reward_config)
+        self._viewer: Viewer | None = None
+        self._run: Run | None = None
+        self._last_replica: int | None = None
+        self._last_reward = self._return = 0.0
+
+    def set_qps(self, qps: float) -> None:
+        """Sets the mean arrival rate (requests per second) from the next reset on."""
+        self.source = self.source.with_qps(qps)
+
+    def action_masks(self) -> npt.NDArray[np.int8]:
+        """Returns which replicas may be chosen, shape (n_replicas,)."""
+        return self._running().mask().astype(np.int8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: seeds everything that is drawn.
+            options: `{"workload": Workload}` plays that workload.
+
+        Raises:
+            InputError: an option is unknown or of the wrong type, or a request of the workload
+                fits on no replica.
+        """
+        super().reset(seed=seed)
+        workload = requested_workload(options)
+        if workload is None:
+            workload = self.source.sample(self.requests_per_episode, self.np_random)
+        self._run = ENGINES[self.engine](
+            workload,
+            self.cluster,
+            observation=self.observation_config,
+            predicted_output_tokens=predicted_output_tokens(
+                workload, self.observation_config.predicted_output_sigma, self.np_random
+            ),
+            late_after_s=self.reward_config.latency_threshold,
+        )
+        self._last_replica = None
+        self._last_reward = self._return = 0.0
+        return self._observe(), self._state_info()
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Routes the request at hand and runs to the next arrival.
+
+        Args:
+            action: index of the replica.
+
+        Raises:
+            InputError: the action is not an integer, out of range, or masked.
+        """
+        run = self._running()
+        if run.done:
+            raise InputError("the episode is over; call reset() before step()")
+        replica = checked_action(action, run)
+        terms, reward = self._reward(run.place(replica))
+        self._last_replica, self._last_reward = replica, reward
+        self._return += reward
+        info = self._state_info()
+        info.update({f"reward/{name}": value for name, value in terms._asdict().items()})
+        if run.done:
+            info.update(episode_metrics(run.outcome(), len(self.cluster), self.reward_config))
+        if self.render_mode == "human":
+            self.render()
+        return self._observe(), reward, run.done, False, info
+
+    def outcome(self) -> Outcome:
+        """Returns what became of the episode's requests; complete once it has ended."""
+        return self._running().outcome()
+
+    def render(self) -> Any:
+        """Draws the state: an (H, W, 3) uint8 array, a string, or a window, by `render_mode`."""
+        if self.render_mode is None:
+            gym.logger.warn("render() needs a render_mode; pass render_mode='rgb_array' to make()")
+            return None
+        if self._viewer is None:
+            self._viewer = Viewer(self.metadata["render_fps"])
+        draw = {
+            "rgb_array": self._viewer.frame,
+            "ansi": self._viewer.text,
+            "human": self._viewer.show,
+        }[self.render_mode]
+        return draw(self._snapshot())
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise gym.error.ResetNeeded("call reset() before using the environment")
+        return self._run
+
+    def _observe(self) -> Observation:
+        return scale_rows(self._running().rows())
+
+    def _reward(self, interval: Interval) -> tuple[RewardTerms, float]:
+        terms = RewardTerms(
+            *reward_terms(
+                interval.request_seconds,
+                interval.late_request_seconds,
+                interval.completion_rate_rps,
+                interval.imbalance,
+                self.reward_config.latency_threshold,
+                self.reward_config.throughput_target,
+            )
+        )
+        return terms, float(self._weights @ np.array(terms))
+
+    def _state_info(self) -> dict[str, Any]:
+        run = self._running()
+        return {
+            "action_mask": self.action_masks(),
+            "time_s": run.now_s,
+            "request": run.next_request,
+        }
+
+    def _snapshot(self) -> Snapshot:
+        run = self._running()
+        outcome = run.outcome()
+        recent_e2e, recent_ttft = recent_latencies(outcome, len(self.cluster), run.now_s)
+        return Snapshot(
+            time_s=run.now_s,
+            request=run.next_request,
+            n_requests=len(run.workload),
+            rows=run.rows(),
+            mask=run.mask(),
+            last_replica=self._last_replica,
+            recent_e2e_s=recent_e2e,
+            recent_ttft_s=recent_ttft,
+            reward=self._last_reward,
+            episode_return=self._return,
+            latency_threshold_s=self.reward_config.latency_threshold,
+            title="LLMRoute-v0",
+        )
+
+
+def cluster_and_source(
+    cluster: Cluster | str,
+    replicas: int,
+    workload: WorkloadSource | str,
+    qps: float | None,
+    arrivals: str,
+    requests_per_episode: int,
+) -> tuple[Cluster, WorkloadSource]:
+    """Turns the names that an environment takes into the objects it works with.
+
+    Raises:
+        InputError: a name is unknown or a number is out of range.
+    """
+    if qps is not None and not (math.isfinite(qps) and qps > 0):
+        raise InputError(f"qps must be a finite number > 0, got {qps}")
+    if requests_per_episode < 1:
+        raise InputError(f"requests_per_episode must be >= 1, got {requests_per_episode}")
+    if not isinstance(cluster, Cluster):
+        cluster = Cluster.from_profile(cluster, replicas)
+    if isinstance(workload, str):
+        lengths, process = length_model(workload), arrival_process(arrivals)
+        workload = SyntheticWorkload(lengths, process, 1.0 if qps is None else qps)
+    elif qps is not None:
+        workload = workload.with_qps(qps)
+    return cluster, workload
+
+
+def build_config(kind: type[Config], given: Config | Mapping[str, Any] | None) -> Config:
+    """Returns a checked config from itself, from a mapping of its fields, or the default.
+
+    Raises:
+        InputError: a field is unknown or out of range.
+    """
+    if not isinstance(given, kind):
+        known = {field.name for field in fields(kind)}
+        values = dict(given) if isinstance(given, Mapping) else {}
+        for key in values:
+            if key not in known:
+                raise unknown_name(f"key of {kind.__name__}", key, known)
+        given = kind(**values)
+    given.validate()
+    return given
+
+
+def requested_workload(options: Mapping[str, Any] | None) -> Workload | None:
+    """Returns the workload in the options of `reset`, if any.
+
+    Raises:
+        InputError: an option is unknown, or the workload is none.
+    """
+    for key in options or {}:
+        if key != "workload":
+            raise unknown_name("reset option", key, ["workload"])
+    workload: object = (options or {}).get("workload")
+    if workload is not None and not isinstance(workload, Workload):
+        raise InputError(f"options['workload'] must be a Workload, got {type(workload).__name__}")
+    return workload
+
+
+def predicted_output_tokens(
+    workload: Workload, sigma: float | None, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Returns guesses of the output lengths, shape (n_requests,).
+
+    Args:
+        workload: the requests.
+        sigma: standard deviation of the guess's logarithm; None gives no guess, all zero.
+        rng: draws the errors.
+    """
+    if sigma is None:
+        return np.zeros(len(workload))
+    errors = np.exp(sigma * rng.standard_normal(len(workload)))
+    return workload.output_tokens.astype(np.float64) * errors
+
+
+def checked_action(action: Any, run: Run) -> int:
+    """Returns the action as an int.
+
+    Raises:
+        InputError: it is not an integer, out of range, or masked.
+    """
+    n_replicas = len(run.cluster)
+    try:
+        replica = -1 if isinstance(action, bool) else operator.index(action)
+    except TypeError:
+        replica = -1
+    if not 0 <= replica < n_replicas:
+        raise InputError(
+            f"the action must be an integer from 0 to {n_replicas - 1}, got {action!r}"
+        )
+    if not run.mask()[replica]:
+        row = run.rows()[replica]
+        raise InputError(
+            f"replica {replica} is masked: it cannot hold request {run.next_request} "
+            f"({row[Signal.PROMPT_TOKENS]:.0f} prompt tokens; {row[Signal.WAITING]:.0f} waiting, "
+            f"{row[Signal.RUNNING]:.0f} running there); choose one of "
+            f"{np.flatnonzero(run.mask()).tolist()}"
+        )
+    return replica
+
+
+def episode_metrics(outcome: Outcome, n_replicas: int, reward: RewardConfig) -> dict[str, float]:
+    """Returns `episode_metrics/...` over all requests of an episode."""
+    metrics = outcome.summary(goodput_latency_s=reward.latency_threshold)
+    shares = np.bincount(outcome.replica[outcome.replica >= 0], minlength=n_replicas)
+    for replica, count in enumerate(shares):
+        metrics[f"share_{replica:02d}"] = count / len(outcome)
+    return {f"episode_metrics/{name}": float(value) for name, value in metrics.items()}
+
+
+def recent_latencies(
+    outcome: Outcome, n_replicas: int, now_s: float
+) -> tuple[tuple[npt.NDArray[np.float64], ...], tuple[npt.NDArray[np.float64], ...]]:
+    """Returns end-to-end latency and TTFT of the last `RECENT` finished requests per replica."""
+    finished = np.flatnonzero(outcome.finished_at_s <= now_s)
+    order = finished[np.argsort(outcome.finished_at_s[finished], kind="stable")]
+    recent: list[deque[int]] = [deque(maxlen=RECENT) for _ in range(n_replicas)]
+    for request in order:
+        recent[outcome.replica[request]].append(int(request))
+    indices = [np.array(requests, dtype=np.int64) for requests in recent]
+    return (
+        tuple(outcome.e2e_s[index] for index in indices),
+        tuple(outcome.ttft_s[index] for index in indices),
+    )
