@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.int64]
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "llmroute_gym" / "sim" / "profiles"
 
-LINEAR_STEPS = 200
+LINEAR_STEPS = 250
 DECODE_ROWS = 20
 DECODE_CONTEXTS = (0, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 PREFILL_ROWS = 32
@@ -211,10 +211,17 @@ def _fit_grid(
     seconds: FloatArray,
     scale: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Fits one part alone; returns the grid and how much the batches weigh on each cell."""
+    """Fits one part alone; returns the grid and how much the batches weigh on each cell.
+
+    Rows whose `seconds` are NaN only weigh.
+    """
     cells = _cells(rows, columns, y, x) / scale[:, None]
     bends = _bends(rows, columns) * (SMOOTHING / np.median(scale))
-    grid = _nonnegative(np.vstack([cells, bends]), np.r_[seconds / scale, np.zeros(len(bends))])
+    known = np.isfinite(seconds)
+    grid = _nonnegative(
+        np.vstack([cells[known], bends]),
+        np.r_[seconds[known] / scale[known], np.zeros(len(bends))],
+    )
     shape = len(rows), len(columns)
     return grid.reshape(shape), (cells**2).sum(axis=0).reshape(shape)
 
@@ -242,11 +249,10 @@ def fit_tables(batches: Iterations, target: Target) -> ProfileBatchTime:
     def per_bucket(weights: FloatArray) -> FloatArray:
         return np.bincount(bucket[measured], weights[measured], minlength=n_buckets)[:n_buckets]
 
-    share = (batches.linear_s / batches.seconds) ** 2
     count = per_bucket(np.ones(len(batches)))
     mean = np.divide(per_bucket(batches.linear_s), count, out=np.ones(n_buckets), where=count > 0)
-    weights = np.where(count > 0, per_bucket(share) / np.sqrt(np.maximum(count, 1.0)), 0.0)
-    ends = choose_steps(np.log(mean), weights, LINEAR_STEPS)
+    visits = np.bincount(np.minimum(bucket, n_buckets - 1), minlength=n_buckets)
+    ends = choose_steps(np.log(mean), np.where(count > 0, np.sqrt(visits), 0.0), LINEAR_STEPS)
 
     batching = GQA_BATCHING_PENALTY if target.gqa else 1.0
     decode_factor = np.where(batches.decodes > 1, batching, 1.0) * (batches.decodes > 0)
@@ -254,7 +260,7 @@ def fit_tables(batches: Iterations, target: Target) -> ProfileBatchTime:
 
     contexts = np.array(DECODE_CONTEXTS, dtype=np.float64)
     coarse = np.array([0.0, 256.0, 1024.0, 2048.0, 4096.0])
-    some = measured & (batches.decodes > 0)
+    some = batches.decodes > 0
     every_batch = np.arange(1.0, target.max_batch + 1)
     grid, weight = _fit_grid(
         every_batch,
@@ -266,7 +272,7 @@ def fit_tables(batches: Iterations, target: Target) -> ProfileBatchTime:
     )
     decode_batch = every_batch[choose_knots(grid, weight, DECODE_ROWS)]
 
-    some = measured & (batches.prefills > 0)
+    some = batches.prefills > 0
     every_root = np.arange(0.0, MAX_TOKENS + 1, 16)
     grid, weight = _fit_grid(
         every_root,
