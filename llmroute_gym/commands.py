@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -59,10 +59,10 @@ def run_command(name: str, function: Callable[[Config], None]) -> None:
     def job(composed: DictConfig) -> None:
         try:
             _reject_added_keys(composed)
-            settings = OmegaConf.to_object(composed)
-            assert isinstance(settings, TrainConfig | EvaluateConfig)
+            settings = cast(Config, OmegaConf.to_object(composed))
             settings.run_dir = HydraConfig.get().runtime.output_dir
-            function(settings.validate())
+            settings.validate()
+            function(settings)
         except (InputError, OmegaConfBaseException) as error:
             _exit(error)
         except Exception:

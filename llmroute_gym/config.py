@@ -9,7 +9,6 @@ The module imports nothing heavy.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -67,26 +66,10 @@ class Settings:
                         _check_range(key, member, *entry.metadata["range"], whole=whole)
         return self
 
-    @classmethod
-    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
-        """The settings from themselves, from a mapping of some of them, or the defaults.
-
-        Raises:
-            InputError: for an unknown key or a value out of range.
-        """
-        if isinstance(given, cls):
-            return given.validate()
-        values = dict(given or {})  # type: ignore[arg-type]
-        names = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
-        for name in values:
-            if name not in names:
-                raise unknown_name(f"setting of {cls.group or cls.__name__}", name, names)
-        return cls(**values).validate()
-
 
 def _check_range(
     key: str,
-    value: object,
+    value: Any,
     above: float | None,
     at_least: float | None,
     at_most: float | None,
@@ -100,15 +83,13 @@ def _check_range(
         if bound is not None
     ]
     good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not good or not math.isfinite(value):  # type: ignore[arg-type]
-        raise InputError(
-            f"{key} must be {kind} {' and '.join(bounds)}".rstrip() + f", got {value!r}"
-        )
-    assert isinstance(value, Real)
+    if not good or not math.isfinite(float(value)):
+        wanted = " ".join([kind, " and ".join(bounds)]).rstrip()
+        raise InputError(f"{key} must be {wanted}, got {value!r}")
     if (
-        (above is not None and value <= above)
-        or (at_least is not None and value < at_least)
-        or (at_most is not None and value > at_most)
+        (above is not None and float(value) <= above)
+        or (at_least is not None and float(value) < at_least)
+        or (at_most is not None and float(value) > at_most)
     ):
         raise InputError(f"{key} must be {' and '.join(bounds)}, got {value}")
 

@@ -1,0 +1,57 @@
+"""From settings to the objects they describe."""
+
+from typing import Any
+
+from llmroute_gym.config import ClusterConfig, WorkloadConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim import Cluster
+from llmroute_gym.sim.arrivals import ArrivalProcess, arrival_process
+from llmroute_gym.sim.lengths import length_model
+from llmroute_gym.sim.traces import load_trace
+from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload
+
+
+def build_cluster(config: ClusterConfig) -> Cluster:
+    """Builds the replicas.
+
+    Raises:
+        InputError: the profile or scheduler is unknown, or a limit is out of range.
+    """
+    return Cluster.from_profile(config.profile, config.replicas, **config.overrides())
+
+
+def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | TraceWorkload:
+    """Builds what episodes draw their requests from.
+
+    Args:
+        config: lengths and arrivals.
+        qps: mean arrival rate in requests per second.
+
+    Raises:
+        InputError: a model, process or option is unknown or wrong, or the trace cannot be read.
+    """
+    if config.source == "synthetic":
+        name, options = _named(config.lengths, "model", "workload.lengths")
+        return SyntheticWorkload(length_model(name, **options), _arrivals(config), qps)
+    assert config.path is not None
+    recorded = load_trace(
+        config.path,
+        start=config.start,
+        limit=config.limit,
+        max_prompt_tokens=config.max_prompt_tokens,
+        on_error=config.on_error,
+    )
+    own_times = config.arrivals.get("process") == "trace"
+    return TraceWorkload(recorded, qps, None if own_times else _arrivals(config))
+
+
+def _arrivals(config: WorkloadConfig) -> ArrivalProcess:
+    name, options = _named(config.arrivals, "process", "workload.arrivals")
+    return arrival_process(name, **options)
+
+
+def _named(settings: dict[str, Any], key: str, group: str) -> tuple[str, dict[str, Any]]:
+    options = dict(settings)
+    if key not in options:
+        raise InputError(f"{group}.{key} is missing; it names what the other keys belong to")
+    return str(options.pop(key)), options

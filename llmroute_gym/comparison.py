@@ -1,0 +1,268 @@
+"""Routers compared on common requests, with intervals.
+
+Every router serves the same workloads, each from an empty cluster until all its requests are
+finished. Percentiles are taken over all requests of all runs together, none left out. Requests
+of one run are dependent (they share queues), so the bootstrap resamples whole runs, the same
+runs for every router: differences between routers are paired.
+"""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.config import EvaluationConfig, ObservationConfig
+from llmroute_gym.envs.llmroute_env import predicted_output_tokens
+from llmroute_gym.errors import unknown_name
+from llmroute_gym.routers import Router
+from llmroute_gym.sim import Cluster, Outcome, Workload
+from llmroute_gym.sim.outcome import percentile
+from llmroute_gym.sim.workload import TraceWorkload, WorkloadSource
+from llmroute_gym.simulation import ENGINES, route_all
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+LATENCIES = {
+    "e2e_mean_s": ("e2e", None),
+    "e2e_p50_s": ("e2e", 50.0),
+    "e2e_p95_s": ("e2e", 95.0),
+    "e2e_p99_s": ("e2e", 99.0),
+    "ttft_p95_s": ("ttft", 95.0),
+    "ttft_p99_s": ("ttft", 99.0),
+}
+"""Metric to latency and percentile; None is the mean."""
+METRICS = (*LATENCIES, "throughput_rps")
+PAIRED = ("e2e_mean_s", "e2e_p95_s", "e2e_p99_s", "ttft_p99_s")
+"""Metrics whose relative difference to the baseline is reported."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RouterResult:
+    """What a router achieved.
+
+    Attributes:
+        router: its name.
+        metrics: each of `METRICS`.
+        differences: each of `PAIRED`, relative to the baseline: -0.1 is 10% less.
+    """
+
+    router: str
+    metrics: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+
+
+def common_workloads(source: WorkloadSource, config: EvaluationConfig) -> list[Workload]:
+    """Draws the workloads that all routers serve.
+
+    The windows of a trace are spread evenly over it, so that all its parts count.
+
+    Args:
+        source: what the requests are drawn from.
+        config: how many runs of how many requests, and the seed.
+
+    Returns:
+        One workload per run.
+
+    Raises:
+        InputError: the trace is shorter than a run.
+    """
+    workloads = []
+    for run in range(config.runs):
+        rng = np.random.default_rng([config.seed, run])
+        part = source
+        if isinstance(source, TraceWorkload) and config.requests <= len(source.workload):
+            part = _window(source, run / max(config.runs - 1, 1), config.requests)
+        workloads.append(part.sample(config.requests, rng))
+    return workloads
+
+
+def _window(source: TraceWorkload, position: float, n_requests: int) -> TraceWorkload:
+    """Cuts a window out of a trace; position 0 is its beginning, 1 its end."""
+    start = round(position * (len(source.workload) - n_requests))
+    if source.arrivals is not None:
+        window = source.workload.slice(start, start + n_requests)
+        return TraceWorkload(window, source.qps, source.arrivals)
+    return TraceWorkload(source.workload.with_qps(source.qps).slice(start, start + n_requests))
+
+
+def serve(
+    router: Router,
+    workloads: Sequence[Workload],
+    cluster: Cluster,
+    config: EvaluationConfig,
+    observation: ObservationConfig,
+    on_run: Callable[[], object] = lambda: None,
+) -> list[Outcome]:
+    """Serves every workload with one router.
+
+    Args:
+        router: reset before each run.
+        workloads: from `common_workloads`.
+        cluster: the replicas.
+        config: the seed of a router's own randomness, and the engine.
+        observation: what the router is told.
+        on_run: called after each run.
+
+    Raises:
+        InputError: the engine is unknown, or a request fits on no replica.
+    """
+    if config.engine not in ENGINES:
+        raise unknown_name("evaluation.engine", config.engine, ENGINES)
+    outcomes = []
+    for index, workload in enumerate(workloads):
+        guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
+        run = ENGINES[config.engine](
+            workload,
+            cluster,
+            observation=observation,
+            predicted_output_tokens=predicted_output_tokens(
+                workload, observation.predicted_output_sigma, guesses
+            ),
+        )
+        route_all(run, router, choices)
+        outcomes.append(run.outcome())
+        on_run()
+    return outcomes
+
+
+def compare(
+    outcomes: Mapping[str, Sequence[Outcome]], config: EvaluationConfig
+) -> list[RouterResult]:
+    """Estimates every metric of every router.
+
+    Args:
+        outcomes: router to its outcomes on the common workloads, in their order.
+        config: the baseline, the confidence, and the bootstrap's resamples and seed.
+
+    Returns:
+        One result per router, in the given order; no differences where the baseline is not
+        among them.
+    """
+    rng = np.random.default_rng([config.seed, config.runs, 2])
+    n_runs = len(next(iter(outcomes.values())))
+    draws = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=config.resamples)
+    counts = np.vstack([np.ones((1, n_runs), dtype=np.int64), draws])
+    numbers = {router: _metrics(runs, counts) for router, runs in outcomes.items()}
+    baseline = numbers.get(config.baseline)
+    results = []
+    for router, metrics in numbers.items():
+        differences = {}
+        if baseline is not None and router != config.baseline:
+            differences = {
+                name: _estimate(_relative(metrics[name], baseline[name]), config.confidence)
+                for name in PAIRED
+            }
+        estimates = {name: _estimate(metrics[name], config.confidence) for name in METRICS}
+        results.append(RouterResult(router, estimates, differences))
+    return results
+
+
+def _metrics(outcomes: Sequence[Outcome], counts: IntArray) -> dict[str, FloatArray]:
+    """Returns each metric for each row of counts, how often a run is counted: (n_rows,)."""
+    metrics = {name: np.empty(len(counts)) for name in METRICS}
+    for latency in ("e2e", "ttft"):
+        runs = [getattr(outcome, f"{latency}_s") for outcome in outcomes]
+        values = np.concatenate(runs)
+        order = np.argsort(values, kind="stable")
+        values = values[order]
+        run_of = np.repeat(np.arange(len(runs)), [len(run) for run in runs])[order]
+        for row, count in enumerate(counts):
+            resampled = np.repeat(values, count[run_of])
+            for name, (kind, q) in LATENCIES.items():
+                if kind == latency:
+                    metrics[name][row] = resampled.mean() if q is None else percentile(resampled, q)
+    served = np.array([int((~outcome.rejected).sum()) for outcome in outcomes])
+    makespans = np.array([outcome.summary()["makespan_s"] for outcome in outcomes])
+    metrics["throughput_rps"] = (counts @ served) / np.maximum(counts @ makespans, 1e-12)
+    return metrics
+
+
+def _relative(metric: FloatArray, baseline: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return metric / baseline - 1
+
+
+def _estimate(values: FloatArray, confidence: float) -> Estimate:
+    """Takes the first value as the estimate and the rest as its bootstrap distribution."""
+    tail = 50 * (1 - confidence)
+    resampled = np.where(np.isnan(values[1:]), np.inf, values[1:])
+    return Estimate(
+        float(values[0]), percentile(resampled, tail), percentile(resampled, 100 - tail)
+    )
+
+
+def write_comparison(results: Sequence[RouterResult], path: Path) -> None:
+    """Writes one line per router: each metric, each difference, and the ends of its interval."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header = ["router"]
+        for name in [*METRICS, *(f"{name}_vs_baseline" for name in PAIRED)]:
+            header += [name, f"{name}_low", f"{name}_high"]
+        writer.writerow(header)
+        for result in results:
+            line = [result.router]
+            for name in METRICS:
+                line += _cells(result.metrics[name])
+            for name in PAIRED:
+                line += _cells(result.differences.get(name))
+            writer.writerow(line)
+
+
+def _cells(estimate: Estimate | None) -> list[str]:
+    if estimate is None:
+        return ["", "", ""]
+    return [f"{number:.6g}" for number in (estimate.value, estimate.low, estimate.high)]
+
+
+def table(results: Sequence[RouterResult], config: EvaluationConfig) -> str:
+    """Lays the comparison out as text, the intervals below the numbers.
+
+    Args:
+        results: from `compare`.
+        config: what they were made with.
+    """
+    titles = ["E2E mean", "P50", "P95", "P99", "TTFT P95", "P99", "req/s"]
+    against = [f"{name} vs {config.baseline}" for name in ("E2E P95", "E2E P99")]
+    lines = [["router", *titles, *against]]
+    for result in results:
+        estimates = [result.metrics[name] for name in METRICS]
+        changes = [result.differences.get(name) for name in ("e2e_p95_s", "e2e_p99_s")]
+        lines.append(
+            [
+                result.router,
+                *(f"{estimate.value:.2f}" for estimate in estimates),
+                *("" if one is None else f"{one.value:+.1%}" for one in changes),
+            ]
+        )
+        lines.append(
+            [
+                "",
+                *(f"{estimate.low:.2f} to {estimate.high:.2f}" for estimate in estimates),
+                *("" if one is None else f"{one.low:+.1%} to {one.high:+.1%}" for one in changes),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+    return (
+        f"{text}\nSeconds, over all {config.runs * config.requests:,} requests of {config.runs} "
+        f"common runs; below, {config.confidence:.0%} intervals from resampling whole runs."
+    )

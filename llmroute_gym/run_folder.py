@@ -1,0 +1,56 @@
+"""The one folder that a command writes to: every result in it is complete or absent."""
+
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from llmroute_gym.config import EvaluateConfig, TrainConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.files import complete_or_absent
+
+FINISHED = "comparison.csv"
+"""Written last: a folder that holds it holds a finished run."""
+
+
+class RunFolder:
+    """A folder for a new run.
+
+    Args:
+        path: created if need be.
+
+    Raises:
+        InputError: the folder cannot be written to, or holds a finished run, which is kept.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if (self.path / FINISHED).exists():
+            raise InputError(
+                f"the run folder {self.path} already holds a finished run, which is kept; "
+                "choose another with run_dir=FOLDER"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"cannot write the run folder {self.path}: {error.strerror or error}; "
+                "choose another with run_dir=FOLDER"
+            ) from error
+
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """Gives a temporary path that becomes the file ``name`` once it is written."""
+        return complete_or_absent(self.path / name)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file."""
+        with self.writing(name) as part:
+            part.write_text(text, encoding="utf-8")
+
+    def write_settings(self, settings: TrainConfig | EvaluateConfig) -> None:
+        """Writes ``config.yaml`` with all settings in force."""
+        self.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))

@@ -1,0 +1,1 @@
+"""The Stable-Baselines3 side: checkpoints, and trained policies as routers."""

@@ -1,0 +1,37 @@
+"""A trained policy as a router, beside the rules."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from llmroute_gym.envs.observation import scale_rows
+from llmroute_gym.routers import Router
+from llmroute_gym.sb3.checkpoint import Checkpoint
+
+
+class PolicyRouter(Router):
+    """Routes each request to the replica that the policy finds most probable.
+
+    Args:
+        checkpoint: the policy with its observation statistics.
+    """
+
+    name = "policy"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        policy = checkpoint.model.policy
+        assert isinstance(policy, ActorCriticPolicy)
+        policy.set_training_mode(False)
+        self.policy = policy
+        self.normalizer = checkpoint.normalizer
+
+    def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
+        """Returns the most probable replica among those that the mask allows."""
+        observation = scale_rows(rows)
+        if self.normalizer is not None:
+            observation = self.normalizer(observation)
+        with torch.no_grad():
+            distribution = self.policy.get_distribution(torch.from_numpy(observation[None]))
+            scores = distribution.distribution.logits[0].numpy()  # type: ignore[union-attr]
+        return int(np.argmax(np.where(mask, scores, -np.inf)))
