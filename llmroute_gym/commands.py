@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -43,26 +43,26 @@ def register_schemas() -> None:
         store.store(name=f"{name}_schema", node=schema)
 
 
-def run_command(name: str, function: Callable[[Config], None]) -> None:
+def run_command(name: str, function: Callable[[Config], float | None]) -> None:
     """Runs a function on the settings of the command line, once or for each job of ``-m``.
 
     Wrong input ends the process with exit code 2 and one sentence on standard error.
 
     Args:
         name: of the command, which is also that of its YAML file in ``conf/``.
-        function: called with the validated settings.
+        function: called with the validated settings; a sweep may minimise what it returns.
     """
     register_schemas()
     # Without it Hydra prints its own text and exits with 1; "0" would still mean the same.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> float | None:
         try:
             _reject_added_keys(composed)
             settings = cast(Config, OmegaConf.to_object(composed))
             settings.run_dir = HydraConfig.get().runtime.output_dir
             settings.validate()
-            function(settings)
+            return function(settings)
         except (InputError, OmegaConfBaseException) as error:
             _exit(error)
         except Exception:
@@ -79,7 +79,7 @@ def run_command(name: str, function: Callable[[Config], None]) -> None:
         raise SystemExit(130) from None
 
 
-def _exit(error: Exception) -> None:
+def _exit(error: Exception) -> NoReturn:
     print(sentence(error), file=sys.stderr)
     raise SystemExit(WRONG_INPUT) from None
 

@@ -1,0 +1,55 @@
+"""Trains a router and compares it with rules: ``python -m llmroute_gym.train``."""
+
+from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.commands import run_command
+from llmroute_gym.config import TrainConfig
+from llmroute_gym.evaluate import report
+from llmroute_gym.routers import Router, make
+from llmroute_gym.run_folder import RunFolder
+
+
+def train(settings: TrainConfig) -> float:
+    """Trains a policy, keeps it, and compares it with the rules on common requests.
+
+    Args:
+        settings: of the whole run.
+
+    Returns:
+        The policy's P99 end-to-end latency in seconds, which a sweep may minimise.
+
+    Raises:
+        InputError: a setting is wrong; nothing is written then.
+    """
+    # Slow imports only once the command line has proved right.
+    from llmroute_gym.sb3.checkpoint import MODEL_FILE
+    from llmroute_gym.sb3.policy_router import PolicyRouter
+    from llmroute_gym.training import learn, wandb_run
+
+    cluster = build_cluster(settings.cluster)
+    source = build_source(settings.workload, settings.qps)
+    rules: dict[str, Router] = {name: make(name) for name in settings.evaluation.routers}
+    folder = RunFolder(settings.run_dir)
+    folder.write_settings(settings)
+    with wandb_run(settings, folder):
+        checkpoint = learn(settings, cluster, source, folder)
+        with folder.writing(MODEL_FILE) as part:
+            checkpoint.save(part)
+        results = report(
+            {"policy": PolicyRouter(checkpoint), **rules},
+            source,
+            cluster,
+            settings.evaluation,
+            settings.observation,
+            folder,
+            f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}",
+        )
+    return results[0].metrics["e2e_p99_s"].value
+
+
+def main() -> None:
+    """Runs the command."""
+    run_command("train", train)
+
+
+if __name__ == "__main__":
+    main()
