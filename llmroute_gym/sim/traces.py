@@ -353,14 +353,19 @@ def _checked_hashes(value: object) -> list[int]:
     return value
 
 
+def _number(text: str) -> float | str:
+    """Returns the number that the text is, or the text where it is none."""
+    if "_" in text or not text.isascii():  # float() would read 1_0 as 10
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _seconds_field(column: str, text: str) -> float:
     """Parses a time in seconds."""
-    try:
-        # float() would read 1_0 as 10.
-        time = float(text) if "_" not in text else None
-    except ValueError:
-        time = None
-    return _checked_time(column, text if time is None else time, "seconds")
+    return _checked_time(column, _number(text), "seconds")
 
 
 def _checked_time(column: str, value: object, unit: str) -> float:
@@ -394,13 +399,10 @@ def _epoch_s(text: str) -> int:
 
 def _tokens(column: str, text: str) -> int:
     """Parses a number of tokens; 374.0 is accepted as 374."""
-    if text.isdecimal() and text.isascii() and len(text) < 19:
-        return _checked_tokens(column, int(text))
-    try:
-        value = float(text) if "_" not in text else None
-    except ValueError:
-        value = None
-    return _checked_tokens(column, text if value is None else value)
+    if text.isdecimal() and len(text) <= 10 and text.isascii():
+        value = int(text)
+        return value if 1 <= value <= MAX_TOKENS else _checked_tokens(column, value)
+    return _checked_tokens(column, _number(text))
 
 
 def _checked_tokens(column: str, value: object) -> int:
