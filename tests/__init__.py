@@ -1,0 +1,1 @@
+"""What a user relies on, laid out as the package is."""

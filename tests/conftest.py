@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+from pathlib import Path
+
+import pytest
+
+from llmroute_gym.simulation import ENGINES, EngineName
+from tests.oracle import DATA, NO_DATA
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with traces, batch-time tables and oracle runs; skips where it is absent."""
+    if DATA is None:
+        pytest.skip(NO_DATA)
+    return DATA
+
+
+@pytest.fixture(params=tuple(ENGINES))
+def engine(request: pytest.FixtureRequest) -> EngineName:
+    """Each engine in turn, by its name in `simulate`."""
+    name: EngineName = request.param
+    return name
