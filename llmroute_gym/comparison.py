@@ -20,6 +20,7 @@ from llmroute_gym.errors import unknown_name
 from llmroute_gym.routers import Router
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.outcome import percentile
+from llmroute_gym.sim.submission import fitting
 from llmroute_gym.sim.workload import TraceWorkload, WorkloadSource
 from llmroute_gym.simulation import ENGINES, route_all
 
@@ -64,21 +65,27 @@ class RouterResult:
     differences: Mapping[str, Estimate]
 
 
-def common_workloads(source: WorkloadSource, config: EvaluationConfig) -> list[Workload]:
+def common_workloads(
+    source: WorkloadSource, cluster: Cluster, config: EvaluationConfig
+) -> list[Workload]:
     """Draws the workloads that all routers serve.
 
     The windows of a trace are spread evenly over it, so that all its parts count.
 
     Args:
         source: what the requests are drawn from.
-        config: how many runs of how many requests, and the seed.
+        cluster: what they must fit on.
+        config: how many runs of how many requests, the seed and the engine.
 
     Returns:
         One workload per run.
 
     Raises:
-        InputError: the trace is shorter than a run.
+        InputError: the engine is unknown, the trace is shorter than a run, or a request can run
+            on no replica.
     """
+    if config.engine not in ENGINES:
+        raise unknown_name("evaluation engine", config.engine, ENGINES)
     workloads = []
     for run in range(config.runs):
         rng = np.random.default_rng([config.seed, run])
@@ -86,6 +93,7 @@ def common_workloads(source: WorkloadSource, config: EvaluationConfig) -> list[W
         if isinstance(source, TraceWorkload) and config.requests <= len(source.workload):
             part = _window(source, run / max(config.runs - 1, 1), config.requests)
         workloads.append(part.sample(config.requests, rng))
+        fitting(workloads[-1], cluster)
     return workloads
 
 
@@ -116,11 +124,9 @@ def serve(
         observation: what the router is told.
         on_run: called after each run.
 
-    Raises:
-        InputError: the engine is unknown, or a request fits on no replica.
+    Returns:
+        One outcome per workload.
     """
-    if config.engine not in ENGINES:
-        raise unknown_name("evaluation.engine", config.engine, ENGINES)
     outcomes = []
     for index, workload in enumerate(workloads):
         guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
@@ -139,32 +145,30 @@ def serve(
 
 
 def compare(
-    outcomes: Mapping[str, Sequence[Outcome]], config: EvaluationConfig
+    outcomes: Mapping[str, Sequence[Outcome]], baseline: str, config: EvaluationConfig
 ) -> list[RouterResult]:
     """Estimates every metric of every router.
 
     Args:
         outcomes: router to its outcomes on the common workloads, in their order.
-        config: the baseline, the confidence, and the bootstrap's resamples and seed.
+        baseline: the router that differences refer to.
+        config: the confidence, and the bootstrap's resamples and seed.
 
     Returns:
-        One result per router, in the given order; no differences where the baseline is not
-        among them.
+        One result per router, in the given order; the baseline has no differences.
     """
     rng = np.random.default_rng([config.seed, config.runs, 2])
     n_runs = len(next(iter(outcomes.values())))
     draws = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=config.resamples)
     counts = np.vstack([np.ones((1, n_runs), dtype=np.int64), draws])
     numbers = {router: _metrics(runs, counts) for router, runs in outcomes.items()}
-    baseline = numbers.get(config.baseline)
     results = []
     for router, metrics in numbers.items():
-        differences = {}
-        if baseline is not None and router != config.baseline:
-            differences = {
-                name: _estimate(_relative(metrics[name], baseline[name]), config.confidence)
-                for name in PAIRED
-            }
+        differences = {
+            name: _estimate(_relative(metrics[name], numbers[baseline][name]), config.confidence)
+            for name in PAIRED
+            if router != baseline
+        }
         estimates = {name: _estimate(metrics[name], config.confidence) for name in METRICS}
         results.append(RouterResult(router, estimates, differences))
     return results
@@ -227,16 +231,16 @@ def _cells(estimate: Estimate | None) -> list[str]:
     return [f"{number:.6g}" for number in (estimate.value, estimate.low, estimate.high)]
 
 
-def table(results: Sequence[RouterResult], config: EvaluationConfig) -> str:
+def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConfig) -> str:
     """Lays the comparison out as text, the intervals below the numbers.
 
     Args:
         results: from `compare`.
-        config: what they were made with.
+        baseline: the router that differences refer to.
+        config: what the results were made with.
     """
     titles = ["E2E mean", "P50", "P95", "P99", "TTFT P95", "P99", "req/s"]
-    against = [f"{name} vs {config.baseline}" for name in ("E2E P95", "E2E P99")]
-    lines = [["router", *titles, *against]]
+    lines = [["router", *titles, "E2E P95 change", "P99 change"]]
     for result in results:
         estimates = [result.metrics[name] for name in METRICS]
         changes = [result.differences.get(name) for name in ("e2e_p95_s", "e2e_p99_s")]
@@ -250,8 +254,8 @@ def table(results: Sequence[RouterResult], config: EvaluationConfig) -> str:
         lines.append(
             [
                 "",
-                *(f"{estimate.low:.2f} to {estimate.high:.2f}" for estimate in estimates),
-                *("" if one is None else f"{one.low:+.1%} to {one.high:+.1%}" for one in changes),
+                *(f"{estimate.low:.2f}..{estimate.high:.2f}" for estimate in estimates),
+                *("" if one is None else f"{one.low:+.1%}..{one.high:+.1%}" for one in changes),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -263,6 +267,8 @@ def table(results: Sequence[RouterResult], config: EvaluationConfig) -> str:
         for line in lines
     )
     return (
-        f"{text}\nSeconds, over all {config.runs * config.requests:,} requests of {config.runs} "
-        f"common runs; below, {config.confidence:.0%} intervals from resampling whole runs."
+        f"{text}\n"
+        f"Seconds, over all {config.runs * config.requests:,} requests of {config.runs} runs "
+        f"common to all routers; change: against {baseline}.\n"
+        f"Second lines: {config.confidence:.0%} bootstrap intervals, whole runs resampled."
     )

@@ -145,6 +145,10 @@ class ClusterConfig(Settings):
     watermark_blocks: int | None = number(None, at_least=0)
     speed: float | None = number(None, above=0)
     """Divides all batch times."""
+    restart: str | None = None
+    """What a preempted request recomputes: ``recompute`` or ``vidur``."""
+    oversize: str | None = None
+    """What a request that no replica can hold does: ``raise`` an error, or ``reject`` it."""
 
     def overrides(self) -> dict[str, Any]:
         """The settings that replace the profile's, as keyword arguments."""
@@ -359,10 +363,10 @@ class EvaluationConfig(Settings):
 
     routers: list[str] = many("round_robin", "lor")
     """Beside the trained policy."""
-    baseline: str = "round_robin"
-    """The router that the paired differences refer to."""
-    runs: int = number(20, at_least=1)
-    """Independent workloads."""
+    baseline: str | None = None
+    """The router that the paired differences refer to; None means the first of ``routers``."""
+    runs: int = number(20, at_least=2)
+    """Independent workloads; the intervals come from how much they differ."""
     requests: int = number(500, at_least=1)
     """Per run."""
     seed: int = number(1_000_000, at_least=0)

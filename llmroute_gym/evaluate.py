@@ -1,7 +1,6 @@
 """Compares routers and a trained policy on common requests: ``python -m llmroute_gym.evaluate``."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -16,15 +15,14 @@ from llmroute_gym.comparison import (
     write_comparison,
 )
 from llmroute_gym.config import EvaluateConfig, EvaluationConfig, ObservationConfig
+from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.plots import plot_latencies
 from llmroute_gym.routers import Router, make
 from llmroute_gym.run_folder import FINISHED, RunFolder
-from llmroute_gym.sim import Cluster
-from llmroute_gym.sim.workload import WorkloadSource
-
-log = logging.getLogger(__name__)
+from llmroute_gym.sim import Cluster, Workload
 
 PICTURE = "latency_cdf.png"
+POLICY = "policy"
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -34,14 +32,34 @@ def evaluate(settings: EvaluateConfig) -> None:
         InputError: a setting is wrong; nothing is written then.
     """
     cluster = build_cluster(settings.cluster)
-    source = build_source(settings.workload, settings.qps)
-    routers = {name: make(name) for name in settings.routers}
+    routers = rule_routers(settings, with_policy=settings.checkpoint is not None)
     if settings.checkpoint is not None:
-        routers = {"policy": load_policy(settings, len(cluster)), **routers}
+        routers = {POLICY: load_policy(settings, len(cluster)), **routers}
+    source = build_source(settings.workload, settings.qps)
+    workloads = common_workloads(source, cluster, settings)
     folder = RunFolder(settings.run_dir)
     folder.write_settings(settings)
     title = f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}"
-    report(routers, source, cluster, settings, settings.observation, folder, title)
+    report(routers, workloads, cluster, settings, settings.observation, folder, title)
+
+
+def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Router]:
+    """Makes the routers that the settings name.
+
+    Args:
+        config: the names, and that of the baseline.
+        with_policy: whether a policy will be compared too.
+
+    Raises:
+        InputError: a name is unknown, none is given, or the baseline is not among them.
+    """
+    routers = {name: make(name) for name in config.routers}
+    if not routers and not with_policy:
+        raise InputError("routers is empty; name at least one, such as routers=[round_robin,lor]")
+    compared = [*routers, *([POLICY] if with_policy else [])]
+    if config.baseline is not None and config.baseline not in compared:
+        raise unknown_name("baseline", config.baseline, compared)
+    return routers
 
 
 def load_policy(settings: EvaluateConfig, replicas: int) -> Router:
@@ -61,7 +79,7 @@ def load_policy(settings: EvaluateConfig, replicas: int) -> Router:
 
 def report(
     routers: Mapping[str, Router],
-    source: WorkloadSource,
+    workloads: Sequence[Workload],
     cluster: Cluster,
     config: EvaluationConfig,
     observation: ObservationConfig,
@@ -72,7 +90,7 @@ def report(
 
     Args:
         routers: name to router.
-        source: what the common requests are drawn from.
+        workloads: the common requests.
         cluster: what they are routed to.
         config: how much is compared.
         observation: what the routers are told.
@@ -82,17 +100,17 @@ def report(
     Returns:
         One result per router.
     """
-    workloads = common_workloads(source, config)
+    baseline = config.baseline or next(iter(config.routers or routers))
     outcomes = {}
     with tqdm(total=len(routers) * len(workloads), desc="evaluation", unit="run") as bar:
         for name, router in routers.items():
             outcomes[name] = serve(router, workloads, cluster, config, observation, bar.update)
-    results = compare(outcomes, config)
+    results = compare(outcomes, baseline, config)
     with folder.writing(PICTURE) as part:
         plot_latencies(outcomes, part, title)
     with folder.writing(FINISHED) as part:
         write_comparison(results, part)
-    print(f"\n{title}\n{table(results, config)}\n\nresults: {folder.path}")
+    print(f"\n{title}\n{table(results, baseline, config)}\n\nresults: {folder.path}")
     return results
 
 

@@ -2,9 +2,9 @@
 
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.commands import run_command
+from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
-from llmroute_gym.evaluate import report
-from llmroute_gym.routers import Router, make
+from llmroute_gym.evaluate import POLICY, report, rule_routers
 from llmroute_gym.run_folder import RunFolder
 
 
@@ -26,8 +26,9 @@ def train(settings: TrainConfig) -> float:
     from llmroute_gym.training import learn, wandb_run
 
     cluster = build_cluster(settings.cluster)
+    rules = rule_routers(settings.evaluation, with_policy=True)
     source = build_source(settings.workload, settings.qps)
-    rules: dict[str, Router] = {name: make(name) for name in settings.evaluation.routers}
+    workloads = common_workloads(source, cluster, settings.evaluation)
     folder = RunFolder(settings.run_dir)
     folder.write_settings(settings)
     with wandb_run(settings, folder):
@@ -35,8 +36,8 @@ def train(settings: TrainConfig) -> float:
         with folder.writing(MODEL_FILE) as part:
             checkpoint.save(part)
         results = report(
-            {"policy": PolicyRouter(checkpoint), **rules},
-            source,
+            {POLICY: PolicyRouter(checkpoint), **rules},
+            workloads,
             cluster,
             settings.evaluation,
             settings.observation,
