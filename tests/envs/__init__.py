@@ -1,0 +1,1 @@
+"""Replicas, schedulers, batch times and engines."""
