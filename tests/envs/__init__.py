@@ -1,1 +1,1 @@
-"""Replicas, schedulers, batch times and engines."""
+"""The environments and what they show."""
