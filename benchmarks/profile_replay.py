@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -139,14 +139,13 @@ def further_run(data: Path, target: Target, scheduler: SchedulerName, load: floa
     output = np.minimum(window["num_decode_tokens"].to_numpy(), MAX_TOKENS - 1)
     prompt = np.minimum(window["num_prefill_tokens"].to_numpy(), MAX_TOKENS - output)
     gaps_s = rng.exponential(1.0 / (load * target.capacity_rps), FURTHER_REQUESTS)
-    cluster = Cluster.from_profile(
-        target.name, REPLICAS, batch_time=read_tables(data, target), scheduler=scheduler
-    )
+    limits: dict[str, Any] = target.limits()
+    replica = Replica(batch_time=read_tables(data, target), scheduler=scheduler, **limits)
     run = Run(
         case=f"{target.name} {scheduler} {load:.0%}",
         profile=target.name,
         workload=Workload(np.cumsum(gaps_s), prompt, output),
-        cluster=cluster,
+        cluster=Cluster((replica,) * REPLICAS),
         replica=np.arange(FURTHER_REQUESTS) % REPLICAS,
         ttft_s=math.nan,
         e2e_s=math.nan,

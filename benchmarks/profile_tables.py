@@ -280,7 +280,7 @@ def _choose_step_tokens(batches: Iterations) -> FloatArray:
     # The square root lets rare buckets count too: other workloads visit other ones.
     visits = np.sqrt(np.bincount(bucket, minlength=n_buckets))
     ends = choose_steps(np.log(mean), np.where(count > 0, visits, 0.0), LINEAR_STEPS)
-    return ends * float(LINEAR_BUCKET)
+    return ends.astype(np.float64) * LINEAR_BUCKET
 
 
 def fit_tables(batches: Iterations, target: Target) -> ProfileBatchTime:

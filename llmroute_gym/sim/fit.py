@@ -9,6 +9,7 @@ import gzip
 import io
 import math
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -211,9 +212,10 @@ def _text(path: Path) -> str:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
         return content.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot read {path}: {error}; expected a CSV file of measured iterations"
+            f"cannot read {path}: {reason}; expected a CSV file of measured iterations"
         ) from error
 
 
@@ -313,7 +315,9 @@ def _write(options: argparse.Namespace, formula: FormulaBatchTime, errors: FitRe
     try:
         write_profile(profile, path, errors={"per_iteration": str(errors)})
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; name a file in a folder") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; name a file in a folder that exists"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

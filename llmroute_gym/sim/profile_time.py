@@ -219,8 +219,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot read profile {path}: {error}; expected a YAML file as written by "
+            f"cannot read profile {path}: {reason}; expected a YAML file as written by "
             "python -m llmroute_gym.sim.fit"
         ) from error
 

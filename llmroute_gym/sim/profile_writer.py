@@ -82,16 +82,17 @@ def _batch_time_yaml(batch_time: BatchTimeModel) -> str:
 
 def _number_yaml(value: float) -> str:
     """Writes a number so that every YAML reader takes it for one, in its shortest exact form."""
+    value = float(value)
     if value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    text = repr(float(value))
+    text = repr(value)
     return text if "." in text else text.replace("e", ".0e")
 
 
 def _list_yaml(name: str, values: Sequence[float] | FloatArray) -> str:
     lines, line = [], f"    {name}: ["
     for value in values:
-        word = f"{_number_yaml(float(value))}, "
+        word = f"{_number_yaml(value)}, "
         if len(line) + len(word) > LINE_LENGTH:
             lines.append(line.rstrip())
             line = "      "
@@ -100,5 +101,5 @@ def _list_yaml(name: str, values: Sequence[float] | FloatArray) -> str:
 
 
 def _grid_yaml(grid: FloatArray) -> str:
-    rows = (", ".join(_number_yaml(float(value)) for value in row) for row in grid)
+    rows = (", ".join(_number_yaml(value) for value in row) for row in grid)
     return "\n".join(["    seconds:", *(f"      - [{row}]" for row in rows)])
