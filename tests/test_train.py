@@ -1,0 +1,320 @@
+"""The main command, small: what it writes, keeps, repeats and refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from llmroute_gym.config import (
+    ClusterConfig,
+    CurriculumConfig,
+    EnvConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    LoggerConfig,
+    ObservationConfig,
+    StabilizationConfig,
+    TrainConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from llmroute_gym.errors import InputError
+from llmroute_gym.evaluate import evaluate
+from llmroute_gym.train import train
+
+RESULTS = {"comparison.csv", "config.yaml", "latency_cdf.png", "metrics.csv", "model.zip"}
+
+
+def tiny(folder: Path, **settings: object) -> TrainConfig:
+    defaults: dict[str, object] = {
+        "training": TrainingConfig(ppo_requests=96, rollout_steps=24, epochs=2),
+        "env": EnvConfig(num_envs=2, requests_per_episode=20),
+        "evaluation": EvaluationConfig(runs=2, requests=30, resamples=50),
+        "run_dir": str(folder),
+    }
+    return TrainConfig(**{**defaults, **settings}).validate()  # type: ignore[arg-type]
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    p99 = train(tiny(folder))
+    assert p99 == pytest.approx(float(rows(folder / "comparison.csv")[0]["e2e_p99_s"]), rel=1e-5)
+    return folder
+
+
+def test_everything_is_in_the_run_folder(finished: Path) -> None:
+    assert {file.name for file in finished.iterdir()} == RESULTS | {"tensorboard"}
+    assert list((finished / "tensorboard").iterdir())
+    comparison = rows(finished / "comparison.csv")
+    assert [row["router"] for row in comparison] == ["policy", "round_robin", "lor"]
+    assert comparison[0]["e2e_p99_s_vs_baseline"] != ""
+    assert comparison[1]["e2e_p99_s_vs_baseline"] == ""
+
+
+def test_metrics_reach_the_last_update(finished: Path) -> None:
+    metrics = rows(finished / "metrics.csv")
+    assert metrics[-1]["time/total_timesteps"] == "96"
+    assert metrics[-1]["train/n_updates"] == "4"
+    shares = [float(metrics[0][f"replica/share_{index:02d}"]) for index in range(4)]
+    assert sum(shares) == pytest.approx(1)
+    assert float(metrics[0]["reward/latency"]) > 0
+
+
+def test_written_settings_are_those_in_force(finished: Path) -> None:
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert written["training"]["ppo_requests"] == 96
+    assert written["reward"]["latency_weight"] == 1.7
+
+
+def test_checkpoint_is_one_file_that_carries_its_layout(finished: Path) -> None:
+    with zipfile.ZipFile(finished / "model.zip") as archive:
+        layout = json.loads(archive.read("llmroute/layout.json"))
+    assert layout["replicas"] == 4
+    assert layout["columns"][:2] == ["waiting", "running"]
+    assert layout["model"]["actor_sizes"] == [64, 64]
+
+
+def test_checkpoint_routes_like_the_model_behind_its_normaliser(finished: Path) -> None:
+    from llmroute_gym.envs.observation import SCALE, scale_rows
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+    from llmroute_gym.sb3.policy_router import PolicyRouter
+
+    checkpoint = Checkpoint.load(finished)
+    router = PolicyRouter(checkpoint)
+    rng = np.random.default_rng(0)
+    assert checkpoint.normalizer is not None
+    for _ in range(50):
+        observed = rng.exponential(0.3, (4, len(SCALE))) / SCALE
+        normal = checkpoint.normalizer(scale_rows(observed))
+        chosen = int(checkpoint.model.predict(normal, deterministic=True)[0])
+        assert router.route(observed, np.ones(4, dtype=bool)) == chosen
+        mask = np.arange(4) != chosen
+        assert router.route(observed, mask) != chosen
+
+
+def test_evaluating_the_checkpoint_gives_the_numbers_of_the_training(
+    finished: Path, tmp_path: Path
+) -> None:
+    evaluate(
+        EvaluateConfig(
+            runs=2,
+            requests=30,
+            resamples=50,
+            checkpoint=str(finished / "model.zip"),
+            run_dir=str(tmp_path / "again"),
+        )
+    )
+    again = (tmp_path / "again" / "comparison.csv").read_bytes()
+    assert again == (finished / "comparison.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"observation": ObservationConfig(information="router")},
+            "observation.information=engine, got router",
+        ),
+        ({"cluster": ClusterConfig(replicas=5)}, "trained with 4 replicas"),
+        ({"observation": ObservationConfig(predicted_output_sigma=0.5)}, "sigma=null, got 0.5"),
+    ],
+)
+def test_checkpoint_of_another_layout_is_refused(
+    finished: Path, tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        evaluate(
+            EvaluateConfig(
+                checkpoint=str(finished),
+                run_dir=str(tmp_path / "no"),
+                **settings,  # type: ignore[arg-type]
+            )
+        )
+    assert words in str(error.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_checkpoint_with_other_columns_is_refused(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmroute_gym.sb3 import checkpoint
+
+    monkeypatch.setattr(checkpoint, "COLUMNS", ("waiting", "running"))
+    with pytest.raises(InputError, match="this version gives waiting, running; train it again"):
+        checkpoint.Checkpoint.load(finished).check_fits(4, ObservationConfig())
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(InputError, match="not a complete checkpoint"):
+        Checkpoint.load(tmp_path)
+
+
+def test_same_seed_same_bytes(finished: Path, tmp_path: Path) -> None:
+    train(tiny(tmp_path / "same"))
+    train(tiny(tmp_path / "other", seed=1))
+    first = (finished / "comparison.csv").read_bytes()
+    assert (tmp_path / "same" / "comparison.csv").read_bytes() == first
+    assert (tmp_path / "other" / "comparison.csv").read_bytes() != first
+
+
+def test_a_finished_run_is_kept(finished: Path) -> None:
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="already holds a finished run"):
+        train(tiny(finished, seed=9))
+    assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_that_stops_in_training_leaves_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llmroute_gym.training.EpisodeMetrics._on_rollout_end", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(tmp_path / "run"))
+    left = {file.name for file in (tmp_path / "run").iterdir()}
+    assert left == {"config.yaml", "metrics.csv.part", "tensorboard"}
+    train(tiny(tmp_path / "run"))
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"evaluation": EvaluationConfig(routers=["lro"])},
+        {"evaluation": EvaluationConfig(baseline="jsq")},
+        {"cluster": ClusterConfig(profile="none")},
+        {"cluster": ClusterConfig(num_blocks=30)},
+    ],
+)
+def test_wrong_input_is_found_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    with pytest.raises(InputError):
+        train(tiny(tmp_path / "run", **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_keys_without_effect_are_named() -> None:
+    from llmroute_gym.training import without_effect
+
+    said = without_effect(TrainConfig(curriculum=CurriculumConfig(stages=[2.5, 3.5])))
+    assert [line.split(".")[0] for line in said] == [
+        "exploration",
+        "kl",
+        "temperature",
+        "stabilization",
+        "warm_start",
+        "curriculum",
+    ]
+    fewer = without_effect(
+        TrainConfig(
+            stabilization=StabilizationConfig(enabled=False),
+            warm_start=WarmStartConfig(cloning=False),
+        )
+    )
+    assert [line.split(".")[0] for line in fewer] == ["exploration", "kl", "temperature"]
+
+
+@pytest.mark.parametrize(
+    ("requests", "envs", "steps", "expected"),
+    [(20000, 4, 128, (128, 40)), (512, 4, 128, (128, 1)), (96, 2, 24, (24, 2)), (1, 1, 9, (2, 1))],
+)
+def test_requests_are_rounded_up_to_whole_rollouts(
+    requests: int, envs: int, steps: int, expected: tuple[int, int]
+) -> None:
+    from llmroute_gym.training import rollout_steps, rollouts
+
+    settings = TrainConfig(
+        training=TrainingConfig(ppo_requests=requests, rollout_steps=steps),
+        env=EnvConfig(num_envs=envs),
+    )
+    assert (rollout_steps(settings), rollouts(settings)) == expected
+
+
+def test_wandb_offline_needs_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(tiny(tmp_path / "run", logger=LoggerConfig(wandb="offline")))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert (tmp_path / "run" / "comparison.csv").exists()
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    def run(*overrides: str, module: str = "train") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"llmroute_gym.{module}", *overrides],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+QUICK = (
+    "training.ppo_requests=64",
+    "env.num_envs=2",
+    "evaluation.runs=2",
+    "evaluation.requests=30",
+    "evaluation.resamples=50",
+)
+
+
+def test_command_from_another_folder(command: Command, tmp_path: Path) -> None:
+    done = command("+exp=latency_tuned", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "round_robin" in done.stdout
+    assert "no effect yet: temperature." in done.stdout
+    assert "1 thread" in done.stdout
+    assert "training" in done.stderr  # the progress bar
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    assert {file.name for file in folder.iterdir()} == RESULTS | {"tensorboard"}
+    again = command("+exp=latency_tuned", *QUICK, f"run_dir={folder}")
+    assert again.returncode == 2
+    assert again.stderr.strip().startswith("the run folder ")
+    assert len(again.stderr.strip().splitlines()) == 1
+
+
+def test_command_runs_a_grid(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "reward=original,latency_tuned", "+exp=original", *QUICK, "run_dir=grid")
+    assert done.returncode == 0, done.stderr
+    weights = [
+        yaml.safe_load((tmp_path / "grid" / job / "config.yaml").read_text())["reward"]
+        for job in ("0", "1")
+    ]
+    assert [one["latency_weight"] for one in weights] == [1.2, 1.7]
+    assert all((tmp_path / "grid" / job / "comparison.csv").exists() for job in ("0", "1"))
+
+
+def test_command_refuses_with_one_sentence(command: Command, tmp_path: Path) -> None:
+    for overrides in (("cluster.profile=a100",), ("evaluation.routers=[lro]",), ("qps=2",)):
+        done = command(*overrides)
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stdout == ""
+    assert not list(tmp_path.rglob("*.*"))
