@@ -105,8 +105,11 @@ def load_case(name: str) -> OracleCase:
 
 
 def read_columns(path: Path) -> Columns:
-    """Reads a compressed CSV file of numbers; an empty cell is NaN."""
+    """Reads a compressed CSV file, without its columns of words; an empty cell is NaN."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    values = np.array([[float(cell or "nan") for cell in row] for row in rows])
-    return {name: values[:, i] for i, name in enumerate(header)}
+    return {
+        name: np.array([float(cell or "nan") for cell in column])
+        for name, column in zip(header, zip(*rows, strict=True), strict=True)
+        if not column[0].isalpha()
+    }

@@ -16,7 +16,7 @@ from tests.sim.strategies import Case, cases
 pytestmark = pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
 
 many = settings(
-    max_examples=80,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     database=None,
@@ -62,9 +62,12 @@ def test_every_request_is_in_the_outcome_with_times_in_order(
     assert np.isfinite(outcome.finished_at_s[served]).all()
     assert (outcome.arrived_at_s <= outcome.scheduled_at_s).all()
     assert (outcome.scheduled_at_s < outcome.first_token_at_s)[served].all()
-    one_token = outcome.output_tokens == 1
+    assert (outcome.first_token_at_s <= outcome.finished_at_s).all()
+    # Vidur's restart lets a half-done prompt answer early, even if one token is all it has.
+    one_token = (outcome.output_tokens == 1) & (outcome.preemptions == 0)
     assert (outcome.first_token_at_s == outcome.finished_at_s)[served & one_token].all()
-    assert (outcome.first_token_at_s < outcome.finished_at_s)[served & ~one_token].all()
+    several = outcome.output_tokens > 1
+    assert (outcome.first_token_at_s < outcome.finished_at_s)[served & several].all()
     for request in np.flatnonzero(outcome.rejected):
         replica = case.cluster[case.assignment[request]]
         tokens = case.workload.prompt_tokens[request], case.workload.output_tokens[request]

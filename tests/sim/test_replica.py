@@ -1,0 +1,167 @@
+"""What a replica and a cluster accept, and what they say to the rest."""
+
+import math
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, available_profiles
+
+ONE_SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"scheduler": "chunkd"}, r"unknown scheduler 'chunkd'; .* did you mean 'chunked'\?"),
+    ({"scheduler": "vllm"}, r"unknown scheduler 'vllm'; available: chunked, prefill_first"),
+    ({"restart": "vidr"}, r"unknown restart 'vidr'; .* did you mean 'vidur'\?"),
+    ({"oversize": "drop"}, r"unknown oversize 'drop'; available: raise, reject"),
+    *(
+        ({name: value}, rf"{name} must be a whole number >= 1, got {value!r}")
+        for name in ("max_batch", "max_batched_tokens", "chunk_size", "block_size", "num_blocks")
+        for value in (0, -1, 1.5, True, "8", None)
+    ),
+    ({"watermark_blocks": -1}, "watermark_blocks must be a whole number >= 0, got -1"),
+    ({"watermark_blocks": 0.01}, r"watermark_blocks must be a whole number >= 0, got 0\.01"),
+    ({"num_blocks": 5, "watermark_blocks": 5}, r"watermark_blocks must be below num_blocks \(5\)"),
+    *(
+        ({"speed": value}, r"speed must be a finite number > 0, got")
+        for value in (0.0, -1.0, math.nan, math.inf)
+    ),
+    ({"slowdowns": ((-1.0, 2.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
+    ({"slowdowns": ((0.0, 0.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
+    ({"slowdowns": ((0.0, math.nan),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
+    ({"slowdowns": ((0.0, 1.0, 2.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
+    ({"slowdowns": ((2.0, 2.0), (1.0, 1.0))}, "slowdowns must have increasing start_s"),
+    ({"slowdowns": ((1.0, 2.0), (1.0, 1.0))}, "slowdowns must have increasing start_s"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), WRONG, ids=lambda value: str(value)[:60])
+def test_wrong_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        Replica(ONE_SECOND, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_numpy_are_welcome() -> None:
+    settings: dict[str, Any] = {"num_blocks": np.int64(7), "chunk_size": np.int32(5)}
+    replica = Replica(ONE_SECOND, **settings)
+    assert (replica.num_blocks, replica.chunk_size) == (7, 5)
+
+
+def test_a_replica_is_frozen() -> None:
+    replica = Replica(ONE_SECOND)
+    with pytest.raises(FrozenInstanceError):
+        replica.speed = 2.0  # type: ignore[misc]
+
+
+def test_a_slowdown_holds_from_its_start_to_the_next() -> None:
+    replica = Replica(ONE_SECOND, slowdowns=((1.0, 3.0), (2.0, 1.0)))
+    factors = [replica.slowdown_at(t) for t in (0.0, 0.999, 1.0, 1.999, 2.0, 1e9)]
+    assert factors == [1.0, 1.0, 3.0, 3.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "prompt", "output", "reason"),
+    [
+        ({"num_blocks": 2}, 16, 17, None),  # 32 tokens in KV: the last token needs none
+        ({"num_blocks": 2}, 16, 18, r"need 3 KV blocks of 16 tokens, the replica has 2 above"),
+        ({"num_blocks": 3, "watermark_blocks": 1}, 16, 18, r"the replica has 2 above"),
+        ({"scheduler": "prefill_first", "max_batched_tokens": 99}, 99, 1, None),
+        ({"scheduler": "prefill_first", "max_batched_tokens": 99}, 100, 1, r"\(99\); raise it or"),
+        ({"scheduler": "chunked", "max_batched_tokens": 99}, 100, 1, None),
+    ],
+)
+def test_what_can_never_run_is_explained(
+    limits: dict[str, Any], prompt: int, output: int, reason: str | None
+) -> None:
+    why = Replica(ONE_SECOND, **limits).why_oversize(prompt, output)
+    if reason is None:
+        assert why is None
+    else:
+        assert why is not None
+        with pytest.raises(AssertionError, match=reason):
+            raise AssertionError(why)
+
+
+def test_a_cluster_needs_replicas() -> None:
+    with pytest.raises(InputError, match="a cluster needs at least 1 replica, got 0"):
+        Cluster(())
+    with pytest.raises(InputError, match="replica 1 of the cluster is not a Replica: 'fast'"):
+        Cluster((Replica(ONE_SECOND), "fast"))  # type: ignore[arg-type]
+
+
+def test_a_cluster_is_a_sequence() -> None:
+    one, other = Replica(ONE_SECOND), Replica(ONE_SECOND, speed=2.0)
+    cluster = Cluster([one, other])  # type: ignore[arg-type]
+    assert len(cluster) == 2
+    assert list(cluster) == [one, other]
+    assert cluster[1] is other
+
+
+PROFILES = {  # blocks, largest batch
+    "a100-internlm-20b": (1792, 128),
+    "a100-llama-2-7b": (7424, 128),
+    "a100x2-llama-2-70b": (3328, 128),
+    "a100x2-codellama-34b": (27648, 128),
+    "h100-codellama-34b": (3328, 128),
+    "a30-qwen2-7b": (11008, 48),
+}
+
+
+def test_the_profiles_are_shipped() -> None:
+    assert set(available_profiles()) == set(PROFILES)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_has_the_limits_of_its_memory(name: str) -> None:
+    num_blocks, max_batch = PROFILES[name]
+    cluster = Cluster.from_profile(name)
+    assert len(cluster) == 4
+    for replica in cluster:
+        assert (replica.num_blocks, replica.max_batch) == (num_blocks, max_batch)
+        assert replica.watermark_blocks == int(0.01 * num_blocks)
+        assert (replica.block_size, replica.chunk_size, replica.max_batched_tokens) == (
+            16,
+            512,
+            4096,
+        )
+        assert (replica.scheduler, replica.restart, replica.oversize) == (
+            "chunked",
+            "recompute",
+            "raise",
+        )
+
+
+def test_overrides_replace_the_profiles_limits() -> None:
+    cluster = Cluster.from_profile("a30-qwen2-7b", replicas=2, speed=0.5, num_blocks=500)
+    assert [(one.speed, one.num_blocks, one.max_batch) for one in cluster] == [(0.5, 500, 48)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"name": "a100-lama-2-7b"}, r"unknown profile 'a100-lama-2-7b'; .*'a100-llama-2-7b'"),
+        ({"replicas": 0}, "replicas must be a whole number >= 1, got 0"),
+        ({"replicas": -2}, "replicas must be a whole number >= 1, got -2"),
+        ({"replicas": 2.5}, r"replicas must be a whole number >= 1, got 2\.5"),
+        ({"num_block": 5}, r"unknown replica setting 'num_block'; .*'num_blocks'"),
+        ({"num_blocks": 0}, "num_blocks must be a whole number >= 1, got 0"),
+        ({"name": "absent/profile.yaml"}, "cannot read profile absent/profile.yaml"),
+    ],
+)
+def test_a_wrong_profile_request_is_named(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        Cluster.from_profile(**{"name": "a100-internlm-20b", **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_speeds_are_set_one_by_one() -> None:
+    cluster = Cluster.from_profile("a100-internlm-20b", replicas=3).with_speeds([1.0, 0.5, 2.0])
+    assert [replica.speed for replica in cluster] == [1.0, 0.5, 2.0]
+    with pytest.raises(InputError, match="3 replicas need as many speeds"):
+        cluster.with_speeds([1.0, 2.0])
+    with pytest.raises(InputError, match="speed must be a finite number > 0, got 0"):
+        cluster.with_speeds([1.0, 0.0, 2.0])
