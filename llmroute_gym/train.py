@@ -20,15 +20,15 @@ def train(settings: TrainConfig) -> float:
     Raises:
         InputError: a setting is wrong; nothing is written then.
     """
-    # Slow imports only once the command line has proved right.
-    from llmroute_gym.sb3.checkpoint import MODEL_FILE
-    from llmroute_gym.sb3.policy_router import PolicyRouter
-    from llmroute_gym.training import learn, wandb_run
-
     cluster = build_cluster(settings.cluster)
     rules = rule_routers(settings.evaluation, with_policy=True)
     source = build_source(settings.workload, settings.qps)
     workloads = common_workloads(source, cluster, settings.evaluation)
+    # Slow to import: only once the settings have proved right.
+    from llmroute_gym.sb3.checkpoint import MODEL_FILE
+    from llmroute_gym.sb3.policy_router import PolicyRouter
+    from llmroute_gym.training import learn, wandb_run
+
     folder = RunFolder(settings.run_dir)
     folder.write_settings(settings)
     with wandb_run(settings, folder):

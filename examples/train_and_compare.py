@@ -1,0 +1,41 @@
+"""Train PPO on the environment with plain Stable-Baselines3, then compare it with two rules.
+
+python examples/train_and_compare.py [REQUESTS]
+"""
+
+import sys
+
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+import llmroute_gym
+from llmroute_gym.envs.observation import scale_rows
+from llmroute_gym.routers import Router, make
+from llmroute_gym.sim.arrivals import PoissonArrivals
+from llmroute_gym.sim.lengths import azure_conv
+from llmroute_gym.sim.workload import SyntheticWorkload
+
+requests = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+env = make_vec_env("LLMRoute-v0", n_envs=4, seed=0, env_kwargs={"qps": 3.5})
+model = PPO("MlpPolicy", env, n_steps=128, n_epochs=8, gamma=0.95, gae_lambda=0.9, seed=0)
+model.learn(requests)
+
+
+class Policy(Router):
+    """The trained policy behind the interface of the rules."""
+
+    name = "ppo"
+
+    def route(self, rows, mask):
+        """Returns the policy's choice."""
+        return int(model.predict(scale_rows(rows), deterministic=True)[0])
+
+
+cluster = llmroute_gym.Cluster.from_profile("a100-internlm-20b", replicas=4)
+source = SyntheticWorkload(azure_conv(), PoissonArrivals(), qps=3.5)
+workloads = [source.sample(500, np.random.default_rng([1, run])) for run in range(4)]
+for router in (Policy(), make("round_robin"), make("lor")):
+    outcomes = [llmroute_gym.simulate(w, cluster, router, seed=0) for w in workloads]
+    e2e = np.concatenate([outcome.e2e_s for outcome in outcomes])
+    print(f"{router.name:12} mean {e2e.mean():6.2f} s, P99 {np.percentile(e2e, 99):6.2f} s")

@@ -1,0 +1,47 @@
+"""The examples run from any folder and write what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said", "written"),
+    [
+        ("random_rollout", [], "e2e_p99_s", ["random_rollout.gif", "random_rollout.png"]),
+        ("capacity_planning", ["azure_conv", "100"], "5.5 requests/s", ["capacity_planning.png"]),
+        ("train_and_compare", ["512"], "round_robin", []),
+    ],
+)
+def test_example(
+    tmp_path: Path, name: str, arguments: list[str], said: str, written: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == written
+
+
+def test_capacity_planning_reads_a_trace(tmp_path: Path, data: Path) -> None:
+    trace = data / "traces" / "azure_conv_2023.csv"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "capacity_planning.py"), str(trace), "50"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "capacity_planning.png").stat().st_size > 10_000
