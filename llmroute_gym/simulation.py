@@ -1,6 +1,7 @@
 """One call from a workload, a cluster and a router to what became of every request."""
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,16 @@ from llmroute_gym.sim.submission import checked_assignment
 from llmroute_gym.sim.workload import Workload
 
 EngineName = Literal["compiled", "reference"]
-ENGINES: dict[str, type[Run]] = {"reference": ReferenceRun}
+
+
+def _compiled_run(*args: Any, **kwargs: Any) -> Run:
+    from llmroute_gym.sim.compiled import CompiledRun  # Numba takes half a second to import
+
+    return CompiledRun(*args, **kwargs)
+
+
+ENGINES: dict[str, Callable[..., Run]] = {"compiled": _compiled_run, "reference": ReferenceRun}
+"""What starts a run, by the engine's name; all take the arguments of `Run`."""
 
 
 def simulate(
@@ -23,7 +33,7 @@ def simulate(
     cluster: Cluster,
     router: str | Router | npt.ArrayLike,
     *,
-    engine: EngineName = "reference",
+    engine: EngineName = "compiled",
     seed: int | None = None,
 ) -> Outcome:
     """Serves a workload with a cluster behind a router.
@@ -33,7 +43,7 @@ def simulate(
         cluster: the replicas.
         router: a name out of `llmroute_gym.routers.available()`, a `Router` (rule or trained
             policy), or integers of shape (n_requests,) that fix each request's replica.
-        engine: `reference` is the readable SimPy engine.
+        engine: `compiled` (Numba) or `reference` (SimPy, readable); the numbers are the same.
         seed: seeds a router that draws random numbers.
 
     Returns:

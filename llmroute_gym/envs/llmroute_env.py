@@ -101,7 +101,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         requests_per_episode: int = 500,
         reward: RewardConfig | Mapping[str, Any] | None = None,
         observation: ObservationConfig | Mapping[str, Any] | None = None,
-        engine: str = "reference",
+        engine: str = "compiled",
         render_mode: str | None = None,
     ) -> None:
         self.cluster, self.source = cluster_and_source(
@@ -180,11 +180,12 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         self._return += reward
         info = self._state_info()
         info.update({f"reward/{name}": value for name, value in terms._asdict().items()})
-        if run.done:
+        terminated = run.next_request == len(run.workload)
+        if terminated:
             info.update(episode_metrics(run.outcome(), len(self.cluster), self.reward_config))
         if self.render_mode == "human":
             self.render()
-        return self._observe(), reward, run.done, False, info
+        return self._observe(), reward, terminated, False, info
 
     def outcome(self) -> Outcome:
         """Returns what became of the episode's requests; complete once it has ended."""

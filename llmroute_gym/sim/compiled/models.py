@@ -1,0 +1,147 @@
+"""Batch-time models as flat tables for the kernels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim.batch_time import (
+    CONTEXT_BUCKET,
+    GQA_BATCHING_PENALTY,
+    BatchSums,
+    BatchTimeModel,
+    FormulaBatchTime,
+    TableBatchTime,
+)
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.profile_time import ProfileBatchTime
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class FlatModels:
+    """All models of a cluster in one table, with the offsets of each.
+
+    Args:
+        models: batch-time models; equal objects share their rows.
+        max_tokens: most tokens that one batch may hold.
+        max_context: longest context of a request, in tokens.
+        max_batch: most requests in one batch.
+
+    Attributes:
+        offsets: (n_models, N_MODEL_INT).
+        table: (n,) float64, seconds and knots.
+        row_of: the row of each model given.
+
+    Raises:
+        InputError: a model is of a kind that the kernels do not know.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[BatchTimeModel],
+        max_tokens: int,
+        max_context: int,
+        max_batch: int,
+    ) -> None:
+        self._parts: list[FloatArray] = []
+        self._size = 0
+        rows: dict[int, int] = {}
+        offsets = []
+        for model in models:
+            if id(model) not in rows:
+                rows[id(model)] = len(offsets)
+                offsets.append(self._flatten(model, max_tokens, max_context, max_batch))
+        self.row_of = [rows[id(model)] for model in models]
+        self.offsets: IntArray = np.array(offsets, dtype=np.int64)
+        self.table: FloatArray = np.concatenate(self._parts)
+
+    def _add(self, values: npt.ArrayLike) -> int:
+        array = np.ascontiguousarray(values, dtype=np.float64).ravel()
+        start = self._size
+        self._parts.append(array)
+        self._size += len(array)
+        return start
+
+    def _flatten(
+        self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
+    ) -> IntArray:
+        row = np.zeros(at.N_MODEL_INT, dtype=np.int64)
+        row[at.DENSE] = self._add(
+            [model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in range(1, max_tokens + 1)]
+        )
+        row[at.DENSE] -= 1  # indexed by tokens, from 1
+        if isinstance(model, TableBatchTime):
+            self._add_table(row, model, max_context, max_batch)
+        elif isinstance(model, ProfileBatchTime):
+            self._add_profile(row, model, max_batch)
+        elif isinstance(model, FormulaBatchTime):
+            self._add_formula(row, model)
+        else:
+            raise InputError(
+                f"the compiled engine knows table, profile and formula batch times, not "
+                f"{type(model).__name__}; use engine='reference'"
+            )
+        return row
+
+    def _add_table(
+        self, row: IntArray, model: TableBatchTime, max_context: int, max_batch: int
+    ) -> None:
+        columns = max(-(-max_context // CONTEXT_BUCKET) + 1, model.decode_s.shape[1])
+        decode = extended(extended(model.decode_s, 1, columns), 0, max_batch)
+        row[at.KIND] = at.TABLE
+        row[at.DECODE] = self._add(decode * batching(model.gqa, decode.shape[0])[:, None])
+        row[at.DECODE_COLUMNS] = columns
+        row[at.PREFILL] = self._add(model.prefill_s)
+        row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
+        row[at.GQA] = model.gqa
+
+    def _add_profile(self, row: IntArray, model: ProfileBatchTime, max_batch: int) -> None:
+        row[at.KIND] = at.PROFILE
+        knots = model.decode_context
+        decode = np.array(
+            [
+                [_part(model, decodes, context) for context in knots]
+                for decodes in range(1, max_batch + 1)
+            ]
+        )
+        row[at.DECODE] = self._add(decode)
+        row[at.DECODE_COLUMNS] = len(knots)
+        row[at.DECODE_KNOTS] = self._add(knots)
+        row[at.PREFILL] = self._add(model.prefill_s)
+        row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
+        row[at.PREFILL_KNOTS] = self._add(
+            np.concatenate([model.prefill_root, model.prefill_context])
+        )
+        row[at.GQA] = model.gqa
+
+    def _add_formula(self, row: IntArray, model: FormulaBatchTime) -> None:
+        row[at.KIND] = at.FORMULA
+        row[at.DECODE] = self._add([model.c2])
+        row[at.PREFILL] = self._add([model.c3])
+
+
+def extended(table: FloatArray, axis: int, length: int) -> FloatArray:
+    """Continues the last segment of a table linearly along an axis, up to `length`."""
+    missing = length - table.shape[axis]
+    if missing <= 0:
+        return table
+    last = np.take(table, [-1], axis)
+    slope = last - np.take(table, [-2], axis)
+    steps = np.arange(1, missing + 1).reshape([-1 if a == axis else 1 for a in (0, 1)])
+    return np.concatenate([table, last + slope * steps], axis)
+
+
+def batching(gqa: bool, n: int) -> FloatArray:
+    """Returns the factor of 1 to n requests in one attention part, shape (n,)."""
+    factors = np.full(n, GQA_BATCHING_PENALTY if gqa else 1.0)
+    factors[0] = 1.0
+    return factors
+
+
+def _part(model: ProfileBatchTime, decodes: int, context: float) -> float:
+    """The decode part alone, at a mean context."""
+    total = model.seconds(BatchSums(decodes, decodes * context, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
+    return total - model.seconds(BatchSums(0, 0, 0, decodes, 0, 0, 0))
