@@ -46,7 +46,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     chosen; any other raises, it is never remapped.
 
     ## Observation Space
-    `Box(N, 18)` float32: row r holds what is known about sending this request to replica r. The
+    `Box(N, 19)` float32: row r holds what is known about sending this request to replica r. The
     columns with units and scales stand in `llmroute_gym.envs.observation`; what
     `information="router"` and `"oracle"` change, in `llmroute_gym.sim.signals.Signal`.
 

@@ -20,6 +20,7 @@
 | e2e_s | s | 1/16 | 256 |
 | since_last_arrival_s | s | 1 | 256 |
 | remaining_tokens | tokens | 1/32768 | 256 |
+| rounds_since_chosen | decisions / replicas | 1/2 | 256 |
 
 All scales are powers of two, so that a whole number below the bound survives exactly.
 """
@@ -53,6 +54,7 @@ _SCALE = {
     Signal.E2E_S: 1 / 16,
     Signal.SINCE_LAST_ARRIVAL_S: 1.0,
     Signal.REMAINING_TOKENS: 1 / 32768,
+    Signal.ROUNDS_SINCE_CHOSEN: 1 / 2,
 }
 _SHARES = (Signal.KV_USAGE, Signal.AVAILABLE, Signal.CACHED_PREFIX)
 

@@ -134,6 +134,7 @@ class ReferenceRun(Run):
             for replica in self.cluster
         ]
         self._replica_of = np.full(len(self.workload), -1, dtype=np.int64)
+        self._chosen_at = np.arange(len(self.cluster)) - len(self.cluster)
         self._arrivals = FadingAverage()
         self._latency = FadingAverage()
         self._previous_arrival_s = self.now_s
@@ -168,6 +169,7 @@ class ReferenceRun(Run):
         if not rejected:
             self._replica_of[request.index] = replica
             self._replicas[replica].submit(request)
+            self._chosen_at[replica] = request.index
 
     def replay(self, assignment: IntArray) -> None:
         """Places all requests at given replicas and runs until all is drained."""
@@ -237,6 +239,7 @@ class ReferenceRun(Run):
             if self.observation.information == "oracle":
                 row[Signal.REMAINING_TOKENS] = process.remaining_tokens()
             row[Signal.SPEED] = process.replica.speed
+        rows[:, Signal.ROUNDS_SINCE_CHOSEN] = (self.next_request - self._chosen_at) / len(rows)
         rows[:, Signal.AVAILABLE] = self.mask()
         n = len(self._replicas)
         rows[:, Signal.ARRIVAL_RATE] = self._arrivals.rate(self.now_s) / n

@@ -53,6 +53,12 @@ class Signal(IntEnum):
     """Seconds since the previous arrival, the same in all rows."""
     REMAINING_TOKENS = 17
     """True tokens still to process, prompt and output. Only with `information="oracle"`."""
+    ROUNDS_SINCE_CHOSEN = 18
+    """Decisions since the replica was last chosen, divided by the number of replicas.
+
+    The memory that round robin needs: it chooses the largest. Starts as if the replicas had just
+    been chosen in order of their index.
+    """
 
 
 N_SIGNALS = len(Signal)

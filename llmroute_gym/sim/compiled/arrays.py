@@ -52,6 +52,7 @@ class FlatCluster:
         first_slowdown = 0
         for row, replica in enumerate(replicas):
             _fill_limits(self._int[row], replica)
+            self._int[row, at.CHOSEN_AT] = row - len(replicas)
             self._int[row, at.MODEL] = models.row_of[row]
             self._int[row, at.SLOWDOWN] = first_slowdown
             first_slowdown += len(replica.slowdowns)

@@ -51,6 +51,7 @@ KEEP_PROMPT: Final = 35  # 1 for restart="recompute"
 MODEL: Final = 36  # row of model_int
 SLOWDOWN_END: Final = 37  # end of its slowdowns
 CHAIN_DONE: Final = 38  # tokens in KV of a half-done prefill that the batch in flight completes
+CHOSEN_AT: Final = 39  # the decision that last chose it
 N_REPLICA_INT: Final = 40
 
 # replica_float: (n_rows, N_REPLICA_FLOAT) float64.

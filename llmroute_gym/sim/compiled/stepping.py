@@ -32,6 +32,7 @@ _COMPLETION_RATE = int(Signal.COMPLETION_RATE)
 _E2E_S = int(Signal.E2E_S)
 _SINCE_LAST_ARRIVAL_S = int(Signal.SINCE_LAST_ARRIVAL_S)
 _REMAINING_TOKENS = int(Signal.REMAINING_TOKENS)
+_ROUNDS_SINCE_CHOSEN = int(Signal.ROUNDS_SINCE_CHOSEN)
 
 
 @njit(cache=True)
@@ -171,6 +172,7 @@ def write_rows(cluster, n_replicas, information, mask, predicted, out, state):
         out[r, _COMPLETION_RATE] = completions / RATE_TIME_S / n_replicas
         out[r, _E2E_S] = e2e
         out[r, _SINCE_LAST_ARRIVAL_S] = since
+        out[r, _ROUNDS_SINCE_CHOSEN] = (index - state.replica_int[row, at.CHOSEN_AT]) / n_replicas
         out[r, _REMAINING_TOKENS] = (
             float(remaining_tokens(row, state)) if information == ORACLE else 0.0
         )
@@ -287,6 +289,7 @@ def place(cluster, n_replicas, replica, state):
     if replica >= 0:
         state.request_int[request, at.REPLICA] = replica
         push(cluster * n_replicas + replica, request, True, state)
+        state.replica_int[cluster * n_replicas + replica, at.CHOSEN_AT] = index
         integers[cluster, at.IN_SYSTEM] += 1
     kept = math.exp((floats[cluster, at.ARRIVAL_AT] - start) / RATE_TIME_S)
     floats[cluster, at.ARRIVAL_WEIGHT] = floats[cluster, at.ARRIVAL_WEIGHT] * kept + 1.0
