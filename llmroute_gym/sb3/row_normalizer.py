@@ -1,0 +1,149 @@
+"""Observation statistics inside the policy: shared over replicas, one file to carry.
+
+The statistics are buffers of the policy. They are saved, loaded and copied to a reference with the
+weights, `model.predict` takes observations as the environment gives them, and they fit any number
+of replicas. They change only at a rollout's start (`ObservationStatistics`) or before learning
+(`fill_statistics`), so that rollout and update see the same numbers.
+"""
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from llmroute_gym.errors import InputError
+
+CLIP = 10.0
+"""Largest absolute value of a normalised column."""
+EPSILON = 1e-6
+"""Added to the variance: a column that never changed is not blown up when it does."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class RowNormalizer(nn.Module):
+    """Shifts and scales each column by statistics that are shared over all rows.
+
+    Until it has seen data it changes nothing.
+
+    Args:
+        n_columns: of an observation, its last axis.
+
+    Attributes:
+        mean: (n_columns,).
+        variance: (n_columns,).
+        count: rows seen.
+    """
+
+    mean: th.Tensor
+    variance: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, n_columns: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", th.zeros(n_columns, dtype=th.float64))
+        self.register_buffer("variance", th.ones(n_columns, dtype=th.float64))
+        self.register_buffer("count", th.zeros((), dtype=th.float64))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Returns normalised observations (..., n_columns), float32."""
+        if float(self.count) == 0:
+            return observations
+        scaled = (observations - self.mean) * th.rsqrt(self.variance + EPSILON)
+        return scaled.clamp(-CLIP, CLIP).to(observations.dtype)
+
+    def update(self, mean: FloatArray, variance: FloatArray, count: float) -> None:
+        """Adds the moments of `count` more rows.
+
+        The moments of two sets are joined as in Chan, Golub and LeVeque, "Updating formulae and a
+        pairwise algorithm for computing sample variances", 1979.
+        """
+        if count <= 0:
+            return
+        seen = float(self.count)
+        total = seen + count
+        shift = th.as_tensor(mean, device=self.mean.device) - self.mean
+        added = th.as_tensor(variance, device=self.mean.device) * count
+        squares = self.variance * seen + added + shift**2 * (seen * count / total)
+        self.mean.add_(shift * (count / total))
+        self.variance.copy_(squares / total)
+        self.count.fill_(total)
+
+
+class NormalizedRows(BaseFeaturesExtractor):
+    """Normalises an observation's columns and flattens it; a features extractor for any policy.
+
+    `policy_kwargs={"features_extractor_class": NormalizedRows}`.
+    """
+
+    def __init__(self, observation_space: gym.Space[FloatArray]) -> None:
+        if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
+            raise InputError(
+                "NormalizedRows takes a Box observation with at least one axis, got "
+                f"{observation_space}; leave features_extractor_class out"
+            )
+        super().__init__(observation_space, int(np.prod(observation_space.shape)))
+        self.normalizer = RowNormalizer(observation_space.shape[-1])
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Returns (batch, n_rows * n_columns)."""
+        normalized: th.Tensor = self.normalizer(observations)
+        return normalized.flatten(start_dim=1)
+
+
+def normalizers(policy: nn.Module) -> list[RowNormalizer]:
+    """Returns the normalisers of a policy, none where it takes observations as they are."""
+    return [module for module in policy.modules() if isinstance(module, RowNormalizer)]
+
+
+def moments(observations: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatArray, int]:
+    """Returns mean and variance per column, and the number of rows.
+
+    Args:
+        observations: (..., n_columns).
+    """
+    rows = observations.reshape(-1, observations.shape[-1]).astype(np.float64)
+    return rows.mean(axis=0), rows.var(axis=0), len(rows)
+
+
+def fill_statistics(model: BaseAlgorithm, steps: int, seed: int) -> int:
+    """Takes random decisions to fill the running statistics before learning starts.
+
+    The statistics of the policy and, where the environment is wrapped in `VecNormalize`, those of
+    the wrapper. Call it before `learn`, which resets the environment.
+
+    Args:
+        model: with its environment set.
+        steps: decisions per environment, uniform over the actions that the masks allow.
+        seed: of the decisions; nothing is drawn from the generators of the training.
+
+    Returns:
+        How many decisions were taken in all.
+    """
+    env, rng = model.get_env(), np.random.default_rng(seed)
+    assert env is not None
+    if steps < 1:
+        return 0
+    env.reset()
+    seen = []
+    for _ in range(steps):
+        observations, *_ = env.step(_random_actions(env, rng))
+        seen.append(np.asarray(observations))
+    for normalizer in normalizers(model.policy):
+        normalizer.update(*moments(np.stack(seen)))
+    return steps * env.num_envs
+
+
+def _random_actions(env: VecEnv, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    assert isinstance(env.action_space, spaces.Discrete)
+    if env.has_attr("action_masks"):
+        masks = np.stack(env.env_method("action_masks")).astype(bool)
+    else:
+        masks = np.ones((env.num_envs, int(env.action_space.n)), dtype=bool)
+    draws: npt.NDArray[np.int64] = np.argmax(np.where(masks, rng.random(masks.shape), -1.0), axis=1)
+    return draws
