@@ -1,0 +1,48 @@
+"""Latencies of the requests that finished last, across the ends of episodes."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives LLMRoute-v0 the method `recent_e2e_s()`, which RouterMonitor pools over environments.
+
+    Args:
+        env: with a method `outcome()`.
+        size: how many requests are remembered.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], size: int = 1000) -> None:
+        super().__init__(env)
+        self.size = size
+        self._past: FloatArray = np.empty(0)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes a step; at an episode's end its latencies are kept."""
+        result = self.env.step(action)
+        if result[2] or result[3]:
+            self._past = np.concatenate([self._past, self._finished()])[-self.size :]
+        self._ended = result[2] or result[3]
+        return result
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode."""
+        self._ended = False
+        return self.env.reset(**kwargs)
+
+    def recent_e2e_s(self) -> FloatArray:
+        """Returns end-to-end latencies in seconds of the latest finished requests, oldest first."""
+        current = np.empty(0) if self._ended else self._finished()
+        return np.concatenate([self._past, current])[-self.size :]
+
+    def _finished(self) -> FloatArray:
+        outcome = self.env.unwrapped.outcome()  # type: ignore[attr-defined]
+        finished_at = np.asarray(outcome.finished_at_s)
+        order = np.argsort(finished_at, kind="stable")
+        e2e: FloatArray = np.asarray(outcome.e2e_s)[order]
+        return e2e[np.isfinite(e2e)]
