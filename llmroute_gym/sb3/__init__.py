@@ -1,1 +1,54 @@
-"""The Stable-Baselines3 side: checkpoints, and trained policies as routers."""
+"""The Stable-Baselines3 side: regularised PPO, its policies and callbacks, and saved policies."""
+
+from llmroute_gym.sb3.callbacks import (
+    EntropyWarmup,
+    HealthMonitor,
+    KLReferenceDecay,
+    ObservationStatistics,
+    RolloutStatistics,
+    RouterMonitor,
+    SaveTrainingState,
+    TemperatureControl,
+)
+from llmroute_gym.sb3.maskable import RouterMaskablePPO
+from llmroute_gym.sb3.policies import (
+    TemperatureMixin,
+    TemperedMaskableMlpPolicy,
+    TemperedMlpLstmPolicy,
+    TemperedMlpPolicy,
+)
+from llmroute_gym.sb3.ppo import RouterPPO
+from llmroute_gym.sb3.recent_latencies import RecentLatencies
+from llmroute_gym.sb3.regularization import LinearDecay
+from llmroute_gym.sb3.replay import Replayable
+from llmroute_gym.sb3.replica_set import MaskableReplicaSetPolicy, ReplicaSetPolicy
+from llmroute_gym.sb3.resume import load_training_state, remaining_timesteps, save_training_state
+from llmroute_gym.sb3.row_normalizer import NormalizedRows, RowNormalizer, fill_statistics
+
+__all__ = [
+    "EntropyWarmup",
+    "HealthMonitor",
+    "KLReferenceDecay",
+    "LinearDecay",
+    "MaskableReplicaSetPolicy",
+    "NormalizedRows",
+    "ObservationStatistics",
+    "RecentLatencies",
+    "Replayable",
+    "ReplicaSetPolicy",
+    "RolloutStatistics",
+    "RouterMaskablePPO",
+    "RouterMonitor",
+    "RouterPPO",
+    "RowNormalizer",
+    "SaveTrainingState",
+    "TemperatureControl",
+    "TemperatureMixin",
+    "TemperedMaskableMlpPolicy",
+    "TemperedMlpLstmPolicy",
+    "TemperedMlpPolicy",
+    "fill_statistics",
+    "load_training_state",
+    "remaining_timesteps",
+    "save_training_state",
+]

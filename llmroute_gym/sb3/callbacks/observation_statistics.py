@@ -1,0 +1,48 @@
+"""Running observation statistics."""
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.sb3.counters import callback_state, forget_if_new
+from llmroute_gym.sb3.row_normalizer import moments, normalizers
+
+
+class ObservationStatistics(BaseCallback):
+    """Adds each rollout's observations to the policy's statistics at the next rollout's start.
+
+    The policy's normaliser so is the same in a rollout and the update on it. While a reference is
+    in use the statistics stand still, since the policy would otherwise move away from it without
+    having learned anything.
+
+    Args:
+        verbose: as in all callbacks.
+    """
+
+    STATE = "observation_statistics"
+
+    def _on_training_start(self) -> None:
+        if not normalizers(self.model.policy):
+            raise InputError(
+                f"{type(self.model.policy).__name__} has no observation statistics; pass "
+                "policy_kwargs={'features_extractor_class': NormalizedRows}"
+            )
+        forget_if_new(self.model, self.STATE)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a reference keeps the statistics as they are."""
+        return bool(getattr(self.model, "has_reference", False))
+
+    def _on_rollout_start(self) -> None:
+        pending = callback_state(self.model, self.STATE).pop("pending", None)
+        if pending is not None and not self.frozen:
+            for normalizer in normalizers(self.model.policy):
+                normalizer.update(*pending)
+
+    def _on_rollout_end(self) -> None:
+        if not self.frozen:
+            observations = self.locals["rollout_buffer"].observations
+            callback_state(self.model, self.STATE)["pending"] = moments(observations)
+
+    def _on_step(self) -> bool:
+        return True
