@@ -16,7 +16,7 @@ from tests.sim.strategies import Case, cases
 pytestmark = pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
 
 many = settings(
-    max_examples=120,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,

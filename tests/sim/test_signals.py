@@ -92,7 +92,7 @@ def assert_columns(row: FloatArray, expected: dict[Signal, float]) -> None:
 
 
 @many
-@given(case=cases(max_requests=40))
+@given(case=cases(max_requests=25))
 def test_router_information_follows_from_the_outcome(case: Case, engine: EngineName) -> None:
     observation = ObservationConfig(information="router")
     times, rows, outcome = decisions(case, engine, observation=observation)
@@ -107,7 +107,7 @@ def test_router_information_follows_from_the_outcome(case: Case, engine: EngineN
 
 
 @many
-@given(case=cases(max_requests=40))
+@given(case=cases(max_requests=25))
 def test_engine_information_agrees_with_what_a_router_counts(
     case: Case, engine: EngineName
 ) -> None:
@@ -140,7 +140,7 @@ def test_engine_information_agrees_with_what_a_router_counts(
 
 
 @many
-@given(case=cases(max_requests=40))
+@given(case=cases(max_requests=25))
 def test_intervals_tell_completion_rate_and_imbalance(case: Case, engine: EngineName) -> None:
     run = case.start(engine, observation=ObservationConfig(information="oracle"))
     speeds = np.array([replica.speed for replica in case.cluster])
