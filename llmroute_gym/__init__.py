@@ -10,6 +10,7 @@ from llmroute_gym.simulation import simulate
 gymnasium.register(
     id="LLMRoute-v0",
     entry_point="llmroute_gym.envs.llmroute_env:LLMRouteEnv",
+    vector_entry_point="llmroute_gym.envs.vector_env:LLMRouteVectorEnv",
 )
 
 __version__ = "0.1.0"

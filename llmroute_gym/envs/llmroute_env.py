@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import observation_space, scale_rows
-from llmroute_gym.envs.reward import RewardTerms, reward_terms, term_weights
+from llmroute_gym.envs.reward import RewardTerms, batched_reward_terms, term_weights, weighted_sum
 from llmroute_gym.envs.viewer import Snapshot, Viewer
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.sim.arrivals import arrival_process
@@ -220,17 +220,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         return scale_rows(self._running().rows())
 
     def _reward(self, interval: Interval) -> tuple[RewardTerms, float]:
-        terms = RewardTerms(
-            *reward_terms(
-                interval.request_seconds,
-                interval.late_request_seconds,
-                interval.completion_rate_rps,
-                interval.imbalance,
-                self.reward_config.latency_threshold,
-                self.reward_config.throughput_target,
-            )
-        )
-        return terms, float(self._weights @ np.array(terms))
+        terms = batched_reward_terms(np.array([interval]), self.reward_config)
+        return RewardTerms(*terms[0].tolist()), float(weighted_sum(terms, self._weights)[0])
 
     def _state_info(self) -> dict[str, Any]:
         run = self._running()
@@ -347,18 +338,41 @@ def checked_action(action: Any, run: Run) -> int:
     except TypeError:
         replica = -1
     if not 0 <= replica < n_replicas:
-        raise InputError(
-            f"the action must be an integer from 0 to {n_replicas - 1}, got {action!r}"
-        )
+        raise range_error(action, n_replicas)
     if not run.mask()[replica]:
-        row = run.rows()[replica]
-        raise InputError(
-            f"replica {replica} is masked: it cannot hold request {run.next_request} "
-            f"({row[Signal.PROMPT_TOKENS]:.0f} prompt tokens; {row[Signal.WAITING]:.0f} waiting, "
-            f"{row[Signal.RUNNING]:.0f} running there); choose one of "
-            f"{np.flatnonzero(run.mask()).tolist()}"
-        )
+        raise masked_error(replica, run.next_request, run.mask(), run.rows())
     return replica
+
+
+def range_error(action: object, n_replicas: int, where: str = "") -> InputError:
+    """Returns the error for an action that names no replica."""
+    return InputError(
+        f"the action{where} must be an integer from 0 to {n_replicas - 1}, got {action!r}"
+    )
+
+
+def masked_error(
+    replica: int,
+    request: int,
+    mask: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.float64],
+    where: str = "",
+) -> InputError:
+    """Returns the error for a replica that may not take the request.
+
+    Args:
+        replica: the one chosen.
+        request: number of the request.
+        mask: (n_replicas,) those that may.
+        rows: (n_replicas, N_SIGNALS).
+        where: names the environment, where there are several.
+    """
+    row = rows[replica]
+    return InputError(
+        f"replica {replica}{where} is masked: it cannot hold request {request} "
+        f"({row[Signal.PROMPT_TOKENS]:.0f} prompt tokens; {row[Signal.WAITING]:.0f} waiting, "
+        f"{row[Signal.RUNNING]:.0f} running there); choose one of {np.flatnonzero(mask).tolist()}"
+    )
 
 
 def episode_metrics(outcome: Outcome, n_replicas: int, reward: RewardConfig) -> dict[str, float]:

@@ -30,24 +30,38 @@ class RewardTerms(NamedTuple):
     imbalance: float
 
 
-def reward_terms(
-    request_seconds: float,
-    late_request_seconds: float,
-    completion_rate_rps: float,
-    imbalance: float,
-    latency_threshold: float,
-    throughput_target: float,
-) -> tuple[float, float, float, float]:
-    """Returns latency, tail, throughput and imbalance of one interval, unweighted.
+def batched_reward_terms(
+    intervals: npt.NDArray[np.float64], config: RewardConfig
+) -> npt.NDArray[np.float64]:
+    """Returns the unweighted terms of many intervals in the order of `RewardTerms`.
 
-    Plain arithmetic on numbers, so that both engines run this very function.
+    Args:
+        intervals: (n, 5), the fields of `Interval`.
+        config: the threshold and the target.
+
+    Returns:
+        (n, 4).
     """
-    return (
-        request_seconds / latency_threshold,
-        late_request_seconds / latency_threshold,
-        min(completion_rate_rps / throughput_target, 1.0),
-        imbalance,
+    terms = intervals[:, 1:5] / np.array(
+        [config.latency_threshold, config.latency_threshold, config.throughput_target, 1.0]
     )
+    np.minimum(terms[:, 2], 1.0, out=terms[:, 2])
+    return terms
+
+
+def weighted_sum(
+    terms: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Returns the rewards, shape (n,); one row gives the same bits alone and among others.
+
+    Args:
+        terms: (n, 4), unweighted.
+        weights: (4,), signed.
+    """
+    total: npt.NDArray[np.float64] = terms[:, 0] * weights[0]
+    for column in range(1, len(weights)):
+        total += terms[:, column] * weights[column]
+    return total
 
 
 def term_weights(config: RewardConfig) -> npt.NDArray[np.float64]:

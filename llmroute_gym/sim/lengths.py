@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -294,9 +294,14 @@ class TableLengths(LengthModel):
     def _parts(self) -> tuple[IntArray, IntArray, IntArray]:
         return self.prompt_edges, self.output_edges, self.counts
 
-    def _draw(self, n_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    @cached_property
+    def _cells(self) -> tuple[IntArray, IntArray]:
+        """The cells that hold requests, and their cumulated counts."""
         cells = np.flatnonzero(self.counts)
-        upper = np.cumsum(self.counts.ravel()[cells])
+        return cells, np.cumsum(self.counts.ravel()[cells])
+
+    def _draw(self, n_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        cells, upper = self._cells
         drawn = rng.integers(upper[-1], size=n_requests)
         cell = cells[np.searchsorted(upper, drawn, side="right")]
         rows, columns = np.divmod(cell, self.counts.shape[1])

@@ -26,9 +26,12 @@ def percentile(values: FloatArray, q: float) -> float:
         values: (n,), infinity for a request that never got there.
         q: 0 to 100.
     """
-    if not len(values):
+    return _percentile_of_sorted(np.sort(values), q)
+
+
+def _percentile_of_sorted(ordered: FloatArray, q: float) -> float:
+    if not len(ordered):
         return math.nan
-    ordered = np.sort(values)
     position = (len(ordered) - 1) * q / 100
     low, high = math.floor(position), math.ceil(position)
     if not math.isfinite(ordered[high]):
@@ -110,9 +113,10 @@ class Outcome:
         for name in ("ttft", "tpot", "e2e", "queue"):
             values = getattr(self, f"{name}_s")
             numbers[f"{name}_mean_s"] = float(values.mean())
+            ordered = np.sort(values)
             for q in PERCENTILES:
-                numbers[f"{name}_p{q}_s"] = percentile(values, q)
-            numbers[f"{name}_max_s"] = float(values.max())
+                numbers[f"{name}_p{q}_s"] = _percentile_of_sorted(ordered, q)
+            numbers[f"{name}_max_s"] = float(ordered[-1])
         finished = self.finished_at_s[~self.rejected]
         makespan = float(finished.max() - self.arrived_at_s[0]) if len(finished) else 0.0
         numbers["makespan_s"] = makespan

@@ -1,0 +1,341 @@
+"""Many LLMRoute-v0 environments stepped together on the compiled engine."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.utils import seeding
+from gymnasium.vector.utils import batch_space
+
+from llmroute_gym.config import ObservationConfig, RewardConfig
+from llmroute_gym.envs.llmroute_env import (
+    build_config,
+    cluster_and_source,
+    episode_metrics,
+    masked_error,
+    predicted_output_tokens,
+    range_error,
+)
+from llmroute_gym.envs.observation import HIGH, SCALE, observation_space
+from llmroute_gym.envs.reward import RewardTerms, batched_reward_terms, term_weights, weighted_sum
+from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.replica import Cluster
+from llmroute_gym.sim.signals import N_SIGNALS
+from llmroute_gym.sim.submission import fitting
+from llmroute_gym.sim.workload import Workload, WorkloadSource
+
+FloatArray = npt.NDArray[np.float64]
+Infos = dict[str, Any]
+
+
+class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
+    """`num_envs` copies of `LLMRouteEnv`, in one kernel call per step.
+
+    The same seed gives environment i the same episodes, observations and rewards as
+    `LLMRouteEnv.reset(seed=seed + i)`. An episode that ends starts the next one in the same step:
+    the observation is the new episode's, the last one of the old is in `infos["final_obs"]` and its
+    info in `infos["final_info"]`.
+
+    Args:
+        num_envs: how many, at least 1.
+        cluster: as for `LLMRouteEnv`, likewise the next seven.
+        replicas: how many, where `cluster` is a name.
+        workload: a source, or the name of a length model.
+        qps: mean arrival rate, requests per second.
+        arrivals: arrival process, where `workload` is a name.
+        requests_per_episode: decisions per episode.
+        reward: weights.
+        observation: what a row tells.
+        engine: only `compiled`.
+        max_episode_steps: truncates longer episodes.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it so)
+        "render_modes": [],
+        "autoreset_mode": gym.vector.AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        cluster: Cluster | str = "a100-internlm-20b",
+        replicas: int = 4,
+        workload: WorkloadSource | str = "azure_conv",
+        qps: float | None = 2.5,
+        arrivals: str = "poisson",
+        requests_per_episode: int = 500,
+        reward: RewardConfig | Mapping[str, Any] | None = None,
+        observation: ObservationConfig | Mapping[str, Any] | None = None,
+        engine: str = "compiled",
+        max_episode_steps: int | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise InputError(f"num_envs must be >= 1, got {num_envs}")
+        if engine != "compiled":
+            raise unknown_name("engine of the vector environment", engine, ["compiled"])
+        self.num_envs = num_envs
+        self.cluster, self.source = cluster_and_source(
+            cluster, replicas, workload, qps, arrivals, requests_per_episode
+        )
+        self.requests_per_episode = requests_per_episode
+        self.max_episode_steps = max_episode_steps or requests_per_episode
+        self.reward_config = build_config(RewardConfig, reward)
+        self.observation_config = build_config(ObservationConfig, observation)
+        n_replicas = len(self.cluster)
+        self.single_observation_space = observation_space(n_replicas)
+        self.single_action_space = gym.spaces.Discrete(n_replicas)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._weights = term_weights(self.reward_config)
+        self._episodes: _Episodes | None = None
+        self._generators: list[np.random.Generator] = []
+
+    def set_qps(self, qps: float) -> None:
+        """Sets the mean arrival rate (requests per second) of the episodes that start from now."""
+        self.source = self.source.with_qps(qps)
+
+    def action_masks(self) -> npt.NDArray[np.int8]:
+        """Returns which replicas may be chosen, shape (num_envs, n_replicas)."""
+        return self._started().masks.astype(np.int8)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], Infos]:
+        """Starts an episode in every environment.
+
+        Args:
+            seed: environment i gets seed + i, or the i-th of a sequence.
+            options: none are known.
+
+        Raises:
+            InputError: an option is given, or the seeds are not one per environment.
+        """
+        for key in options or {}:
+            raise unknown_name("reset option of the vector environment", key, [])
+        self._seed(seed)
+        if self._episodes is None:
+            self._episodes = _Episodes(
+                self.cluster,
+                self.num_envs,
+                self.requests_per_episode,
+                self.observation_config,
+                self.reward_config.latency_threshold,
+            )
+        for index in range(self.num_envs):
+            self._start(index)
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        return self._episodes.observe(), self._infos()
+
+    def step(
+        self, actions: npt.ArrayLike
+    ) -> tuple[
+        npt.NDArray[np.float32], FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_], Infos
+    ]:
+        """Routes one request in every environment.
+
+        Args:
+            actions: (num_envs,) replicas.
+
+        Raises:
+            InputError: the shape or type is wrong, or a replica is out of range or masked.
+        """
+        episodes = self._started()
+        observations, intervals = episodes.step(self._checked(actions))
+        terms = batched_reward_terms(intervals, self.reward_config)
+        rewards = weighted_sum(terms, self._weights)
+        self._steps += 1
+        terminated = self._steps >= self.requests_per_episode
+        truncated = (self._steps >= self.max_episode_steps) & ~terminated
+        infos = self._infos()
+        for column, name in enumerate(RewardTerms._fields):
+            self._put(infos, f"reward/{name}", terms[:, column].copy())
+        ended = terminated | truncated
+        if ended.any():
+            observations = self._restart(ended, terminated, observations, infos)
+        return observations, rewards, terminated, truncated, infos
+
+    def outcome(self, index: int) -> Outcome:
+        """Returns what became of the requests of environment `index`'s present episode."""
+        return self._started().outcome(index)
+
+    def _started(self) -> "_Episodes":
+        if self._episodes is None:
+            raise gym.error.ResetNeeded("call reset() before using the environment")
+        return self._episodes
+
+    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
+        if seed is None:
+            seeds: Sequence[int | None] = [None] * self.num_envs
+        elif isinstance(seed, Sequence):
+            seeds = seed
+        else:
+            seeds = [int(seed) + index for index in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise InputError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
+        generators = []
+        for index, one in enumerate(seeds):
+            kept = one is None and self._generators
+            generators.append(
+                self._generators[index] if kept else seeding.np_random(one)[0]
+            )
+        self._generators = generators
+
+    def _start(self, index: int) -> None:
+        generator = self._generators[index]
+        workload = self.source.sample(self.requests_per_episode, generator)
+        predicted = predicted_output_tokens(
+            workload, self.observation_config.predicted_output_sigma, generator
+        )
+        self._started().start(index, workload, predicted)
+
+    def _restart(
+        self,
+        ended: npt.NDArray[np.bool_],
+        terminated: npt.NDArray[np.bool_],
+        observations: npt.NDArray[np.float32],
+        infos: Infos,
+    ) -> npt.NDArray[np.float32]:
+        """Starts the next episode where one has ended; what was last seen goes to `infos`."""
+        final_info: Infos = dict(infos)
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for index in np.flatnonzero(ended):
+            final_obs[index] = observations[index].copy()
+            if terminated[index]:
+                outcome = self.outcome(int(index))
+                metrics = episode_metrics(outcome, len(self.cluster), self.reward_config)
+                for key, value in metrics.items():
+                    if key not in final_info:
+                        final_info[key] = np.zeros(self.num_envs)
+                        final_info[f"_{key}"] = terminated.copy()
+                    final_info[key][index] = value
+            self._start(int(index))
+        self._steps[ended] = 0
+        infos.update(self._infos())
+        infos.update(final_obs=final_obs, _final_obs=ended.copy())
+        infos.update(final_info=final_info, _final_info=ended.copy())
+        return self._started().observe()
+
+    def _infos(self) -> Infos:
+        episodes = self._started()
+        infos: Infos = {}
+        self._put(infos, "action_mask", self.action_masks())
+        self._put(infos, "time_s", episodes.now_s())
+        self._put(infos, "request", episodes.next_request())
+        return infos
+
+    def _put(self, infos: Infos, key: str, values: npt.NDArray[Any]) -> None:
+        infos[key] = values
+        infos[f"_{key}"] = np.ones(self.num_envs, dtype=np.bool_)
+
+    def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        array = np.asarray(actions)
+        n_replicas = len(self.cluster)
+        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
+            raise InputError(
+                f"actions must be integers of shape ({self.num_envs},), got {array.dtype} of shape "
+                f"{array.shape}"
+            )
+        if array.min() < 0 or array.max() >= n_replicas:
+            wrong = int(np.flatnonzero((array < 0) | (array >= n_replicas))[0])
+            raise range_error(int(array[wrong]), n_replicas, f" in environment {wrong}")
+        episodes = self._started()
+        allowed = episodes.masks[np.arange(self.num_envs), array]
+        if not allowed.all():
+            wrong = int(np.flatnonzero(~allowed)[0])
+            raise masked_error(
+                int(array[wrong]),
+                int(episodes.next_request()[wrong]),
+                episodes.masks[wrong],
+                episodes.rows(wrong),
+                f" in environment {wrong}",
+            )
+        return array.astype(np.int64)
+
+
+class _Episodes:
+    """The state arrays of all environments, and the kernels' calls.
+
+    Args:
+        cluster: the replicas of one environment.
+        num_envs: how many environments.
+        n_requests: requests per episode.
+        observation: what a row tells.
+        late_after_s: age from which a request counts as late, seconds.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        num_envs: int,
+        n_requests: int,
+        observation: ObservationConfig,
+        late_after_s: float,
+    ) -> None:
+        from llmroute_gym.sim.compiled.vector import VectorState  # Numba is slow to import
+
+        self._state = VectorState(cluster, num_envs, n_requests, observation, late_after_s)
+        self._cluster = cluster
+        self._n_requests = n_requests
+        n_replicas = len(cluster)
+        self.masks = np.ones((num_envs, n_replicas), dtype=np.bool_)
+        self._fits: list[npt.NDArray[np.bool_] | None] = [None] * num_envs
+        self._workloads: list[Workload | None] = [None] * num_envs
+        self._observations = np.zeros((num_envs, n_replicas, N_SIGNALS), dtype=np.float32)
+
+    def start(self, index: int, workload: Workload, predicted: FloatArray) -> None:
+        """Puts a new episode into environment `index`."""
+        self._workloads[index] = workload
+        self._fits[index] = fitting(workload, self._cluster)
+        self._state.start(index, workload, predicted)
+        self._set_mask(index, 0)
+
+    def step(self, actions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], FloatArray]:
+        """Places one request per environment.
+
+        Returns:
+            Observations (num_envs, n_replicas, N_SIGNALS) and intervals (num_envs, 5).
+        """
+        rejected = np.zeros(len(actions), dtype=np.bool_)
+        for index, fits in enumerate(self._fits):
+            if fits is not None:
+                request = int(self._state.next_request[index])
+                rejected[index] = not fits[request, actions[index]]
+                self._set_mask(index, request + 1)
+        intervals = self._state.step(actions, rejected, self.masks, SCALE, HIGH, self._observations)
+        return self._observations.copy(), intervals
+
+    def observe(self) -> npt.NDArray[np.float32]:
+        """Returns all observations, shape (num_envs, n_replicas, N_SIGNALS)."""
+        self._state.observe(self.masks, SCALE, HIGH, self._observations)
+        return self._observations.copy()
+
+    def rows(self, index: int) -> FloatArray:
+        """Returns the unscaled rows of one environment."""
+        return self._state.rows(index, self.masks)
+
+    def now_s(self) -> FloatArray:
+        """Returns the time of each decision, seconds, shape (num_envs,)."""
+        return self._state.now_s.copy()
+
+    def next_request(self) -> npt.NDArray[np.int64]:
+        """Returns the number of each environment's request at hand, shape (num_envs,)."""
+        return self._state.next_request.copy()
+
+    def outcome(self, index: int) -> Outcome:
+        """Returns what became of one environment's requests."""
+        workload = self._workloads[index]
+        assert workload is not None, "an environment without an episode"
+        return self._state.outcome(index, workload)
+
+    def _set_mask(self, index: int, request: int) -> None:
+        fits = self._fits[index]
+        if fits is None or request >= self._n_requests or not fits[request].any():
+            self.masks[index] = True
+        else:
+            self.masks[index] = fits[request]
