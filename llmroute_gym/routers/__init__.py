@@ -2,6 +2,7 @@
 
 from llmroute_gym.errors import unknown_name
 from llmroute_gym.routers.base import Router, ScoreRouter
+from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.simple import (
     JoinShortestQueue,
     LeastOutstanding,
@@ -20,6 +21,7 @@ _ROUTERS: dict[str, type[Router]] = {
         RoundRobin,
         JoinShortestQueue,
         LeastOutstanding,
+        LeastOutstandingHybrid,
         LeastPending,
         PowerOfTwo,
         LeastTokens,
@@ -47,6 +49,7 @@ def make(name: str) -> Router:
 __all__ = [
     "JoinShortestQueue",
     "LeastOutstanding",
+    "LeastOutstandingHybrid",
     "LeastPending",
     "LeastTokens",
     "PowerOfTwo",
