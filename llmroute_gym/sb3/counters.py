@@ -26,7 +26,7 @@ def gradient_steps_per_update(model: BaseAlgorithm) -> int:
     """Returns how many minibatches an update of a PPO has when nothing stops it early."""
     ppo = cast(Any, model)
     decisions = ppo.n_steps * ppo.n_envs
-    return int(ppo.n_epochs * -(-decisions // ppo.batch_size))
+    return int(ppo.n_epochs * -(-decisions // (ppo.batch_size or decisions)))
 
 
 def callback_state(model: BaseAlgorithm, name: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ FloatArray = npt.NDArray[np.float64]
 class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
     """Gives LLMRoute-v0 the method `recent_e2e_s()`, which RouterMonitor pools over environments.
 
+    The memory is for monitoring only; a resumed run starts with the current episode's.
+
     Args:
         env: with a method `outcome()`.
         size: how many requests are remembered.
@@ -21,6 +23,7 @@ class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.size = size
         self._past: FloatArray = np.empty(0)
+        self._ended = True
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes a step; at an episode's end its latencies are kept."""

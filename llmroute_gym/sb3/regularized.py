@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
@@ -84,6 +85,12 @@ class RegularizedUpdate(_Base):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if issubclass(self.policy_class, RecurrentActorCriticPolicy):
+            raise InputError(
+                f"{type(self).__name__} cannot train {self.policy_class.__name__}; use "
+                "RecurrentPPO (TemperedMlpLstmPolicy has a temperature) and set kl_coef, "
+                "kl_ref_coef and entropy_min_coef to 0"
+            )
         super()._setup_model()
         self._check_options()
         if self.has_reference:

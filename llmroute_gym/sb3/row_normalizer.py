@@ -51,11 +51,12 @@ class RowNormalizer(nn.Module):
         self.register_buffer("count", th.zeros((), dtype=th.float64))
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        """Returns normalised observations (..., n_columns), float32."""
+        """Returns normalised observations (..., n_columns)."""
         if float(self.count) == 0:
             return observations
-        scaled = (observations - self.mean) * th.rsqrt(self.variance + EPSILON)
-        return scaled.clamp(-CLIP, CLIP).to(observations.dtype)
+        shift = self.mean.to(observations.dtype)
+        scale = th.rsqrt(self.variance + EPSILON).to(observations.dtype)
+        return ((observations - shift) * scale).clamp(-CLIP, CLIP)
 
     def update(self, mean: FloatArray, variance: FloatArray, count: float) -> None:
         """Adds the moments of `count` more rows.

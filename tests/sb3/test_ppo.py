@@ -13,6 +13,7 @@ from llmroute_gym.sb3 import (
     LinearDecay,
     RouterMaskablePPO,
     RouterPPO,
+    TemperedMlpLstmPolicy,
     TemperedMlpPolicy,
 )
 from tests.sb3.toy import SMALL, toy_vec_env, weights
@@ -242,6 +243,7 @@ def test_a_reference_from_every_kind_of_source(tmp_path):
             ),
             "RecurrentPPO has no loss to a reference; use RouterPPO",
         ),
+        (lambda env: RouterPPO(TemperedMlpLstmPolicy, env, kl_coef=0.1), "use RecurrentPPO"),
         (lambda env: LinearDecay(0.3, 0.0, 0), "at least 1 gradient step, got 0"),
         (lambda env: KLReferenceDecay(KLConfig(kl_ref_decay_steps=0)), "kl_ref_decay_steps"),
         (lambda env: EntropyWarmup(ExplorationConfig(warmup_steps=0)), "warmup_steps"),

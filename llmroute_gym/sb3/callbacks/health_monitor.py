@@ -79,9 +79,6 @@ class HealthMonitor(BaseCallback):
         state = callback_state(self.model, self.STATE)
         state.setdefault("gradient_steps", gradient_steps(self.model))
         state.setdefault("n_updates", self.model._n_updates)
-        space = self.model.action_space
-        if self.entropy_min is None and isinstance(space, spaces.Discrete):
-            self.entropy_min = 0.1 * float(np.log(space.n))
         self._write()
 
     def _on_rollout_start(self) -> None:
@@ -127,7 +124,8 @@ class HealthMonitor(BaseCallback):
             early_stop=self._stopped_early(state),
         )
         vitals.write(state)
-        found = examine(vitals, self.speeds or state.get("speeds"), self.entropy_min)
+        speeds = state.get("speeds") if self.speeds is None else self.speeds
+        found = examine(vitals, speeds, self._lowest_entropy())
         for name in ADVICE:
             if name != "non_finite":
                 self._report(name, found.get(name))
@@ -135,11 +133,14 @@ class HealthMonitor(BaseCallback):
     def _finite(self, values: Mapping[str, Any]) -> bool:
         numbers = [float(values[name]) for name in ("train/value_loss", "train/loss")]
         weights = all(bool(one.isfinite().all()) for one in self.model.policy.parameters())
-        return weights and bool(np.isfinite(numbers).all()) and not self._flagged
+        flagged = bool(getattr(self.model, "non_finite", False))
+        return weights and bool(np.isfinite(numbers).all()) and not flagged
 
-    @property
-    def _flagged(self) -> bool:
-        return bool(getattr(self.model, "non_finite", False))
+    def _lowest_entropy(self) -> float | None:
+        space = self.model.action_space
+        if self.entropy_min is None and isinstance(space, spaces.Discrete):
+            return 0.1 * float(np.log(space.n))
+        return self.entropy_min
 
     def _stopped_early(self, state: dict[str, Any]) -> bool:
         before, now = state["gradient_steps"], gradient_steps(self.model)

@@ -110,7 +110,8 @@ class RolloutStatistics:
             before = last[index]
             # After the last decision of an episode comes the drain, which is no time of arrivals.
             last[index] = None if dones[index] else float(now)
-            if before is not None and not dones[index]:
+            # A clock that went back is another episode's, as after set_env().
+            if before is not None and not dones[index] and float(now) >= before:
                 self._arrivals += 1
                 self._seconds += float(now) - before
 
