@@ -21,6 +21,7 @@ from llmroute_gym.sb3.ppo import RouterPPO
 from llmroute_gym.sb3.recent_latencies import RecentLatencies
 from llmroute_gym.sb3.regularization import LinearDecay
 from llmroute_gym.sb3.replay import Replayable
+from llmroute_gym.sb3.replay_vector import ReplayableVector
 from llmroute_gym.sb3.replica_set import MaskableReplicaSetPolicy, ReplicaSetPolicy
 from llmroute_gym.sb3.resume import load_training_state, remaining_timesteps, save_training_state
 from llmroute_gym.sb3.row_normalizer import NormalizedRows, RowNormalizer, fill_statistics
@@ -35,6 +36,7 @@ __all__ = [
     "ObservationStatistics",
     "RecentLatencies",
     "Replayable",
+    "ReplayableVector",
     "ReplicaSetPolicy",
     "RolloutStatistics",
     "RouterMaskablePPO",

@@ -65,6 +65,19 @@ def test_a_reference_without_weight_changes_nothing():
     assert_same(stock, ours.learn(3 * UPDATE))
 
 
+def test_continuous_actions_train_too():
+    options = {**SMALL, "n_steps": 64}
+    stock = PPO("MlpPolicy", "Pendulum-v1", **options).learn(128)
+    ours = RouterPPO("MlpPolicy", "Pendulum-v1", **options).learn(128)
+    assert_same(stock, ours)
+    ours.set_reference()
+    ours.kl_ref_coef = 0.1
+    ours.learn(128)
+    assert ours.mean_reference_kl() > 0
+    with pytest.raises(InputError, match="needs discrete actions"):
+        ours.policy.set_temperature(2.0)
+
+
 def test_without_coefficients_it_is_maskable_ppo_bit_for_bit():
     stock = MaskablePPO("MlpPolicy", toy_vec_env(masked=True), **SMALL).learn(3 * UPDATE)
     ours = RouterMaskablePPO("MlpPolicy", toy_vec_env(masked=True), **SMALL).learn(3 * UPDATE)
@@ -73,7 +86,7 @@ def test_without_coefficients_it_is_maskable_ppo_bit_for_bit():
 
 @pytest.mark.parametrize("algorithm", [RouterPPO, RouterMaskablePPO])
 def test_a_huge_weight_holds_the_policy_at_the_reference(algorithm):
-    options = {**SMALL, "learning_rate": 3e-3, "n_epochs": 8}
+    options = {**SMALL, "learning_rate": 3e-3, "n_epochs": 4}
     kl = {}
     for weight in (0.0, 1e5):
         env = toy_vec_env(masked=algorithm is RouterMaskablePPO)
@@ -83,6 +96,15 @@ def test_a_huge_weight_holds_the_policy_at_the_reference(algorithm):
         kl[weight] = model.mean_reference_kl()
     assert kl[1e5] < 1e-4
     assert kl[0.0] > 1e-2
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "ReplicaSetPolicy"])
+def test_temperature_alone_is_no_distance_to_the_reference(policy):
+    model = RouterPPO(policy, toy_vec_env(), learning_rate=0.0, **SMALL)
+    model.set_reference()
+    model.policy.set_temperature(1.7)
+    model.learn(UPDATE)
+    assert model.mean_reference_kl() == 0.0
 
 
 def test_kl_ref_coef_follows_its_schedule_through_save_and_load(tmp_path):
@@ -156,7 +178,7 @@ def test_the_entropy_floor_acts_only_below_the_floor():
 
 
 def test_the_entropy_floor_keeps_the_entropy_up():
-    options = {**SMALL, "learning_rate": 1e-2, "n_epochs": 8}
+    options = {**SMALL, "learning_rate": 2e-2, "n_epochs": 4}
     entropy = {}
     for weight in (0.0, 5.0):
         model = RouterPPO(

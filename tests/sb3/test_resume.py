@@ -137,7 +137,8 @@ def test_a_process_killed_at_a_random_moment(uninterrupted, tmp_path):
 @pytest.mark.parametrize("algorithm", [PPO, RecurrentPPO])
 def test_stock_algorithms_resume_too(algorithm, tmp_path):
     policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
-    options = {**SMALL, "policy_kwargs": {"net_arch": [8]}}
+    lstm = {"lstm_hidden_size": 8} if algorithm is RecurrentPPO else {}
+    options = {**SMALL, "n_epochs": 1, "policy_kwargs": {"net_arch": [8], **lstm}}
 
     def env():
         return DummyVecEnv([lambda: Replayable(Monitor(RowsEnv()))] * 2)

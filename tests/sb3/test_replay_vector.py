@@ -1,0 +1,47 @@
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
+from llmroute_gym.errors import InputError
+from llmroute_gym.sb3 import ReplayableVector
+
+
+def make(num_envs=3, **settings):
+    settings = {"replicas": 2, "requests_per_episode": 20, **settings}
+    return ReplayableVector(LLMRouteVectorEnv(num_envs, **settings))
+
+
+@pytest.mark.parametrize("steps", [0, 7, 20, 53])
+@pytest.mark.parametrize("seed", [3, None])
+def test_episodes_are_repeated_exactly_and_go_on_alike(steps, seed):
+    rng = np.random.default_rng(0)
+    env, other = make(), make()
+    if seed is None:
+        env.reset(seed=4)
+    env.reset(seed=seed)
+    for step in range(steps):
+        if step == 30:
+            env.set_qps(4.0)
+        env.step(rng.integers(2, size=3))
+    state = pickle.loads(pickle.dumps(env.get_state()))
+    observations = other.set_state(state)
+    np.testing.assert_array_equal(observations, env.get_state()["observations"])
+    for _ in range(45):
+        actions = rng.integers(2, size=3)
+        for first, second in zip(env.step(actions)[:4], other.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_another_environment_is_noticed():
+    env = make()
+    with pytest.raises(gym.error.ResetNeeded):
+        env.get_state()
+    env.reset(seed=3)
+    env.step([0, 1, 0])
+    with pytest.raises(InputError, match="settings of the run"):
+        make(cluster="a30-qwen2-7b").set_state(env.get_state())
+    with pytest.raises(InputError, match="takes an LLMRouteVectorEnv"):
+        ReplayableVector(gym.make_vec("CartPole-v1", num_envs=2))
