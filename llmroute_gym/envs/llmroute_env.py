@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import observation_space, scale_rows
-from llmroute_gym.envs.reward import RewardTerms, batched_reward_terms, term_weights, weighted_sum
+from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights, write_reward
 from llmroute_gym.envs.viewer import Snapshot, Viewer
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.sim.arrivals import arrival_process
@@ -118,6 +118,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         self.observation_space: spaces.Box = observation_space(len(self.cluster))  # type: ignore[assignment]
         self.action_space = spaces.Discrete(len(self.cluster))
+        self._units = term_units(self.reward_config)
         self._weights = term_weights(self.reward_config)
         self._viewer: Viewer | None = None
         self._run: Run | None = None
@@ -220,8 +221,17 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         return scale_rows(self._running().rows())
 
     def _reward(self, interval: Interval) -> tuple[RewardTerms, float]:
-        terms = batched_reward_terms(np.array([interval]), self.reward_config)
-        return RewardTerms(*terms[0].tolist()), float(weighted_sum(terms, self._weights)[0])
+        terms = np.empty(len(RewardTerms._fields))
+        reward = write_reward(
+            interval.request_seconds,
+            interval.late_request_seconds,
+            interval.completion_rate_rps,
+            interval.imbalance,
+            self._units,
+            self._weights,
+            terms,
+        )
+        return RewardTerms(*terms.tolist()), float(reward)
 
     def _state_info(self) -> dict[str, Any]:
         run = self._running()

@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from llmroute_gym.config import RewardConfig
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class RewardTerms(NamedTuple):
     """The terms without their weights, all >= 0."""
@@ -30,41 +32,45 @@ class RewardTerms(NamedTuple):
     imbalance: float
 
 
-def batched_reward_terms(
-    intervals: npt.NDArray[np.float64], config: RewardConfig
-) -> npt.NDArray[np.float64]:
-    """Returns the unweighted terms of many intervals in the order of `RewardTerms`.
+def write_reward(
+    request_seconds: float,
+    late_request_seconds: float,
+    completion_rate_rps: float,
+    imbalance: float,
+    units: FloatArray,
+    weights: FloatArray,
+    terms: FloatArray,
+) -> float:
+    """Fills `terms` with the unweighted terms of an interval and returns its reward.
+
+    Plain arithmetic, so that the kernels run this very function.
 
     Args:
-        intervals: (n, 5), the fields of `Interval`.
-        config: the threshold and the target.
-
-    Returns:
-        (n, 4).
+        request_seconds: fields of `llmroute_gym.sim.run.Interval`, likewise the next three.
+        late_request_seconds: see there.
+        completion_rate_rps: see there.
+        imbalance: see there.
+        units: (4,) from `term_units`.
+        weights: (4,) from `term_weights`.
+        terms: (4,) in the order of `RewardTerms`.
     """
-    terms = intervals[:, 1:5] / np.array(
-        [config.latency_threshold, config.latency_threshold, config.throughput_target, 1.0]
-    )
-    np.minimum(terms[:, 2], 1.0, out=terms[:, 2])
-    return terms
-
-
-def weighted_sum(
-    terms: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Returns the rewards, shape (n,); one row gives the same bits alone and among others.
-
-    Args:
-        terms: (n, 4), unweighted.
-        weights: (4,), signed.
-    """
-    total: npt.NDArray[np.float64] = terms[:, 0] * weights[0]
-    for column in range(1, len(weights)):
-        total += terms[:, column] * weights[column]
+    terms[0] = request_seconds / units[0]
+    terms[1] = late_request_seconds / units[1]
+    terms[2] = min(completion_rate_rps / units[2], 1.0)
+    terms[3] = imbalance / units[3]
+    total = 0.0
+    for term in range(4):
+        total += terms[term] * weights[term]
     return total
 
 
-def term_weights(config: RewardConfig) -> npt.NDArray[np.float64]:
+def term_units(config: RewardConfig) -> FloatArray:
+    """Returns what the terms are measured in, in the order of `RewardTerms`, shape (4,)."""
+    threshold = config.latency_threshold
+    return np.array([threshold, threshold, config.throughput_target, 1.0])
+
+
+def term_weights(config: RewardConfig) -> FloatArray:
     """Returns the signed weights in the order of `RewardTerms`, shape (4,)."""
     return np.array(
         [

@@ -1,7 +1,7 @@
 """Many LLMRoute-v0 environments stepped together on the compiled engine."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,14 +18,15 @@ from llmroute_gym.envs.llmroute_env import (
     predicted_output_tokens,
     range_error,
 )
-from llmroute_gym.envs.observation import HIGH, SCALE, observation_space
-from llmroute_gym.envs.reward import RewardTerms, batched_reward_terms, term_weights, weighted_sum
+from llmroute_gym.envs.observation import observation_space
+from llmroute_gym.envs.reward import RewardTerms
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.sim.signals import N_SIGNALS
-from llmroute_gym.sim.submission import fitting
-from llmroute_gym.sim.workload import Workload, WorkloadSource
+from llmroute_gym.sim.workload import WorkloadSource
+
+if TYPE_CHECKING:
+    from llmroute_gym.envs.episodes import Episodes
 
 FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
@@ -89,8 +90,9 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.single_action_space = gym.spaces.Discrete(n_replicas)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._weights = term_weights(self.reward_config)
-        self._episodes: _Episodes | None = None
+        self._every = np.ones(num_envs, dtype=np.bool_)
+        self._every.flags.writeable = False
+        self._episodes: Episodes | None = None
         self._generators: list[np.random.Generator] = []
 
     def set_qps(self, qps: float) -> None:
@@ -120,17 +122,19 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise unknown_name("reset option of the vector environment", key, [])
         self._seed(seed)
         if self._episodes is None:
-            self._episodes = _Episodes(
+            from llmroute_gym.envs.episodes import Episodes  # Numba is slow to import
+
+            self._episodes = Episodes(
                 self.cluster,
                 self.num_envs,
                 self.requests_per_episode,
+                self.reward_config,
                 self.observation_config,
-                self.reward_config.latency_threshold,
             )
         for index in range(self.num_envs):
             self._start(index)
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
-        return self._episodes.observe(), self._infos()
+        return self._episodes.observe(np.arange(self.num_envs)), self._infos()
 
     def step(
         self, actions: npt.ArrayLike
@@ -146,25 +150,24 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             InputError: the shape or type is wrong, or a replica is out of range or masked.
         """
         episodes = self._started()
-        observations, intervals = episodes.step(self._checked(actions))
-        terms = batched_reward_terms(intervals, self.reward_config)
-        rewards = weighted_sum(terms, self._weights)
+        observations = episodes.step(self._checked(actions))
+        rewards = episodes.rewards.copy()
         self._steps += 1
         terminated = self._steps >= self.requests_per_episode
         truncated = (self._steps >= self.max_episode_steps) & ~terminated
         infos = self._infos()
         for column, name in enumerate(RewardTerms._fields):
-            self._put(infos, f"reward/{name}", terms[:, column].copy())
+            self._put(infos, f"reward/{name}", episodes.terms[:, column].copy())
         ended = terminated | truncated
         if ended.any():
-            observations = self._restart(ended, terminated, observations, infos)
+            self._restart(ended, terminated, observations, infos)
         return observations, rewards, terminated, truncated, infos
 
     def outcome(self, index: int) -> Outcome:
         """Returns what became of the requests of environment `index`'s present episode."""
         return self._started().outcome(index)
 
-    def _started(self) -> "_Episodes":
+    def _started(self) -> "Episodes":
         if self._episodes is None:
             raise gym.error.ResetNeeded("call reset() before using the environment")
         return self._episodes
@@ -181,9 +184,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         generators = []
         for index, one in enumerate(seeds):
             kept = one is None and self._generators
-            generators.append(
-                self._generators[index] if kept else seeding.np_random(one)[0]
-            )
+            generators.append(self._generators[index] if kept else seeding.np_random(one)[0])
         self._generators = generators
 
     def _start(self, index: int) -> None:
@@ -200,7 +201,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         terminated: npt.NDArray[np.bool_],
         observations: npt.NDArray[np.float32],
         infos: Infos,
-    ) -> npt.NDArray[np.float32]:
+    ) -> None:
         """Starts the next episode where one has ended; what was last seen goes to `infos`."""
         final_info: Infos = dict(infos)
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -219,19 +220,20 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         infos.update(self._infos())
         infos.update(final_obs=final_obs, _final_obs=ended.copy())
         infos.update(final_info=final_info, _final_info=ended.copy())
-        return self._started().observe()
+        indices = np.flatnonzero(ended)
+        observations[indices] = self._started().observe(indices)
 
     def _infos(self) -> Infos:
         episodes = self._started()
         infos: Infos = {}
         self._put(infos, "action_mask", self.action_masks())
-        self._put(infos, "time_s", episodes.now_s())
-        self._put(infos, "request", episodes.next_request())
+        self._put(infos, "time_s", episodes.now_s.copy())
+        self._put(infos, "request", episodes.numbers.copy())
         return infos
 
     def _put(self, infos: Infos, key: str, values: npt.NDArray[Any]) -> None:
         infos[key] = values
-        infos[f"_{key}"] = np.ones(self.num_envs, dtype=np.bool_)
+        infos[f"_{key}"] = self._every
 
     def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = np.asarray(actions)
@@ -245,97 +247,18 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             wrong = int(np.flatnonzero((array < 0) | (array >= n_replicas))[0])
             raise range_error(int(array[wrong]), n_replicas, f" in environment {wrong}")
         episodes = self._started()
-        allowed = episodes.masks[np.arange(self.num_envs), array]
+        if not episodes.all_allowed:
+            self._check_masks(array, episodes)
+        return np.array(array, dtype=np.int64)
+
+    def _check_masks(self, actions: npt.NDArray[np.integer], episodes: "Episodes") -> None:
+        allowed = episodes.masks[np.arange(self.num_envs), actions]
         if not allowed.all():
             wrong = int(np.flatnonzero(~allowed)[0])
             raise masked_error(
-                int(array[wrong]),
-                int(episodes.next_request()[wrong]),
+                int(actions[wrong]),
+                int(episodes.numbers[wrong]),
                 episodes.masks[wrong],
                 episodes.rows(wrong),
                 f" in environment {wrong}",
             )
-        return array.astype(np.int64)
-
-
-class _Episodes:
-    """The state arrays of all environments, and the kernels' calls.
-
-    Args:
-        cluster: the replicas of one environment.
-        num_envs: how many environments.
-        n_requests: requests per episode.
-        observation: what a row tells.
-        late_after_s: age from which a request counts as late, seconds.
-    """
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        num_envs: int,
-        n_requests: int,
-        observation: ObservationConfig,
-        late_after_s: float,
-    ) -> None:
-        from llmroute_gym.sim.compiled.vector import VectorState  # Numba is slow to import
-
-        self._state = VectorState(cluster, num_envs, n_requests, observation, late_after_s)
-        self._cluster = cluster
-        self._n_requests = n_requests
-        n_replicas = len(cluster)
-        self.masks = np.ones((num_envs, n_replicas), dtype=np.bool_)
-        self._fits: list[npt.NDArray[np.bool_] | None] = [None] * num_envs
-        self._workloads: list[Workload | None] = [None] * num_envs
-        self._observations = np.zeros((num_envs, n_replicas, N_SIGNALS), dtype=np.float32)
-
-    def start(self, index: int, workload: Workload, predicted: FloatArray) -> None:
-        """Puts a new episode into environment `index`."""
-        self._workloads[index] = workload
-        self._fits[index] = fitting(workload, self._cluster)
-        self._state.start(index, workload, predicted)
-        self._set_mask(index, 0)
-
-    def step(self, actions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], FloatArray]:
-        """Places one request per environment.
-
-        Returns:
-            Observations (num_envs, n_replicas, N_SIGNALS) and intervals (num_envs, 5).
-        """
-        rejected = np.zeros(len(actions), dtype=np.bool_)
-        for index, fits in enumerate(self._fits):
-            if fits is not None:
-                request = int(self._state.next_request[index])
-                rejected[index] = not fits[request, actions[index]]
-                self._set_mask(index, request + 1)
-        intervals = self._state.step(actions, rejected, self.masks, SCALE, HIGH, self._observations)
-        return self._observations.copy(), intervals
-
-    def observe(self) -> npt.NDArray[np.float32]:
-        """Returns all observations, shape (num_envs, n_replicas, N_SIGNALS)."""
-        self._state.observe(self.masks, SCALE, HIGH, self._observations)
-        return self._observations.copy()
-
-    def rows(self, index: int) -> FloatArray:
-        """Returns the unscaled rows of one environment."""
-        return self._state.rows(index, self.masks)
-
-    def now_s(self) -> FloatArray:
-        """Returns the time of each decision, seconds, shape (num_envs,)."""
-        return self._state.now_s.copy()
-
-    def next_request(self) -> npt.NDArray[np.int64]:
-        """Returns the number of each environment's request at hand, shape (num_envs,)."""
-        return self._state.next_request.copy()
-
-    def outcome(self, index: int) -> Outcome:
-        """Returns what became of one environment's requests."""
-        workload = self._workloads[index]
-        assert workload is not None, "an environment without an episode"
-        return self._state.outcome(index, workload)
-
-    def _set_mask(self, index: int, request: int) -> None:
-        fits = self._fits[index]
-        if fits is None or request >= self._n_requests or not fits[request].any():
-            self.masks[index] = True
-        else:
-            self.masks[index] = fits[request]

@@ -3,93 +3,115 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET, GQA_BATCHING_PENALTY
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.run import FloatArray, IntArray
 
 
-@njit(cache=True, inline="always")
-def segment_of(table, knots, count, x):
+@inlined
+def context_bucket(contexts: int, requests: int) -> int:
+    """Returns ceil(floor(contexts / requests) / 64).
+
+    Dividing floats is faster and exact here: the quotient is never within rounding of a whole
+    number that it does not reach.
+    """
+    return (int(contexts / requests) + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET
+
+
+@inlined
+def segment_of(floats: FloatArray, knots: int, count: int, x: float) -> int:
     """Returns the segment of ascending knots that x lies in; the outermost ones go on."""
     j = 0
-    while j < count - 2 and table[knots + j + 1] <= x:
+    while j < count - 2 and floats[knots + j + 1] <= x:
         j += 1
     return j
 
 
-@njit(cache=True)
-def decode_seconds(model, decodes, context_sum, model_int, table):
+@kernel
+def decode_seconds(
+    model: int, decodes: int, contexts: int, ints: IntArray, floats: FloatArray
+) -> float:
     """Returns the decode attention's seconds, 0 without decodes."""
     if decodes == 0:
         return 0.0
-    kind = model_int[model, at.KIND]
+    kind = ints[model + at.KIND]
     if kind == at.FORMULA:
-        return table[model_int[model, at.DECODE]] * context_sum
-    columns = model_int[model, at.DECODE_COLUMNS]
-    row = model_int[model, at.DECODE] + (decodes - 1) * columns
+        return floats[ints[model + at.DECODE]] * contexts
+    columns = ints[model + at.DECODE_COLUMNS]
+    row = ints[model + at.DECODE] + (decodes - 1) * columns
     if kind == at.TABLE:
-        return table[row - (-(context_sum // decodes) // CONTEXT_BUCKET)]
-    mean = context_sum / decodes
-    knots = model_int[model, at.DECODE_KNOTS]
-    j = segment_of(table, knots, columns, mean)
-    low, high = table[knots + j], table[knots + j + 1]
+        return floats[row + context_bucket(contexts, decodes)]
+    mean = contexts / decodes
+    knots = ints[model + at.DECODE_KNOTS]
+    j = segment_of(floats, knots, columns, mean)
+    low, high = floats[knots + j], floats[knots + j + 1]
     u = (mean - low) / (high - low)
-    return (1.0 - u) * table[row + j] + u * table[row + j + 1]
+    return (1.0 - u) * floats[row + j] + u * floats[row + j + 1]
 
 
-@njit(cache=True)
-def _along(table, row, columns, column):
+@kernel
+def _along(floats: FloatArray, row: int, columns: int, column: int) -> float:
     if column < columns:
-        return table[row + column]
-    last = table[row + columns - 1]
-    return last + (last - table[row + columns - 2]) * (column - columns + 1)
+        return floats[row + column]
+    last = floats[row + columns - 1]
+    return last + (last - floats[row + columns - 2]) * (column - columns + 1)
 
 
-@njit(cache=True)
-def _table_prefill(model, chunk_squares, buckets, model_int, table):
-    start = model_int[model, at.PREFILL]
-    rows = model_int[model, at.PREFILL_ROWS]
-    columns = model_int[model, at.PREFILL_COLUMNS]
+@kernel
+def _table_prefill(
+    model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
+) -> float:
+    start = ints[model + at.PREFILL]
+    rows = ints[model + at.PREFILL_ROWS]
+    columns = ints[model + at.PREFILL_COLUMNS]
     column = int(np.rint(math.sqrt(chunk_squares))) - 1
     if buckets < rows:
-        return _along(table, start + buckets * columns, columns, column)
-    last = _along(table, start + (rows - 1) * columns, columns, column)
-    before = _along(table, start + (rows - 2) * columns, columns, column)
+        return _along(floats, start + buckets * columns, columns, column)
+    last = _along(floats, start + (rows - 1) * columns, columns, column)
+    before = _along(floats, start + (rows - 2) * columns, columns, column)
     return last + (last - before) * (buckets - rows + 1)
 
 
-@njit(cache=True)
-def _profile_prefill(model, chunk_squares, buckets, model_int, table):
-    start = model_int[model, at.PREFILL]
-    rows = model_int[model, at.PREFILL_ROWS]
-    columns = model_int[model, at.PREFILL_COLUMNS]
-    row_knots = model_int[model, at.PREFILL_KNOTS]
+@kernel
+def _profile_prefill(
+    model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
+) -> float:
+    rows = ints[model + at.PREFILL_ROWS]
+    columns = ints[model + at.PREFILL_COLUMNS]
+    row_knots = ints[model + at.PREFILL_KNOTS]
     column_knots = row_knots + rows
     y, x = math.sqrt(chunk_squares), float(buckets)
-    i = segment_of(table, row_knots, rows, y)
-    j = segment_of(table, column_knots, columns, x)
-    v = (y - table[row_knots + i]) / (table[row_knots + i + 1] - table[row_knots + i])
-    u = (x - table[column_knots + j]) / (table[column_knots + j + 1] - table[column_knots + j])
-    low = start + i * columns + j
+    i = segment_of(floats, row_knots, rows, y)
+    j = segment_of(floats, column_knots, columns, x)
+    v = (y - floats[row_knots + i]) / (floats[row_knots + i + 1] - floats[row_knots + i])
+    u = (x - floats[column_knots + j]) / (floats[column_knots + j + 1] - floats[column_knots + j])
+    low = ints[model + at.PREFILL] + i * columns + j
     high = low + columns
-    return (1.0 - v) * ((1.0 - u) * table[low] + u * table[low + 1]) + v * (
-        (1.0 - u) * table[high] + u * table[high + 1]
+    return (1.0 - v) * ((1.0 - u) * floats[low] + u * floats[low + 1]) + v * (
+        (1.0 - u) * floats[high] + u * floats[high + 1]
     )
 
 
-@njit(cache=True)
-def prefill_seconds(model, prefills, chunk_squares, chunk_context, buckets, model_int, table):
-    """Returns the prefill attention's seconds, 0 without prefills."""
-    if prefills == 0:
-        return 0.0
-    kind = model_int[model, at.KIND]
+@kernel
+def prefill_seconds(
+    model: int,
+    prefills: int,
+    chunk_squares: int,
+    chunk_context: int,
+    buckets: int,
+    ints: IntArray,
+    floats: FloatArray,
+) -> float:
+    """Returns the prefill attention's seconds of at least one chunk."""
+    kind = ints[model + at.KIND]
     if kind == at.FORMULA:
-        return table[model_int[model, at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)
+        return floats[ints[model + at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)
     if kind == at.TABLE:
-        part = _table_prefill(model, chunk_squares, buckets, model_int, table)
+        part = _table_prefill(model, chunk_squares, buckets, ints, floats)
     else:
-        part = _profile_prefill(model, chunk_squares, buckets, model_int, table)
-    if prefills > 1 and model_int[model, at.GQA]:
+        part = _profile_prefill(model, chunk_squares, buckets, ints, floats)
+    if prefills > 1 and ints[model + at.GQA] == 1:
         part *= GQA_BATCHING_PENALTY
     return part

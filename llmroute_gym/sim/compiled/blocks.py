@@ -7,66 +7,78 @@ contexts and a histogram of (done - step) modulo the block size. An upper bound 
 proves that there is room.
 """
 
-from numba import njit
-
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.run import IntArray
 
 
-@njit(cache=True, inline="always")
-def blocks_for(tokens, block_size):
+@inlined
+def blocks_for(tokens: int, block_size: int) -> int:
     """Returns the blocks that hold `tokens` tokens."""
     return (tokens + block_size - 1) // block_size
 
 
-@njit(cache=True)
-def decode_blocks(histogram, row, contexts, decodes, step, block_size):
+@kernel
+def decode_blocks(replica: int, contexts: int, step: int, ints: IntArray) -> int:
     """Returns the exact blocks of all decoding requests: sum of ceil(context / block size).
 
     Args:
-        histogram: (n_rows, block size), decoding requests by (done - step) modulo block size.
-        row: the replica's row.
+        replica: its word.
         contexts: the sum of tokens to hold, over the decoding requests.
-        decodes: how many they are.
         step: the step at which `done` reaches those tokens.
-        block_size: tokens per block.
+        ints: memory.
     """
-    padding = 0
+    block_size = ints[replica + at.BLOCK_SIZE]
+    full = (-step) % block_size  # the residue of contexts that end with their block
+    missing = 0
     for residue in range(block_size):
-        padding += histogram[row, residue] * ((-residue - step) % block_size)
-    return (contexts + padding) // block_size
+        padding = full - residue if residue <= full else full - residue + block_size
+        missing += ints[replica + at.HISTOGRAM + residue] * padding
+    return (contexts + missing) // block_size
 
 
-@njit(cache=True)
-def has_room(histogram, row, contexts, decodes, step, block_size, held, limit):
+@inlined
+def has_room(
+    replica: int, decodes: int, contexts: int, step: int, held: int, limit: int, ints: IntArray
+) -> bool:
     """Whether `held` blocks plus those of the decoding requests stay within `limit`."""
-    if decodes == 0:
-        return held <= limit
-    if held + (contexts + (block_size - 1) * decodes) // block_size <= limit:
-        return True
-    return held + decode_blocks(histogram, row, contexts, decodes, step, block_size) <= limit
+    block_size = ints[replica + at.BLOCK_SIZE]
+    room = contexts + (block_size - 1) * decodes <= (limit - held) * block_size
+    if not room:
+        room = held + decode_blocks(replica, contexts, step, ints) <= limit
+    return room
 
 
-@njit(cache=True)
-def steps_with_room(histogram, row, contexts, decodes, step, block_size, held, limit, most):
-    """Returns how many decode steps in a row (at most `most`) find room for their blocks.
+@kernel
+def steps_with_room(
+    replica: int,
+    decodes: int,
+    contexts: int,
+    step: int,
+    held: int,
+    limit: int,
+    most: int,
+    ints: IntArray,
+) -> int:
+    """Returns how many decode steps in a row (1 to `most`) find room for their blocks.
 
-    Step j (from 0) needs held + sum ceil((done + j) / block size) <= limit.
+    Step j (from 0) needs held + sum ceil((done + j) / block size) <= limit; step 0 has it.
     """
-    if most <= 0:
-        return 0
+    block_size = ints[replica + at.BLOCK_SIZE]
     last = contexts + decodes * (most - 1)
-    if held + (last + (block_size - 1) * decodes) // block_size <= limit:
+    if last + (block_size - 1) * decodes <= (limit - held) * block_size:
         return most
-    used = held + decode_blocks(histogram, row, contexts, decodes, step, block_size)
+    used = held + decode_blocks(replica, contexts, step, ints)
+    growing = (1 - step) % block_size  # the residue that took a new block at step 0
     count = 0
     while used <= limit and count < most:
         count += 1
-        used += histogram[row, (1 - step - count) % block_size]
-    return count
+        growing = growing - 1 if growing > 0 else block_size - 1
+        used += ints[replica + at.HISTOGRAM + growing]
+    return max(count, 1)
 
 
-@njit(cache=True, inline="always")
-def residue_of(request_int, request, finish_step, block_size):
+@inlined
+def residue_of(request: int, finish_step: int, block_size: int, ints: IntArray) -> int:
     """Returns (done - step) modulo the block size of a decoding request."""
-    total = request_int[request, at.PROMPT] + request_int[request, at.OUTPUT]
-    return (total - finish_step) % block_size
+    return (ints[request + at.PROMPT] + ints[request + at.OUTPUT] - finish_step) % block_size

@@ -7,133 +7,36 @@ tables, an arithmetic series on fitted models.
 
 import math
 
-from numba import njit
-
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.batch_seconds import decode_seconds, prefill_seconds, segment_of
-from llmroute_gym.sim.compiled.blocks import (
-    blocks_for,
-    has_room,
-    residue_of,
-    steps_with_room,
+from llmroute_gym.sim.compiled.batch_seconds import (
+    context_bucket,
+    decode_seconds,
+    prefill_seconds,
+    segment_of,
+)
+from llmroute_gym.sim.compiled.blocks import blocks_for, has_room, residue_of, steps_with_room
+from llmroute_gym.sim.compiled.events import (
+    admit,
+    chain,
+    mean_after,
+    note_finish,
+    note_first_token,
+    push,
 )
 from llmroute_gym.sim.compiled.eviction import make_room
-from llmroute_gym.sim.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
-
-_REQUEST_MASK = (1 << at.REQUEST_BITS) - 1
-_LOG_KEPT = math.log(1.0 - BATCH_TIME_WEIGHT)
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.run import FloatArray, IntArray
 
 
-@njit(cache=True, inline="always")
-def push(row, request, observed, state):
-    """Puts a request at the end of a replica's waiting queue."""
-    replica_int, request_int = state.replica_int, state.request_int
-    request_int[request, at.NEXT] = -1
-    if replica_int[row, at.HEAD] < 0:
-        replica_int[row, at.HEAD] = request
-    else:
-        request_int[replica_int[row, at.TAIL], at.NEXT] = request
-    replica_int[row, at.TAIL] = request
-    replica_int[row, at.WAITING] += 1
-    prompt = request_int[request, at.PROMPT]
-    replica_int[row, at.WAITING_PROMPT] += prompt
-    if observed:
-        replica_int[row, at.TOTAL] += prompt + request_int[request, at.OUTPUT]
-        replica_int[row, at.SILENT] += 1
-        replica_int[row, at.SILENT_PROMPT] += prompt
-        if replica_int[row, at.FIRST_PLACED] < 0:
-            replica_int[row, at.FIRST_PLACED] = request
-        else:
-            request_int[replica_int[row, at.LAST_PLACED], at.NEXT_PLACED] = request
-        replica_int[row, at.LAST_PLACED] = request
-
-
-@njit(cache=True, inline="always")
-def _pop(row, state):
-    """Takes the head off the waiting queue."""
-    replica_int, request_int = state.replica_int, state.request_int
-    request = replica_int[row, at.HEAD]
-    following = request_int[request, at.NEXT]
-    replica_int[row, at.HEAD] = following
-    if following < 0:
-        replica_int[row, at.TAIL] = -1
-    replica_int[row, at.WAITING] -= 1
-    replica_int[row, at.WAITING_PROMPT] -= request_int[request, at.PROMPT]
-    if replica_int[row, at.RESTARTED] > 0:
-        replica_int[row, at.RESTARTED] -= 1
-    return request
-
-
-@njit(cache=True, inline="always")
-def _chain(row, request, tokens, state):
-    """Appends a prefill that the batch being built completes."""
-    replica_int, request_int = state.replica_int, state.request_int
-    request_int[request, at.NEXT] = -1
-    if replica_int[row, at.CHAIN] < 0:
-        replica_int[row, at.CHAIN] = request
-    else:
-        request_int[replica_int[row, at.CHAIN_END], at.NEXT] = request
-    replica_int[row, at.CHAIN_END] = request
-    replica_int[row, at.CHAIN_TOKENS] += tokens
-
-
-@njit(cache=True)
-def _note_first_token(row, request, now, state):
-    replica_int, replica_float = state.replica_int, state.replica_float
-    prompt = state.request_int[request, at.ORIGINAL_PROMPT]
-    replica_int[row, at.SILENT] -= 1
-    replica_int[row, at.SILENT_PROMPT] -= prompt
-    replica_int[row, at.STREAMING] += 1
-    replica_int[row, at.STREAMING_PROMPT] += prompt
-    kept = math.exp((replica_float[row, at.TTFT_AT] - now) / RATE_TIME_S)
-    ttft = now - state.request_float[request, at.ARRIVED]
-    replica_float[row, at.TTFT_WEIGHT] = replica_float[row, at.TTFT_WEIGHT] * kept + 1.0
-    replica_float[row, at.TTFT_TOTAL] = replica_float[row, at.TTFT_TOTAL] * kept + ttft
-    replica_float[row, at.TTFT_AT] = now
-
-
-@njit(cache=True)
-def _note_finish(row, cluster, request, now, state):
-    replica_int, request_int = state.replica_int, state.request_int
-    cluster_int, cluster_float = state.cluster_int, state.cluster_float
-    replica_int[row, at.TOTAL] -= request_int[request, at.PROMPT] + request_int[request, at.OUTPUT]
-    replica_int[row, at.STREAMING] -= 1
-    replica_int[row, at.STREAMING_PROMPT] -= request_int[request, at.ORIGINAL_PROMPT]
-    arrived = state.request_float[request, at.ARRIVED]
-    cluster_int[cluster, at.IN_SYSTEM] -= 1
-    until = cluster_float[cluster, at.UNTIL]
-    if now > arrived + cluster_float[cluster, at.LATE_AFTER]:
-        cluster_int[cluster, at.LATE] -= 1
-        cluster_float[cluster, at.LATE_AREA] += until - now
-    cluster_float[cluster, at.DONE_AREA] += until - now
-    kept = math.exp((now - until) / RATE_TIME_S)
-    cluster_float[cluster, at.E2E_WEIGHT] += kept
-    cluster_float[cluster, at.E2E_TOTAL] += (now - arrived) * kept
-
-
-@njit(cache=True, inline="always")
-def _mean_after(mean, first, slope, count):
-    """Batch-time average after `count` batches of first, first + slope, ... seconds."""
-    if mean == 0.0:
-        mean = first
-        first += slope
-        count -= 1
-    if count <= 0:
-        return mean
-    lag = slope / BATCH_TIME_WEIGHT
-    kept = 1.0 - BATCH_TIME_WEIGHT if count == 1 else math.exp(_LOG_KEPT * count)
-    return first + slope * count - lag + (mean - first + lag) * kept
-
-
-@njit(cache=True, inline="always")
-def _end_of(now, first, slope, count):
+@inlined
+def _end_of(now: float, first: float, slope: float, count: int) -> float:
     """When `count` batches of first, first + slope, ... seconds end that start at `now`."""
     return now + (count * first + slope * (count * (count - 1) * 0.5))
 
 
-@njit(cache=True)
-def _ends_before(horizon, now, first, slope, count):
+@kernel
+def _ends_before(horizon: float, now: float, first: float, slope: float, count: int) -> int:
     """How many of `count` batches in a row end before the horizon."""
     gap = horizon - now
     if slope == 0.0:
@@ -149,131 +52,152 @@ def _ends_before(horizon, now, first, slope, count):
     return ended
 
 
-@njit(cache=True)
-def advance(row, cluster, feed, feed_at, feed_end, until, observed, state):
+@kernel
+def _new_pace(replica: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+    """Takes the slowdowns that have begun by `now`."""
+    while now >= floats[replica + at.NEXT_SLOWDOWN]:
+        slowdown = ints[replica + at.SLOWDOWN]
+        floats[replica + at.SCALE] = floats[slowdown + 1] / floats[replica + at.SPEED]
+        slowdown += 2
+        ints[replica + at.SLOWDOWN] = slowdown
+        more = slowdown < ints[replica + at.SLOWDOWN_END]
+        floats[replica + at.NEXT_SLOWDOWN] = floats[slowdown] if more else math.inf
+
+
+@inlined
+def _insert_key(replica: int, first: int, count: int, key: int, ints: IntArray) -> int:
+    """Adds a key to the ascending ones; returns where they start now."""
+    if first + count >= ints[replica + at.LAST_KEY]:
+        start = replica + at.HISTOGRAM + ints[replica + at.BLOCK_SIZE]
+        for j in range(count):
+            ints[start + j] = ints[first + j]
+        first = start
+    j = first + count
+    while j > first and ints[j - 1] > key:
+        ints[j] = ints[j - 1]
+        j -= 1
+    ints[j] = key
+    return first
+
+
+@kernel
+def advance(
+    replica: int,
+    cluster: int,
+    feed: IntArray,
+    feed_at: int,
+    feed_end: int,
+    until: float,
+    observed: bool,
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
     """Runs one replica through everything that happens before `until`.
 
     Args:
-        row: the replica's row.
-        cluster: the row of its environment, for the bookkeeping of an observed run.
-        feed: requests that arrive at this replica on the way, by arrival.
-        feed_at: the first of them.
+        replica: its word.
+        cluster: word of its cluster, for the books of an observed run.
+        feed: words of requests that arrive at this replica on the way, by arrival.
+        feed_at: index of the first of them.
         feed_end: one past the last of them.
         until: seconds; what happens at that instant is left.
         observed: whether signals and reward integrals are kept.
-        state: all arrays.
+        ints: memory, see `layout`.
+        floats: the same memory.
     """
-    replica_int, replica_float = state.replica_int, state.replica_float
-    request_int, request_float = state.request_int, state.request_float
-    keys, histogram = state.keys, state.histogram
-    model_int, table, slowdowns = state.model_int, state.table, state.slowdowns
     # The hot state lives in locals; everything else is touched where it changes.
-    b = replica_int[row, at.DECODES]
-    step = replica_int[row, at.STEP]
-    context = replica_int[row, at.CONTEXT]
-    first_key = replica_int[row, at.FIRST_KEY]
-    batch_end = replica_float[row, at.BATCH_END]
-    batch_time = replica_float[row, at.BATCH_TIME]
-    mean_time = replica_float[row, at.MEAN_BATCH_TIME]
-    scale = replica_float[row, at.SCALE]
-    next_slowdown = replica_float[row, at.NEXT_SLOWDOWN]
-    in_decode = replica_int[row, at.IN_DECODE]
-    prefill_first = replica_int[row, at.PREFILL_FIRST] == 1
-    max_batch = replica_int[row, at.MAX_BATCH]
-    block_size = replica_int[row, at.BLOCK_SIZE]
-    num_blocks = replica_int[row, at.NUM_BLOCKS]
-    open_blocks = num_blocks - replica_int[row, at.WATERMARK]
-    model = replica_int[row, at.MODEL]
-    dense = model_int[model, at.DENSE]
-    kind = model_int[model, at.KIND]
-    columns = model_int[model, at.DECODE_COLUMNS]
-    capacity = keys.shape[1]
+    b = ints[replica + at.DECODES]
+    step = ints[replica + at.STEP]
+    context = ints[replica + at.CONTEXT]
+    first_key = ints[replica + at.FIRST_KEY]
+    in_decode = ints[replica + at.IN_DECODE]
+    batch_end = floats[replica + at.BATCH_END]
+    batch_time = floats[replica + at.BATCH_TIME]
+    mean_time = floats[replica + at.MEAN_BATCH_TIME]
+    scale = floats[replica + at.SCALE]
+    next_slowdown = floats[replica + at.NEXT_SLOWDOWN]
+    prefill_first = ints[replica + at.PREFILL_FIRST] == 1
+    max_batch = ints[replica + at.MAX_BATCH]
+    block_size = ints[replica + at.BLOCK_SIZE]
+    num_blocks = ints[replica + at.NUM_BLOCKS]
+    open_blocks = ints[replica + at.OPEN_BLOCKS]
+    model = ints[replica + at.MODEL]
+    kind = ints[model + at.KIND]
+    dense = ints[model + at.DENSE]
+    columns = ints[model + at.DECODE_COLUMNS]
+    decode_table = ints[model + at.DECODE]
+    knots = ints[model + at.DECODE_KNOTS]
 
     while True:
         horizon = until
         if feed_at < feed_end:
-            horizon = request_float[feed[feed_at], at.ARRIVED]
-        # ---- every batch end before the horizon
+            horizon = floats[feed[feed_at] + at.ARRIVED]
         while True:
-            if batch_end == math.inf:
-                if replica_int[row, at.HEAD] < 0:
-                    break
-                now = request_float[replica_int[row, at.HEAD], at.ARRIVED]
-                if now >= horizon:
-                    break
-            else:
-                if batch_end >= horizon:
-                    break
+            # ---- the end of the batch in flight, or the wake-up of an idle replica
+            if batch_end < horizon:
                 now = batch_end
                 if observed:
-                    mean_time = _mean_after(mean_time, batch_time, 0.0, 1)
+                    mean_time = mean_after(mean_time, batch_time, 0.0, 1)
                 if in_decode == 1:
                     step += 1
                     context += b
-                if replica_int[row, at.PARTIAL_CHUNK] > 0:
-                    replica_int[row, at.PARTIAL_DONE] += replica_int[row, at.PARTIAL_CHUNK]
-                    replica_int[row, at.PARTIAL_CHUNK] = 0
-            # ---- build batches until one is in flight beyond the horizon's reach
+                if ints[replica + at.PARTIAL_CHUNK] > 0:
+                    ints[replica + at.PARTIAL_DONE] += ints[replica + at.PARTIAL_CHUNK]
+                    ints[replica + at.PARTIAL_CHUNK] = 0
+            elif batch_end == math.inf and ints[replica + at.HEAD] >= 0:
+                now = floats[ints[replica + at.HEAD] + at.ARRIVED]
+                if now >= horizon:
+                    break
+            else:
+                break
+
+            # ---- build batches until one is in flight at the horizon, or none can be built
             while True:
-                # completions
-                while b > 0 and (keys[row, first_key] >> at.REQUEST_BITS) == step:
-                    request = keys[row, first_key] & _REQUEST_MASK
+                while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
+                    request = ints[first_key] & at.REQUEST_MASK
                     first_key += 1
                     b -= 1
-                    histogram[row, residue_of(request_int, request, step, block_size)] -= 1
-                    context -= request_int[request, at.PROMPT] + request_int[request, at.OUTPUT]
-                    request_float[request, at.FINISHED] = now
+                    residue = residue_of(request, step, block_size, ints)
+                    ints[replica + at.HISTOGRAM + residue] -= 1
+                    context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
+                    floats[request + at.FINISHED] = now
                     if observed:
-                        _note_finish(row, cluster, request, now, state)
-                # prefills that the ended batch completed start to decode
-                request = replica_int[row, at.CHAIN]
-                if request >= 0:
-                    replica_int[row, at.CHAIN] = -1
-                    replica_int[row, at.CHAIN_TOKENS] = 0
-                    replica_int[row, at.CHAIN_DONE] = 0
-                    while request >= 0:
-                        following = request_int[request, at.NEXT]
-                        prompt = request_int[request, at.PROMPT]
-                        output = request_int[request, at.OUTPUT]
-                        replica_int[row, at.PREFILL_BLOCKS] -= blocks_for(prompt, block_size)
-                        replica_int[row, at.PREFILL_COUNT] -= 1
-                        if math.isnan(request_float[request, at.FIRST_TOKEN]):
-                            request_float[request, at.FIRST_TOKEN] = now
-                            if observed:
-                                _note_first_token(row, request, now, state)
-                        if output == 1:
-                            request_float[request, at.FINISHED] = now
-                            if observed:
-                                _note_finish(row, cluster, request, now, state)
-                        else:
-                            finish = step + output - 1
-                            key = (finish << at.REQUEST_BITS) | request
-                            if first_key + b >= capacity:
-                                for j in range(b):
-                                    keys[row, j] = keys[row, first_key + j]
-                                first_key = 0
-                            j = first_key + b
-                            while j > first_key and keys[row, j - 1] > key:
-                                keys[row, j] = keys[row, j - 1]
-                                j -= 1
-                            keys[row, j] = key
-                            histogram[row, (prompt + 1 - step) % block_size] += 1
-                            request_int[request, at.ORDER] = replica_int[row, at.JOINED]
-                            replica_int[row, at.JOINED] += 1
-                            b += 1
-                            context += prompt + 1
-                        request = following
+                        note_finish(replica, cluster, request, now, ints, floats)
 
-                # ---- the next batch, at `now`
-                while now >= next_slowdown:
-                    position = replica_int[row, at.SLOWDOWN]
-                    scale = slowdowns[position, 1] / replica_float[row, at.SPEED]
-                    position += 1
-                    replica_int[row, at.SLOWDOWN] = position
-                    if position < replica_int[row, at.SLOWDOWN_END]:
-                        next_slowdown = slowdowns[position, 0]
+                request = ints[replica + at.CHAIN]
+                if request >= 0:
+                    ints[replica + at.CHAIN] = -1
+                    ints[replica + at.CHAIN_TOKENS] = 0
+                    ints[replica + at.CHAIN_DONE] = 0
+                while request >= 0:
+                    prompt = ints[request + at.PROMPT]
+                    output = ints[request + at.OUTPUT]
+                    ints[replica + at.PREFILL_BLOCKS] -= blocks_for(prompt, block_size)
+                    ints[replica + at.PREFILL_COUNT] -= 1
+                    if math.isnan(floats[request + at.FIRST_TOKEN]):
+                        floats[request + at.FIRST_TOKEN] = now
+                        if observed:
+                            note_first_token(replica, request, now, ints, floats)
+                    if output == 1:
+                        floats[request + at.FINISHED] = now
+                        if observed:
+                            note_finish(replica, cluster, request, now, ints, floats)
                     else:
-                        next_slowdown = math.inf
+                        key = ((step + output - 1) << at.REQUEST_BITS) | request
+                        first_key = _insert_key(replica, first_key, b, key, ints)
+                        residue = (prompt + 1 - step) % block_size
+                        ints[replica + at.HISTOGRAM + residue] += 1
+                        ints[request + at.ORDER] = ints[replica + at.JOINED]
+                        ints[replica + at.JOINED] += 1
+                        b += 1
+                        context += prompt + 1
+                    request = ints[request + at.NEXT]
+
+                if now >= next_slowdown:
+                    _new_pace(replica, now, ints, floats)
+                    scale = floats[replica + at.SCALE]
+                    next_slowdown = floats[replica + at.NEXT_SLOWDOWN]
+
                 prefills = 0
                 tokens = 0
                 squares = 0
@@ -281,175 +205,147 @@ def advance(row, cluster, feed, feed_at, feed_end, until, observed, state):
                 buckets = 0
                 decoding = b
                 crowded = False
-                if prefill_first:
+                request = ints[replica + at.HEAD]
+                if prefill_first and request >= 0:
                     longest = 0
-                    while replica_int[row, at.HEAD] >= 0 and prefills < max_batch:
-                        request = replica_int[row, at.HEAD]
-                        prompt = request_int[request, at.PROMPT]
+                    held = ints[replica + at.PREFILL_BLOCKS]
+                    while request >= 0 and b + ints[replica + at.PREFILL_COUNT] < max_batch:
+                        prompt = ints[request + at.PROMPT]
                         longest = max(longest, prompt)
-                        outgrown = prefills == 0 and request_int[request, at.PREEMPTIONS] > 0
-                        if (prefills + 1) * longest > replica_int[
-                            row, at.MAX_BATCHED_TOKENS
-                        ] and not outgrown:
-                            break
-                        if b + replica_int[row, at.PREFILL_COUNT] == max_batch:
-                            break
-                        blocks = blocks_for(prompt, block_size)
-                        held = replica_int[row, at.PREFILL_BLOCKS] + blocks
-                        if not has_room(
-                            histogram,
-                            row,
-                            context - b,
-                            b,
-                            step - 1,
-                            block_size,
-                            held,
-                            open_blocks,
+                        if (prefills + 1) * longest > ints[replica + at.MAX_BATCHED_TOKENS] and (
+                            prefills > 0 or ints[request + at.PREEMPTIONS] == 0
                         ):
                             break
-                        _pop(row, state)
-                        _chain(row, request, prompt, state)
-                        replica_int[row, at.PREFILL_BLOCKS] = held
-                        replica_int[row, at.PREFILL_COUNT] += 1
-                        if math.isnan(request_float[request, at.SCHEDULED]):
-                            request_float[request, at.SCHEDULED] = now
+                        held += blocks_for(prompt, block_size)
+                        if not has_room(replica, b, context - b, step - 1, held, open_blocks, ints):
+                            break
+                        admit(replica, request, held, now, ints, floats)
+                        chain(replica, request, prompt, ints)
                         prefills += 1
                         tokens += prompt
                         squares += prompt * prompt
+                        request = ints[replica + at.HEAD]
                     if prefills > 0:
                         decoding = 0
                 if decoding > 0 and not has_room(
-                    histogram,
-                    row,
-                    context,
+                    replica,
                     b,
+                    context,
                     step,
-                    block_size,
-                    replica_int[row, at.PREFILL_BLOCKS],
+                    ints[replica + at.PREFILL_BLOCKS],
                     num_blocks - 1,
+                    ints,
                 ):
-                    replica_int[row, at.DECODES] = b
-                    replica_int[row, at.STEP] = step
-                    replica_int[row, at.CONTEXT] = context
-                    replica_int[row, at.FIRST_KEY] = first_key
-                    make_room(row, state)
+                    ints[replica + at.DECODES] = b
+                    ints[replica + at.STEP] = step
+                    ints[replica + at.CONTEXT] = context
+                    ints[replica + at.FIRST_KEY] = first_key
+                    make_room(replica, ints, floats)
+                    b = decoding = ints[replica + at.DECODES]
+                    context = ints[replica + at.CONTEXT]
                     crowded = True
-                    b = replica_int[row, at.DECODES]
-                    context = replica_int[row, at.CONTEXT]
-                    decoding = b
                 if not prefill_first:
-                    budget = replica_int[row, at.CHUNK_SIZE] - b
-                    request = replica_int[row, at.PARTIAL]
+                    budget = ints[replica + at.CHUNK_SIZE] - b
+                    request = ints[replica + at.PARTIAL]
                     if request >= 0:
-                        done = replica_int[row, at.PARTIAL_DONE]
-                        chunk = min(request_int[request, at.PROMPT] - done, budget)
+                        done = ints[replica + at.PARTIAL_DONE]
+                        chunk = min(ints[request + at.PROMPT] - done, budget)
+                        ints[replica + at.PARTIAL_SKIPPED] = 1
                         if chunk > 0:
+                            ints[replica + at.PARTIAL_SKIPPED] = 0
                             budget -= chunk
                             prefills = 1
                             tokens = chunk
                             squares = chunk * chunk
                             chunk_context = chunk * done
-                            buckets = -(-done // CONTEXT_BUCKET)
-                            replica_int[row, at.PARTIAL_SKIPPED] = 0
-                            if done + chunk == request_int[request, at.PROMPT]:
-                                replica_int[row, at.PARTIAL] = -1
-                                replica_int[row, at.PARTIAL_DONE] = 0
-                                replica_int[row, at.CHAIN_DONE] = done
-                                _chain(row, request, chunk, state)
+                            buckets = (done + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET
+                            if done + chunk == ints[request + at.PROMPT]:
+                                ints[replica + at.PARTIAL] = -1
+                                ints[replica + at.PARTIAL_DONE] = 0
+                                ints[replica + at.CHAIN_DONE] = done
+                                chain(replica, request, chunk, ints)
                             else:
-                                replica_int[row, at.PARTIAL_CHUNK] = chunk
-                        else:
-                            replica_int[row, at.PARTIAL_SKIPPED] = 1
+                                ints[replica + at.PARTIAL_CHUNK] = chunk
+                    request = ints[replica + at.HEAD]
                     while (
                         budget > 0
-                        and replica_int[row, at.HEAD] >= 0
-                        and b + replica_int[row, at.PREFILL_COUNT] < max_batch
+                        and request >= 0
+                        and b + ints[replica + at.PREFILL_COUNT] < max_batch
                     ):
-                        request = replica_int[row, at.HEAD]
-                        prompt = request_int[request, at.PROMPT]
-                        held = replica_int[row, at.PREFILL_BLOCKS] + blocks_for(prompt, block_size)
-                        if not has_room(
-                            histogram, row, context, b, step, block_size, held, open_blocks
-                        ):
+                        prompt = ints[request + at.PROMPT]
+                        held = ints[replica + at.PREFILL_BLOCKS] + blocks_for(prompt, block_size)
+                        if not has_room(replica, b, context, step, held, open_blocks, ints):
                             break
-                        _pop(row, state)
-                        replica_int[row, at.PREFILL_BLOCKS] = held
-                        replica_int[row, at.PREFILL_COUNT] += 1
-                        if math.isnan(request_float[request, at.SCHEDULED]):
-                            request_float[request, at.SCHEDULED] = now
+                        admit(replica, request, held, now, ints, floats)
                         chunk = min(prompt, budget)
                         budget -= chunk
                         prefills += 1
                         tokens += chunk
                         squares += chunk * chunk
                         if chunk == prompt:
-                            _chain(row, request, chunk, state)
+                            chain(replica, request, chunk, ints)
                         else:
-                            replica_int[row, at.PARTIAL] = request
-                            replica_int[row, at.PARTIAL_DONE] = 0
-                            replica_int[row, at.PARTIAL_SKIPPED] = 0
-                            replica_int[row, at.PARTIAL_CHUNK] = chunk
+                            ints[replica + at.PARTIAL] = request
+                            ints[replica + at.PARTIAL_DONE] = 0
+                            ints[replica + at.PARTIAL_SKIPPED] = 0
+                            ints[replica + at.PARTIAL_CHUNK] = chunk
+                        request = ints[replica + at.HEAD]
 
                 if prefills > 0:
                     in_decode = 1 if decoding > 0 else 0
-                    batch_time = (
-                        table[dense + tokens + decoding]
-                        + decode_seconds(model, decoding, context, model_int, table)
-                        + prefill_seconds(
-                            model, prefills, squares, chunk_context, buckets, model_int, table
-                        )
-                    ) * scale
+                    seconds = floats[dense + tokens + decoding]
+                    seconds += decode_seconds(model, decoding, context, ints, floats)
+                    seconds += prefill_seconds(
+                        model, prefills, squares, chunk_context, buckets, ints, floats
+                    )
+                    batch_time = seconds * scale
                     batch_end = now + batch_time
                     break
                 if b == 0:
-                    if replica_int[row, at.HEAD] >= 0:
+                    if ints[replica + at.HEAD] >= 0:
                         continue  # the only request restarted itself and can run again
                     batch_end = math.inf
                     in_decode = 0
                     break
 
-                # ---- a run of equal decode batches
+                # ---- a run of decode batches with the same members
                 in_decode = 1
                 left = 1  # after restarts the next batch may admit what this one could not
                 if not crowded:
                     left = steps_with_room(
-                        histogram,
-                        row,
-                        context,
+                        replica,
                         b,
+                        context,
                         step,
-                        block_size,
-                        replica_int[row, at.PREFILL_BLOCKS],
+                        ints[replica + at.PREFILL_BLOCKS],
                         num_blocks - 1,
-                        (keys[row, first_key] >> at.REQUEST_BITS) - step,
+                        (ints[first_key] >> at.REQUEST_BITS) - step,
+                        ints,
                     )
-                decode_row = model_int[model, at.DECODE] + (b - 1) * columns
-                base = table[dense + b]
-                knots = model_int[model, at.DECODE_KNOTS]
+                decode_row = decode_table + (b - 1) * columns
+                base = floats[dense + b]
                 in_flight = False
                 while left > 0 and now < next_slowdown:
+                    count = left
+                    slope = 0.0
                     if kind == at.TABLE:
-                        mean = context // b
-                        bucket = -(-mean // CONTEXT_BUCKET)
-                        first = (base + table[decode_row + bucket]) * scale
-                        slope = 0.0
-                        count = min(left, CONTEXT_BUCKET * bucket - mean + 1)
+                        bucket = context_bucket(context, b)
+                        first = (base + floats[decode_row + bucket]) * scale
+                        count = min(left, CONTEXT_BUCKET * bucket - int(context / b) + 1)
                     elif kind == at.FORMULA:
-                        per_token = table[model_int[model, at.DECODE]]
+                        per_token = floats[decode_table]
                         first = (base + per_token * context) * scale
                         slope = per_token * b * scale
-                        count = left
                     else:
-                        position = context / b
-                        segment = segment_of(table, knots, columns, position)
-                        low, high = table[knots + segment], table[knots + segment + 1]
-                        rise = table[decode_row + segment + 1] - table[decode_row + segment]
+                        mean = context / b
+                        segment = segment_of(floats, knots, columns, mean)
+                        low, high = floats[knots + segment], floats[knots + segment + 1]
+                        rise = floats[decode_row + segment + 1] - floats[decode_row + segment]
                         slope = rise / (high - low) * scale
-                        first = (base + table[decode_row + segment]) * scale
-                        first += slope * (position - low)
-                        count = left
+                        first = (base + floats[decode_row + segment]) * scale
+                        first += slope * (mean - low)
                         if segment < columns - 2:
-                            count = min(left, int(high - position) + 1)
+                            count = min(left, int(high - mean) + 1)
                     if next_slowdown < math.inf:
                         count = min(
                             count, _ends_before(next_slowdown, now, first, slope, count) + 1
@@ -460,7 +356,7 @@ def advance(row, cluster, feed, feed_at, feed_end, until, observed, state):
                         in_flight = True
                     now = _end_of(now, first, slope, count)
                     if observed and count > 0:
-                        mean_time = _mean_after(mean_time, first, slope, count)
+                        mean_time = mean_after(mean_time, first, slope, count)
                     step += count
                     context += b * count
                     left -= count
@@ -469,20 +365,16 @@ def advance(row, cluster, feed, feed_at, feed_end, until, observed, state):
                         break
                 if in_flight:
                     break
-            # a batch is in flight, or the replica is idle
-        if feed_at < feed_end:
-            push(row, feed[feed_at], observed, state)
-            feed_at += 1
-        else:
+        if feed_at == feed_end:
             break
+        push(replica, feed[feed_at], observed, ints)
+        feed_at += 1
 
-    replica_int[row, at.DECODES] = b
-    replica_int[row, at.STEP] = step
-    replica_int[row, at.CONTEXT] = context
-    replica_int[row, at.FIRST_KEY] = first_key
-    replica_int[row, at.IN_DECODE] = in_decode
-    replica_float[row, at.BATCH_END] = batch_end
-    replica_float[row, at.BATCH_TIME] = batch_time
-    replica_float[row, at.MEAN_BATCH_TIME] = mean_time
-    replica_float[row, at.SCALE] = scale
-    replica_float[row, at.NEXT_SLOWDOWN] = next_slowdown
+    ints[replica + at.DECODES] = b
+    ints[replica + at.STEP] = step
+    ints[replica + at.CONTEXT] = context
+    ints[replica + at.FIRST_KEY] = first_key
+    ints[replica + at.IN_DECODE] = in_decode
+    floats[replica + at.BATCH_END] = batch_end
+    floats[replica + at.BATCH_TIME] = batch_time
+    floats[replica + at.MEAN_BATCH_TIME] = mean_time

@@ -1,116 +1,120 @@
-"""Columns of the state arrays that the kernels work on.
+"""Where everything stands in the one block of memory that the kernels work on.
 
-All replicas of all environments are rows of the same arrays: replica r of environment e is row
-e * n_replicas + r, request i of environment e is row e * n_requests + i. Numba treats the column
-numbers as constants.
+A run lives in a single array of 64-bit words, seen twice: `ints` as int64 and `floats` as float64.
+Clusters, replicas, requests and models are rows in it, named by the word they start at; a column
+below is added to that. So a kernel takes two arrays whatever it touches, and a replica's state is
+one stretch of memory. (Many array arguments would cost more than the work: Numba counts references
+to each at every call.)
+
+Columns marked f hold floats. Links and names of requests are words; -1 is none.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+# A cluster, one per environment.
+NEXT_REQUEST: Final = 0  # the request at hand
+LAST_REQUEST: Final = 1  # one past the last
+FIRST_REQUEST: Final = 2
+FIRST_REPLICA: Final = 3
+END_REPLICA: Final = 4  # one past the last
+REPLICA_WORDS: Final = 5  # from one replica to the next
+IN_SYSTEM: Final = 6  # requests placed and not finished
+LATE: Final = 7  # those of them that are older than LATE_AFTER
+NEXT_LATE: Final = 8  # no request before this one will still become late
+UNTIL: Final = 9  # f, end of the interval being run
+DONE_AREA: Final = 10  # f, sum of (until - finish) over the interval's completions
+LATE_AREA: Final = 11  # f, the same over late ones
+E2E_WEIGHT: Final = 12  # f, exponential average of latencies, as of FADED_AT
+E2E_TOTAL: Final = 13  # f
+ARRIVAL_WEIGHT: Final = 14  # f, exponential count of arrivals, as of FADED_AT
+FADED_AT: Final = 15  # f
+NOW: Final = 17  # f, time of the decision
+PREVIOUS_ARRIVAL: Final = 18  # f
+READ_AT: Final = 19  # f, when the engines' signals were read last
+LATE_AFTER: Final = 20  # f
+SIGNAL_INTERVAL: Final = 21  # f
+INFORMATION: Final = 22  # ENGINE, ROUTER or ORACLE
+CLUSTER_WORDS: Final = 24
 
-# replica_int: (n_rows, N_REPLICA_INT) int64. State.
-DECODES: Final = 0  # requests that decode; all of them are in every batch with decodes
-STEP: Final = 1  # decode steps so far; a request finishes when it reaches the step in its key
-CONTEXT: Final = 2  # sum of the decoding requests' contexts, in tokens
-JOINED: Final = 3  # requests that ever started to decode; numbers them for eviction
-HEAD: Final = 4  # first and last of the waiting queue, linked through NEXT; -1 if empty
-TAIL: Final = 5
-WAITING: Final = 6  # length of the queue
-RESTARTED: Final = 7  # how many of its first are restarted requests
-WAITING_PROMPT: Final = 8  # sum of the queue's prompt tokens
-PARTIAL: Final = 9  # the request with a half-done prefill (never more than one), -1 if none
-PARTIAL_CHUNK: Final = 10  # its tokens in the batch in flight, if that does not complete it
-PARTIAL_SKIPPED: Final = 11  # 1 if the last batch had no room for it: it leads the running list
-IN_DECODE: Final = 12  # 1 if the batch in flight has decodes
-CHAIN: Final = 13  # first and last prefill that the batch in flight completes, through NEXT
-CHAIN_END: Final = 14
-CHAIN_TOKENS: Final = 15  # their prompt tokens in the batch
-PREFILL_BLOCKS: Final = 16  # KV blocks held by requests that do not decode yet
-PREFILL_COUNT: Final = 17  # how many those are
-PARTIAL_DONE: Final = 18  # tokens in KV of the one half-done prefill
-FIRST_KEY: Final = 19  # where the sorted keys start
-TOTAL: Final = 20  # prompt and output tokens of all requests in the system
-SLOWDOWN: Final = 21  # the next slowdown to begin
-SILENT: Final = 22  # requests without first token, their prompts; those past it, their prompts
-SILENT_PROMPT: Final = 23
-STREAMING: Final = 24
-STREAMING_PROMPT: Final = 25
-FIRST_PLACED: Final = 26  # no request placed before this one lacks its first token
-LAST_PLACED: Final = 27
+ENGINE: Final = 0
+ROUTER: Final = 1
+ORACLE: Final = 2
+
+# A replica. State.
+BATCH_END: Final = 0  # f, of the batch in flight; infinity when idle
+HEAD: Final = 1  # first and last of the waiting queue, linked through NEXT
+TAIL: Final = 2
+DECODES: Final = 3  # requests that decode; all of them are in every batch with decodes
+STEP: Final = 4  # decode steps so far; a request finishes at the step in its key
+CONTEXT: Final = 5  # sum of the decoding requests' contexts, in tokens
+FIRST_KEY: Final = 6  # where the sorted keys start
+LAST_KEY: Final = 7  # one past the last word that a key may take
+JOINED: Final = 8  # requests that ever started to decode; numbers them for eviction
+WAITING: Final = 9  # length of the queue
+RESTARTED: Final = 10  # how many of its first are restarted requests
+WAITING_PROMPT: Final = 11  # sum of the queue's prompt tokens
+PARTIAL: Final = 12  # the request with a half-done prefill; there is never more than one
+PARTIAL_CHUNK: Final = 13  # its tokens in the batch in flight, if that does not complete it
+PARTIAL_DONE: Final = 14  # its tokens in KV
+PARTIAL_SKIPPED: Final = 15  # 1 if the last batch had no room for it: it leads the running list
+IN_DECODE: Final = 16  # 1 if the batch in flight has decodes
+CHAIN: Final = 17  # first and last prefill that the batch in flight completes, through NEXT
+CHAIN_END: Final = 18
+CHAIN_TOKENS: Final = 19  # their prompt tokens in the batch
+CHAIN_DONE: Final = 20  # tokens in KV of the half-done prefill among them
+PREFILL_BLOCKS: Final = 21  # KV blocks held by requests that do not decode yet
+PREFILL_COUNT: Final = 22  # how many those are
+BATCH_TIME: Final = 23  # f, of the batch in flight
+SCALE: Final = 24  # f, slowdown factor / speed
+NEXT_SLOWDOWN: Final = 25  # f, when the next slowdown begins
+SLOWDOWN: Final = 26  # word of its (start, factor)
+SLOWDOWN_END: Final = 27
+# What only an observed run keeps.
+TOTAL: Final = 28  # prompt and output tokens of all requests in the system
+SILENT: Final = 29  # requests without first token, their prompts; those past it, their prompts
+SILENT_PROMPT: Final = 30
+STREAMING: Final = 31
+STREAMING_PROMPT: Final = 32
+FIRST_PLACED: Final = 33  # no request placed before this one lacks its first token
+LAST_PLACED: Final = 34
+CHOSEN_AT: Final = 35  # number of the decision that last chose it
+MEAN_BATCH_TIME: Final = 36  # f
+TTFT_WEIGHT: Final = 37  # f
+TTFT_TOTAL: Final = 38  # f
+TTFT_AT: Final = 39  # f
 # Limits.
-PREFILL_FIRST: Final = 28  # 1 for that scheduler, 0 for chunked
-MAX_BATCH: Final = 29
-MAX_BATCHED_TOKENS: Final = 30
-CHUNK_SIZE: Final = 31
-BLOCK_SIZE: Final = 32
-NUM_BLOCKS: Final = 33
-WATERMARK: Final = 34
-KEEP_PROMPT: Final = 35  # 1 for restart="recompute"
-MODEL: Final = 36  # row of model_int
-SLOWDOWN_END: Final = 37  # end of its slowdowns
-CHAIN_DONE: Final = 38  # tokens in KV of a half-done prefill that the batch in flight completes
-CHOSEN_AT: Final = 39  # the decision that last chose it
-N_REPLICA_INT: Final = 40
+PREFILL_FIRST: Final = 40  # 1 for that scheduler, 0 for chunked
+MAX_BATCH: Final = 41
+MAX_BATCHED_TOKENS: Final = 42
+CHUNK_SIZE: Final = 43
+BLOCK_SIZE: Final = 44
+NUM_BLOCKS: Final = 45
+OPEN_BLOCKS: Final = 46  # num_blocks - watermark_blocks
+KEEP_PROMPT: Final = 47  # 1 for restart="recompute"
+MODEL: Final = 48
+SPEED: Final = 49  # f
+# Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
+# token of a block, see `blocks`, followed by the keys: 2 max_batch + 2 words.
+SEEN: Final = 50
+HISTOGRAM: Final = 60
 
-# replica_float: (n_rows, N_REPLICA_FLOAT) float64.
-BATCH_END: Final = 0  # of the batch in flight, seconds; infinity when idle
-BATCH_TIME: Final = 1  # of the batch in flight
-SCALE: Final = 2  # slowdown factor / speed
-NEXT_SLOWDOWN: Final = 3  # when the next slowdown begins
-MEAN_BATCH_TIME: Final = 4
-TTFT_WEIGHT: Final = 5
-TTFT_TOTAL: Final = 6
-TTFT_AT: Final = 7
-SPEED: Final = 8
-N_REPLICA_FLOAT: Final = 10
+# A request.
+ARRIVED: Final = 0  # f
+PROMPT: Final = 1  # as restarts have changed it
+OUTPUT: Final = 2
+NEXT: Final = 3  # link of the queue or chain it is in
+SCHEDULED: Final = 4  # f, NaN until then, as the next two
+FIRST_TOKEN: Final = 5  # f
+FINISHED: Final = 6  # f
+ORDER: Final = 7  # JOINED when it started to decode
+PREEMPTIONS: Final = 8
+REPLICA: Final = 9  # index of its replica, -1 if none
+NEXT_PLACED: Final = 10  # the next request placed on the same replica
+ORIGINAL_PROMPT: Final = 11
+PREDICTED: Final = 12  # f, predicted output tokens
+REQUEST_WORDS: Final = 13
 
-# request_int: (n_rows, N_REQUEST_INT) int64.
-PROMPT: Final = 0  # as restarts have changed it
-OUTPUT: Final = 1
-NEXT: Final = 2  # link of the queue or chain it is in
-ORDER: Final = 3  # JOINED when it started to decode
-PREEMPTIONS: Final = 4
-REPLICA: Final = 5
-NEXT_PLACED: Final = 6  # the next request placed on the same replica
-ORIGINAL_PROMPT: Final = 7
-N_REQUEST_INT: Final = 8
-
-# request_float: (n_rows, N_REQUEST_FLOAT) float64.
-ARRIVED: Final = 0
-SCHEDULED: Final = 1  # NaN until then, as the next two
-FIRST_TOKEN: Final = 2
-FINISHED: Final = 3
-N_REQUEST_FLOAT: Final = 4
-
-# cluster_float: (n_environments, N_CLUSTER_FLOAT) float64.
-UNTIL: Final = 0  # end of the interval being run
-DONE_AREA: Final = 1  # sum of (until - finish) over the interval's completions
-LATE_AREA: Final = 2  # the same over late ones
-E2E_WEIGHT: Final = 3  # exponential average of latencies, as of `E2E_AT`
-E2E_TOTAL: Final = 4
-E2E_AT: Final = 5
-ARRIVAL_WEIGHT: Final = 6
-ARRIVAL_AT: Final = 7
-NOW: Final = 8
-PREVIOUS_ARRIVAL: Final = 9
-READ_AT: Final = 10  # when the engines' signals were read last
-LATE_AFTER: Final = 11
-SIGNAL_INTERVAL: Final = 12
-RETURN: Final = 13
-N_CLUSTER_FLOAT: Final = 14
-
-# cluster_int: (n_environments, N_CLUSTER_INT) int64.
-NEXT_REQUEST: Final = 0
-IN_SYSTEM: Final = 1
-LATE: Final = 2  # requests in the system that are older than LATE_AFTER
-NEXT_LATE: Final = 3  # no request before this one will still become late
-N_REQUESTS: Final = 4
-FIRST_REQUEST: Final = 5  # row of its request 0
-N_CLUSTER_INT: Final = 6
-
-# model_int: (n_models, N_MODEL_INT) int64, offsets into the flat table.
+# A model of batch times; its tables are words too.
 KIND: Final = 0
 DENSE: Final = 1  # seconds of everything but attention, by tokens in the batch
 DECODE: Final = 2  # [decodes - 1, ceil(mean context / 64) or knot]; FORMULA: per token
@@ -121,33 +125,12 @@ PREFILL_ROWS: Final = 6
 PREFILL_COLUMNS: Final = 7
 PREFILL_KNOTS: Final = 8  # row knots, then column knots
 GQA: Final = 9
-N_MODEL_INT: Final = 10
+MODEL_WORDS: Final = 10
 
 TABLE: Final = 0
 PROFILE: Final = 1
 FORMULA: Final = 2
 
-REQUEST_BITS: Final = 31
-"""A key is the finishing step shifted by this, plus the request's row."""
-
-
-class State(NamedTuple):
-    """All arrays of a run; the kernels take it whole and change it in place."""
-
-    replica_int: npt.NDArray[np.int64]
-    replica_float: npt.NDArray[np.float64]
-    keys: npt.NDArray[np.int64]
-    """(n_rows, 2 max_batch + 2) finishing step and request, ascending from FIRST_KEY."""
-    histogram: npt.NDArray[np.int64]
-    """(n_rows, block size) decoding requests, see `blocks`."""
-    request_int: npt.NDArray[np.int64]
-    request_float: npt.NDArray[np.float64]
-    cluster_int: npt.NDArray[np.int64]
-    cluster_float: npt.NDArray[np.float64]
-    seen: npt.NDArray[np.float64]
-    """(n_rows, N_ENGINE_SIGNALS) the engines' signals as last read."""
-    model_int: npt.NDArray[np.int64]
-    table: npt.NDArray[np.float64]
-    """Batch times of all models, see `models`."""
-    slowdowns: npt.NDArray[np.float64]
-    """(n, 2) start and factor."""
+REQUEST_BITS: Final = 36
+"""A key is the finishing step shifted by this, plus the request's word."""
+REQUEST_MASK: Final = (1 << REQUEST_BITS) - 1

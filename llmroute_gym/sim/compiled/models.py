@@ -22,18 +22,18 @@ IntArray = npt.NDArray[np.int64]
 
 
 class FlatModels:
-    """All models of a cluster in one table, with the offsets of each.
+    """All models of a cluster as words: their rows, then their tables.
 
     Args:
         models: batch-time models; equal objects share their rows.
+        first_word: where the first row will stand.
         max_tokens: most tokens that one batch may hold.
         max_context: longest context of a request, in tokens.
         max_batch: most requests in one batch.
 
     Attributes:
-        offsets: (n_models, N_MODEL_INT).
-        table: (n,) float64, seconds and knots.
-        row_of: the row of each model given.
+        words: (n,) int64; the tables are floats seen as int64.
+        word_of: the row of each model given.
 
     Raises:
         InputError: a model is of a kind that the kernels do not know.
@@ -42,33 +42,31 @@ class FlatModels:
     def __init__(
         self,
         models: Sequence[BatchTimeModel],
+        first_word: int,
         max_tokens: int,
         max_context: int,
         max_batch: int,
     ) -> None:
+        distinct = list({id(model): model for model in models}.values())
+        position = {id(model): index for index, model in enumerate(distinct)}
+        self.word_of = [first_word + position[id(model)] * at.MODEL_WORDS for model in models]
         self._parts: list[FloatArray] = []
-        self._size = 0
-        rows: dict[int, int] = {}
-        offsets = []
-        for model in models:
-            if id(model) not in rows:
-                rows[id(model)] = len(offsets)
-                offsets.append(self._flatten(model, max_tokens, max_context, max_batch))
-        self.row_of = [rows[id(model)] for model in models]
-        self.offsets: IntArray = np.array(offsets, dtype=np.int64)
-        self.table: FloatArray = np.concatenate(self._parts)
+        self._next_word = first_word + len(distinct) * at.MODEL_WORDS
+        rows = [self._flatten(one, max_tokens, max_context, max_batch) for one in distinct]
+        tables = np.concatenate(self._parts).view(np.int64)
+        self.words: IntArray = np.concatenate([*rows, tables])
 
     def _add(self, values: npt.ArrayLike) -> int:
         array = np.ascontiguousarray(values, dtype=np.float64).ravel()
-        start = self._size
+        word = self._next_word
         self._parts.append(array)
-        self._size += len(array)
-        return start
+        self._next_word += len(array)
+        return word
 
     def _flatten(
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
     ) -> IntArray:
-        row = np.zeros(at.N_MODEL_INT, dtype=np.int64)
+        row = np.zeros(at.MODEL_WORDS, dtype=np.int64)
         row[at.DENSE] = self._add(
             [model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in range(1, max_tokens + 1)]
         )

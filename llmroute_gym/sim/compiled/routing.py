@@ -2,19 +2,23 @@
 
 import math
 
-from numba import njit
-
+from llmroute_gym.sim.compiled.jit import kernel
 from llmroute_gym.sim.compiled.kernel import advance
+from llmroute_gym.sim.run import FloatArray, IntArray
 
 
-@njit(cache=True)
-def serve_assigned(order, starts, state):
+@kernel
+def serve_assigned(
+    replicas: IntArray, feed: IntArray, starts: IntArray, ints: IntArray, floats: FloatArray
+) -> None:
     """Runs every replica alone through the requests that are assigned to it.
 
     Args:
-        order: (n_placed,) requests, those of replica 0 first, by arrival within each.
-        starts: (n_replicas + 1,) where each replica's requests start.
-        state: all arrays.
+        replicas: (n_replicas,) their words.
+        feed: (n_placed,) words of requests, those of replica 0 first, by arrival within each.
+        starts: (n_replicas + 1,) where each replica's requests start in `feed`.
+        ints: memory.
+        floats: the same memory.
     """
-    for row in range(len(starts) - 1):
-        advance(row, 0, order, starts[row], starts[row + 1], math.inf, False, state)
+    for r in range(len(replicas)):
+        advance(replicas[r], 0, feed, starts[r], starts[r + 1], math.inf, False, ints, floats)

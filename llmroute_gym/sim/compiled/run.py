@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.arrays import FlatCluster, outcome_of, request_arrays, start_cluster
+from llmroute_gym.sim.compiled.memory import Memory
+from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.routing import serve_assigned
-from llmroute_gym.sim.compiled.stepping import ENGINE, ORACLE, ROUTER, place, write_rows
+from llmroute_gym.sim.compiled.stepping import NO_FEED, place
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
 from llmroute_gym.sim.signals import N_SIGNALS
-
-INFORMATION = {"engine": ENGINE, "router": ROUTER, "oracle": ORACLE}
 
 
 class CompiledRun(Run):
@@ -20,22 +19,22 @@ class CompiledRun(Run):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        longest = int((self.workload.prompt_tokens + self.workload.output_tokens).max())
-        flat = FlatCluster(self.cluster, 1, longest)
-        self._state = flat.state(*request_arrays(self.workload), [0])
-        start_cluster(
-            self._state,
-            0,
-            self.workload,
-            self.late_after_s,
-            self.observation.signal_interval_s,
+        self._memory = Memory(
+            self.cluster,
+            n_environments=1,
+            n_requests=len(self.workload),
+            longest_request=int((self.workload.prompt_tokens + self.workload.output_tokens).max()),
+            observation=self.observation,
+            late_after_s=self.late_after_s,
         )
-        self._information = INFORMATION[self.observation.information]
+        self._memory.start(0, self.workload, self.predicted_output_tokens)
 
     def _place(self, replica: int, rejected: bool) -> Interval:
-        interval = Interval(*place(0, len(self.cluster), -1 if rejected else replica, self._state))
+        memory = self._memory
+        index = -1 if rejected else replica
+        interval = Interval(*place(0, index, NO_FEED, memory.ints, memory.floats))
         self.next_request += 1
-        self.now_s = float(self._state.cluster_float[0, at.NOW])
+        self.now_s = float(memory.floats[at.NOW])
         return interval
 
     def replay(self, assignment: IntArray) -> None:
@@ -45,26 +44,20 @@ class CompiledRun(Run):
             for request, replica in enumerate(assignment.tolist()):
                 if self._rejects(request, replica):
                     placed[request] = -1
-        self._state.request_int[:, at.REPLICA] = placed
+        memory = self._memory
+        memory.column(0, at.REPLICA)[:] = placed
         order = np.argsort(placed, kind="stable")
         starts = np.searchsorted(placed[order], np.arange(len(self.cluster) + 1))
-        serve_assigned(order, starts, self._state)
+        feed = memory.requests(0)[order]
+        serve_assigned(memory.replicas(0), feed, starts, memory.ints, memory.floats)
         self.next_request = len(self.workload)
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
         rows = np.empty((len(self.cluster), N_SIGNALS))
-        write_rows(
-            0,
-            len(self.cluster),
-            self._information,
-            self.mask(),
-            self.predicted_output_tokens,
-            rows,
-            self._state,
-        )
+        write_rows(0, self.mask(), rows, self._memory.ints, self._memory.floats)
         return rows
 
     def outcome(self) -> Outcome:
         """Returns what became of every request; complete once `done`."""
-        return outcome_of(self.workload, self._state.request_int, self._state.request_float)
+        return self._memory.outcome(0, self.workload)

@@ -1,306 +1,186 @@
-"""From one routing decision to the next: placing, running on, the signals and the integrals."""
+"""From one routing decision to the next: placing, running on, the reward's integrals."""
 
 import math
 
 import numpy as np
-from numba import njit
 
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.blocks import decode_blocks
-from llmroute_gym.sim.compiled.kernel import advance, push
-from llmroute_gym.sim.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
+from llmroute_gym.sim.compiled.events import push
+from llmroute_gym.sim.compiled.jit import kernel
+from llmroute_gym.sim.compiled.kernel import advance
+from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
+from llmroute_gym.sim.run import FloatArray, IntArray
+from llmroute_gym.sim.signals import RATE_TIME_S
 
-ENGINE, ROUTER, ORACLE = 0, 1, 2
-"""Values of `information` in the kernels."""
-
-_NO_FEED = np.zeros(1, dtype=np.int64)
-_WAITING = int(Signal.WAITING)
-_RUNNING = int(Signal.RUNNING)
-_KV_USAGE = int(Signal.KV_USAGE)
-_PENDING_PROMPT_TOKENS = int(Signal.PENDING_PROMPT_TOKENS)
-_CONTEXT_TOKENS = int(Signal.CONTEXT_TOKENS)
-_OLDEST_WAITING_S = int(Signal.OLDEST_WAITING_S)
-_BATCH_TIME_S = int(Signal.BATCH_TIME_S)
-_TTFT_S = int(Signal.TTFT_S)
-_SPEED = int(Signal.SPEED)
-_AVAILABLE = int(Signal.AVAILABLE)
-_PROMPT_TOKENS = int(Signal.PROMPT_TOKENS)
-_PREDICTED_OUTPUT_TOKENS = int(Signal.PREDICTED_OUTPUT_TOKENS)
-_CACHED_PREFIX = int(Signal.CACHED_PREFIX)
-_ARRIVAL_RATE = int(Signal.ARRIVAL_RATE)
-_COMPLETION_RATE = int(Signal.COMPLETION_RATE)
-_E2E_S = int(Signal.E2E_S)
-_SINCE_LAST_ARRIVAL_S = int(Signal.SINCE_LAST_ARRIVAL_S)
-_REMAINING_TOKENS = int(Signal.REMAINING_TOKENS)
-_ROUNDS_SINCE_CHOSEN = int(Signal.ROUNDS_SINCE_CHOSEN)
+NO_FEED = np.zeros(1, dtype=np.int64)
 
 
-@njit(cache=True)
-def remaining_tokens(row, state):
-    """Returns the true tokens that a replica has still to process."""
-    integers = state.replica_int
-    done = integers[row, at.CONTEXT] + integers[row, at.PARTIAL_DONE] + integers[row, at.CHAIN_DONE]
-    return integers[row, at.TOTAL] - done
-
-
-@njit(cache=True)
-def imbalance(first_row, n_replicas, state):
+@kernel
+def imbalance(cluster: int, ints: IntArray, floats: FloatArray) -> float:
     """Returns the coefficient of variation over replicas of remaining tokens / speed."""
+    start, end = ints[cluster + at.FIRST_REPLICA], ints[cluster + at.END_REPLICA]
+    words = ints[cluster + at.REPLICA_WORDS]
     total = 0.0
-    for row in range(first_row, first_row + n_replicas):
-        total += remaining_tokens(row, state) / state.replica_float[row, at.SPEED]
+    n_replicas = 0
+    replica = start
+    while replica < end:
+        total += remaining_tokens(replica, ints) / floats[replica + at.SPEED]
+        n_replicas += 1
+        replica += words
     mean = total / n_replicas
     if mean == 0.0:
         return 0.0
     spread = 0.0
-    for row in range(first_row, first_row + n_replicas):
-        work = remaining_tokens(row, state) / state.replica_float[row, at.SPEED]
-        spread += (work - mean) ** 2
+    replica = start
+    while replica < end:
+        spread += (remaining_tokens(replica, ints) / floats[replica + at.SPEED] - mean) ** 2
+        replica += words
     return math.sqrt(spread / n_replicas) / mean
 
 
-@njit(cache=True)
-def _used_blocks(row, state):
-    integers = state.replica_int
-    decodes = integers[row, at.DECODES]
-    if decodes == 0:
-        return integers[row, at.PREFILL_BLOCKS]
-    contexts, step = integers[row, at.CONTEXT], integers[row, at.STEP]
-    if integers[row, at.IN_DECODE] == 0:
-        contexts -= decodes
-        step -= 1
-    block_size = integers[row, at.BLOCK_SIZE]
-    held = decode_blocks(state.histogram, row, contexts, decodes, step, block_size)
-    return integers[row, at.PREFILL_BLOCKS] + held
+@kernel
+def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
+    """Fades the averages of the cluster to `now`."""
+    kept = math.exp((floats[cluster + at.FADED_AT] - now) / RATE_TIME_S)
+    floats[cluster + at.E2E_WEIGHT] *= kept
+    floats[cluster + at.E2E_TOTAL] *= kept
+    floats[cluster + at.ARRIVAL_WEIGHT] *= kept
+    floats[cluster + at.FADED_AT] = now
 
 
-@njit(cache=True)
-def _oldest_waiting(row, now, state):
-    oldest = now
-    request = state.replica_int[row, at.HEAD]
-    left = state.replica_int[row, at.RESTARTED] + 1
-    while request >= 0 and left > 0:
-        oldest = min(oldest, state.request_float[request, at.ARRIVED])
-        request = state.request_int[request, at.NEXT]
-        left -= 1
-    return now - oldest
+@kernel
+def _advance_all(
+    cluster: int, until: float, no_feed: IntArray, ints: IntArray, floats: FloatArray
+) -> None:
+    end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
+    replica = ints[cluster + at.FIRST_REPLICA]
+    while replica < end:
+        if floats[replica + at.BATCH_END] < until or (
+            floats[replica + at.BATCH_END] == math.inf and ints[replica + at.HEAD] >= 0
+        ):
+            advance(replica, cluster, no_feed, 0, 0, until, True, ints, floats)
+        replica += words
 
 
-@njit(cache=True)
-def _oldest_silent(row, now, state):
-    request = state.replica_int[row, at.FIRST_PLACED]
-    while request >= 0 and not math.isnan(state.request_float[request, at.FIRST_TOKEN]):
-        request = state.request_int[request, at.NEXT_PLACED]
-    if request < 0:
-        return 0.0
-    state.replica_int[row, at.FIRST_PLACED] = request
-    return now - state.request_float[request, at.ARRIVED]
+@kernel
+def _read_engines(cluster: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+    end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
+    replica = ints[cluster + at.FIRST_REPLICA]
+    while replica < end:
+        read_engine(replica, now, at.ENGINE, ints, floats)
+        replica += words
+    floats[cluster + at.READ_AT] = now
 
 
-@njit(cache=True)
-def read_engine(row, now, information, state):
-    """Stores a replica's own columns of the rows into `state.seen`."""
-    integers, floats, out = state.replica_int, state.replica_float, state.seen
-    kept = math.exp((floats[row, at.TTFT_AT] - now) / RATE_TIME_S)
-    known = floats[row, at.TTFT_WEIGHT] * kept > FADED
-    out[row, _TTFT_S] = floats[row, at.TTFT_TOTAL] / floats[row, at.TTFT_WEIGHT] if known else 0.0
-    if information == ROUTER:
-        out[row, _WAITING] = integers[row, at.SILENT]
-        out[row, _RUNNING] = integers[row, at.STREAMING]
-        out[row, _KV_USAGE] = 0.0
-        out[row, _PENDING_PROMPT_TOKENS] = integers[row, at.SILENT_PROMPT]
-        out[row, _CONTEXT_TOKENS] = integers[row, at.STREAMING_PROMPT]
-        out[row, _OLDEST_WAITING_S] = _oldest_silent(row, now, state)
-        out[row, _BATCH_TIME_S] = 0.0
-        return
-    pending = integers[row, at.WAITING_PROMPT] + integers[row, at.CHAIN_TOKENS]
-    partial = integers[row, at.PARTIAL]
-    if partial >= 0:
-        pending += state.request_int[partial, at.PROMPT] - integers[row, at.PARTIAL_DONE]
-    out[row, _WAITING] = integers[row, at.WAITING]
-    out[row, _RUNNING] = integers[row, at.DECODES] + integers[row, at.PREFILL_COUNT]
-    out[row, _KV_USAGE] = _used_blocks(row, state) / integers[row, at.NUM_BLOCKS]
-    out[row, _PENDING_PROMPT_TOKENS] = pending
-    out[row, _CONTEXT_TOKENS] = (
-        integers[row, at.CONTEXT] + integers[row, at.PARTIAL_DONE] + integers[row, at.CHAIN_DONE]
-    )
-    out[row, _OLDEST_WAITING_S] = _oldest_waiting(row, now, state)
-    out[row, _BATCH_TIME_S] = floats[row, at.MEAN_BATCH_TIME]
-
-
-@njit(cache=True)
-def write_rows(cluster, n_replicas, information, mask, predicted, out, state):
-    """Writes what a router knows now.
-
-    Args:
-        cluster: the environment.
-        n_replicas: replicas of one environment.
-        information: ENGINE, ROUTER or ORACLE.
-        mask: (n_replicas,) replicas that may take the request.
-        predicted: (n_requests,) predicted output tokens of all environments' requests.
-        out: (n_replicas, N_SIGNALS) is filled.
-        state: all arrays.
-    """
-    floats = state.cluster_float
-    now = floats[cluster, at.NOW]
-    n_requests = state.cluster_int[cluster, at.N_REQUESTS]
-    index = state.cluster_int[cluster, at.NEXT_REQUEST]
-    request = state.cluster_int[cluster, at.FIRST_REQUEST] + index
-    prompt = output = since = 0.0
-    if index < n_requests:
-        prompt = float(state.request_int[request, at.ORIGINAL_PROMPT])
-        output = predicted[request]
-        since = now - floats[cluster, at.PREVIOUS_ARRIVAL]
-    arrivals = floats[cluster, at.ARRIVAL_WEIGHT] * math.exp(
-        (floats[cluster, at.ARRIVAL_AT] - now) / RATE_TIME_S
-    )
-    completions = floats[cluster, at.E2E_WEIGHT]
-    e2e = floats[cluster, at.E2E_TOTAL] / completions if completions > FADED else 0.0
-    fresh = information == ROUTER or floats[cluster, at.SIGNAL_INTERVAL] == 0.0
-    for r in range(n_replicas):
-        row = cluster * n_replicas + r
-        if fresh:
-            read_engine(row, now, information, state)
-        for column in range(N_ENGINE_SIGNALS):
-            out[r, column] = state.seen[row, column]
-        out[r, _SPEED] = state.replica_float[row, at.SPEED]
-        out[r, _AVAILABLE] = 1.0 if mask[r] else 0.0
-        out[r, _PROMPT_TOKENS] = prompt
-        out[r, _PREDICTED_OUTPUT_TOKENS] = output
-        out[r, _CACHED_PREFIX] = 0.0
-        out[r, _ARRIVAL_RATE] = arrivals / RATE_TIME_S / n_replicas
-        out[r, _COMPLETION_RATE] = completions / RATE_TIME_S / n_replicas
-        out[r, _E2E_S] = e2e
-        out[r, _SINCE_LAST_ARRIVAL_S] = since
-        out[r, _ROUNDS_SINCE_CHOSEN] = (index - state.replica_int[row, at.CHOSEN_AT]) / n_replicas
-        out[r, _REMAINING_TOKENS] = (
-            float(remaining_tokens(row, state)) if information == ORACLE else 0.0
-        )
-
-
-@njit(cache=True)
-def _fade_to(cluster, now, state):
-    """Fades the average of latencies to `now`."""
-    floats = state.cluster_float
-    kept = math.exp((floats[cluster, at.E2E_AT] - now) / RATE_TIME_S)
-    floats[cluster, at.E2E_WEIGHT] *= kept
-    floats[cluster, at.E2E_TOTAL] *= kept
-    floats[cluster, at.E2E_AT] = now
-
-
-@njit(cache=True)
-def _advance_all(cluster, n_replicas, until, state):
-    for row in range(cluster * n_replicas, (cluster + 1) * n_replicas):
-        advance(row, cluster, _NO_FEED, 0, 0, until, True, state)
-
-
-@njit(cache=True)
-def _read_engines(cluster, n_replicas, now, state):
-    for row in range(cluster * n_replicas, (cluster + 1) * n_replicas):
-        read_engine(row, now, ENGINE, state)
-    state.cluster_float[cluster, at.READ_AT] = now
-
-
-@njit(cache=True)
-def _newly_late(cluster, last, until, state):
+@kernel
+def _newly_late(cluster: int, last: int, until: float, ints: IntArray, floats: FloatArray) -> float:
     """Counts the requests that become late before `until`; returns their late seconds so far."""
-    integers, floats = state.cluster_int, state.cluster_float
-    late_after = floats[cluster, at.LATE_AFTER]
-    first_request = integers[cluster, at.FIRST_REQUEST]
-    request = first_request + integers[cluster, at.NEXT_LATE]
+    late_after = floats[cluster + at.LATE_AFTER]
+    request = ints[cluster + at.NEXT_LATE]
     seconds = 0.0
-    while request <= last and state.request_float[request, at.ARRIVED] + late_after < until:
-        since = state.request_float[request, at.ARRIVED] + late_after
-        finished = state.request_float[request, at.FINISHED]
-        placed = state.request_int[request, at.REPLICA] >= 0
-        if placed and (math.isnan(finished) or finished > since):
+    while request <= last and floats[request + at.ARRIVED] + late_after < until:
+        since = floats[request + at.ARRIVED] + late_after
+        finished = floats[request + at.FINISHED]
+        if ints[request + at.REPLICA] >= 0 and (math.isnan(finished) or finished > since):
             seconds += until - since
-            integers[cluster, at.LATE] += 1
-        request += 1
-    integers[cluster, at.NEXT_LATE] = request - first_request
+            ints[cluster + at.LATE] += 1
+        request += at.REQUEST_WORDS
+    ints[cluster + at.NEXT_LATE] = request
     return seconds
 
 
-@njit(cache=True)
-def _run_to(cluster, n_replicas, request, until, state):
+@kernel
+def _run_to(
+    cluster: int, request: int, until: float, no_feed: IntArray, ints: IntArray, floats: FloatArray
+) -> tuple[float, float]:
     """Runs to the next decision; returns request seconds and late request seconds."""
-    integers, floats = state.cluster_int, state.cluster_float
-    duration = until - floats[cluster, at.NOW]
-    area = integers[cluster, at.IN_SYSTEM] * duration
-    late_area = integers[cluster, at.LATE] * duration
-    floats[cluster, at.UNTIL] = until
-    floats[cluster, at.DONE_AREA] = floats[cluster, at.LATE_AREA] = 0.0
-    _fade_to(cluster, until, state)
-    interval = floats[cluster, at.SIGNAL_INTERVAL]
+    duration = until - floats[cluster + at.NOW]
+    area = ints[cluster + at.IN_SYSTEM] * duration
+    late_area = ints[cluster + at.LATE] * duration
+    floats[cluster + at.UNTIL] = until
+    floats[cluster + at.DONE_AREA] = 0.0
+    floats[cluster + at.LATE_AREA] = 0.0
+    _fade_to(cluster, until, floats)
+    interval = floats[cluster + at.SIGNAL_INTERVAL]
     if interval > 0.0:
         read_at = min(math.floor(until / interval) * interval, until)
-        if read_at > floats[cluster, at.READ_AT]:
-            _advance_all(cluster, n_replicas, read_at, state)
-            _read_engines(cluster, n_replicas, read_at, state)
-    _advance_all(cluster, n_replicas, until, state)
-    late_area += _newly_late(cluster, request, until, state)
-    floats[cluster, at.NOW] = until
-    return area - floats[cluster, at.DONE_AREA], late_area - floats[cluster, at.LATE_AREA]
+        if read_at > floats[cluster + at.READ_AT]:
+            _advance_all(cluster, read_at, no_feed, ints, floats)
+            _read_engines(cluster, read_at, ints, floats)
+    _advance_all(cluster, until, no_feed, ints, floats)
+    late_area += _newly_late(cluster, request, until, ints, floats)
+    floats[cluster + at.NOW] = until
+    return area - floats[cluster + at.DONE_AREA], late_area - floats[cluster + at.LATE_AREA]
 
 
-@njit(cache=True)
-def _drain(cluster, n_replicas, request, state):
+@kernel
+def _drain(
+    cluster: int, last: int, no_feed: IntArray, ints: IntArray, floats: FloatArray
+) -> tuple[float, float]:
     """Runs until all is finished; returns request seconds and late request seconds."""
-    floats = state.cluster_float
-    start = floats[cluster, at.NOW]
-    late_after = floats[cluster, at.LATE_AFTER]
-    floats[cluster, at.UNTIL] = math.inf
-    _advance_all(cluster, n_replicas, math.inf, state)
-    first_request = state.cluster_int[cluster, at.FIRST_REQUEST]
+    start = floats[cluster + at.NOW]
+    late_after = floats[cluster + at.LATE_AFTER]
+    floats[cluster + at.UNTIL] = math.inf
+    _advance_all(cluster, math.inf, no_feed, ints, floats)
+    first = ints[cluster + at.FIRST_REQUEST]
     end = start
-    for i in range(first_request, request + 1):
-        finished = state.request_float[i, at.FINISHED]
+    for request in range(first, last + 1, at.REQUEST_WORDS):
+        finished = floats[request + at.FINISHED]
         if finished > end:
             end = finished
-    _fade_to(cluster, end, state)
+    _fade_to(cluster, end, floats)
     area = late_area = 0.0
-    for i in range(first_request, request + 1):
-        finished = state.request_float[i, at.FINISHED]
+    for request in range(first, last + 1, at.REQUEST_WORDS):
+        finished = floats[request + at.FINISHED]
         if finished >= start:
-            arrived = state.request_float[i, at.ARRIVED]
+            arrived = floats[request + at.ARRIVED]
             area += finished - start
             late_area += max(finished - max(arrived + late_after, start), 0.0)
             kept = math.exp((finished - end) / RATE_TIME_S)
-            floats[cluster, at.E2E_WEIGHT] += kept
-            floats[cluster, at.E2E_TOTAL] += (finished - arrived) * kept
-    floats[cluster, at.NOW] = end
-    if floats[cluster, at.SIGNAL_INTERVAL] > 0.0:
-        _read_engines(cluster, n_replicas, end, state)
+            floats[cluster + at.E2E_WEIGHT] += kept
+            floats[cluster + at.E2E_TOTAL] += (finished - arrived) * kept
+    floats[cluster + at.NOW] = end
+    if floats[cluster + at.SIGNAL_INTERVAL] > 0.0:
+        _read_engines(cluster, end, ints, floats)
     return area, late_area
 
 
-@njit(cache=True)
-def place(cluster, n_replicas, replica, state):
+@kernel
+def place(
+    cluster: int, replica_index: int, no_feed: IntArray, ints: IntArray, floats: FloatArray
+) -> tuple[float, float, float, float, float]:
     """Sends the request at hand to a replica (-1 drops it) and runs to the next arrival.
+
+    Args:
+        cluster: its word.
+        replica_index: 0 to n_replicas - 1, or -1.
+        no_feed: `NO_FEED`.
+        ints: memory.
+        floats: the same memory.
 
     Returns:
         The fields of `Interval`: duration, request seconds, late request seconds, completion
         rate, imbalance.
     """
-    integers, floats = state.cluster_int, state.cluster_float
-    index = integers[cluster, at.NEXT_REQUEST]
-    request = integers[cluster, at.FIRST_REQUEST] + index
-    start = floats[cluster, at.NOW]
-    if replica >= 0:
-        state.request_int[request, at.REPLICA] = replica
-        push(cluster * n_replicas + replica, request, True, state)
-        state.replica_int[cluster * n_replicas + replica, at.CHOSEN_AT] = index
-        integers[cluster, at.IN_SYSTEM] += 1
-    kept = math.exp((floats[cluster, at.ARRIVAL_AT] - start) / RATE_TIME_S)
-    floats[cluster, at.ARRIVAL_WEIGHT] = floats[cluster, at.ARRIVAL_WEIGHT] * kept + 1.0
-    floats[cluster, at.ARRIVAL_AT] = start
-    spread = imbalance(cluster * n_replicas, n_replicas, state)
-    if index + 1 < integers[cluster, at.N_REQUESTS]:
-        until = state.request_float[request + 1, at.ARRIVED]
-        area, late_area = _run_to(cluster, n_replicas, request, until, state)
+    request = ints[cluster + at.NEXT_REQUEST]
+    start = floats[cluster + at.NOW]
+    if replica_index >= 0:
+        words = ints[cluster + at.REPLICA_WORDS]
+        replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
+        ints[request + at.REPLICA] = replica_index
+        push(replica, request, True, ints)
+        number = (request - ints[cluster + at.FIRST_REQUEST]) // at.REQUEST_WORDS
+        ints[replica + at.CHOSEN_AT] = number
+        ints[cluster + at.IN_SYSTEM] += 1
+    floats[cluster + at.ARRIVAL_WEIGHT] += 1.0
+    spread = imbalance(cluster, ints, floats)
+    following = request + at.REQUEST_WORDS
+    if following < ints[cluster + at.LAST_REQUEST]:
+        until = floats[following + at.ARRIVED]
+        area, late_area = _run_to(cluster, request, until, no_feed, ints, floats)
     else:
-        area, late_area = _drain(cluster, n_replicas, request, state)
-    floats[cluster, at.PREVIOUS_ARRIVAL] = start
-    integers[cluster, at.NEXT_REQUEST] = index + 1
-    rate = floats[cluster, at.E2E_WEIGHT] / RATE_TIME_S
-    return floats[cluster, at.NOW] - start, area, late_area, rate, spread
+        area, late_area = _drain(cluster, request, no_feed, ints, floats)
+    floats[cluster + at.PREVIOUS_ARRIVAL] = start
+    ints[cluster + at.NEXT_REQUEST] = following
+    rate = floats[cluster + at.E2E_WEIGHT] / RATE_TIME_S
+    return floats[cluster + at.NOW] - start, area, late_area, rate, spread

@@ -1,0 +1,109 @@
+"""One step of many environments in one kernel call: place, run on, reward, observe."""
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.envs.reward import write_reward
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.observing import write_rows
+from llmroute_gym.sim.compiled.stepping import place
+from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
+from llmroute_gym.sim.signals import N_SIGNALS
+
+_COLUMNS = int(N_SIGNALS)
+_write_reward = inlined(write_reward)
+
+
+@kernel
+def observe(
+    cluster: int,
+    mask: BoolArray,
+    scale: FloatArray,
+    high: FloatArray,
+    rows: FloatArray,
+    out: npt.NDArray[np.float32],
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Writes one environment's observation.
+
+    Args:
+        cluster: its word.
+        mask: (n_replicas,).
+        scale: (N_SIGNALS,) factors.
+        high: (N_SIGNALS,) upper bounds.
+        rows: (n_replicas, N_SIGNALS) scratch.
+        out: (n_replicas, N_SIGNALS) is filled.
+        ints: memory.
+        floats: the same memory.
+    """
+    write_rows(cluster, mask, rows, ints, floats)
+    for r in range(len(rows)):
+        for column in range(_COLUMNS):
+            out[r, column] = min(max(rows[r, column] * scale[column], 0.0), high[column])
+
+
+@kernel
+def step_all(
+    clusters: IntArray,
+    actions: IntArray,
+    masks: BoolArray,
+    units: FloatArray,
+    weights: FloatArray,
+    scale: FloatArray,
+    high: FloatArray,
+    rows: FloatArray,
+    out: npt.NDArray[np.float32],
+    terms: FloatArray,
+    rewards: FloatArray,
+    now_s: FloatArray,
+    numbers: IntArray,
+    no_feed: IntArray,
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Places every environment's request, runs on, rewards and observes.
+
+    Args:
+        clusters: (n_environments,) their words.
+        actions: (n_environments,) replicas, -1 drops the request.
+        masks: (n_environments, n_replicas) of the requests that come next.
+        units: (4,) see `llmroute_gym.envs.reward`.
+        weights: (4,) likewise.
+        scale: (N_SIGNALS,) factors of the observation.
+        high: (N_SIGNALS,) its upper bounds.
+        rows: (n_replicas, N_SIGNALS) scratch.
+        out: (n_environments, n_replicas, N_SIGNALS) is filled with observations.
+        terms: (n_environments, 4) is filled with unweighted reward terms.
+        rewards: (n_environments,) is filled.
+        now_s: (n_environments,) is filled with the times of the next decisions, seconds.
+        numbers: (n_environments,) is filled with the numbers of the requests at hand.
+        no_feed: an empty feed for `advance`.
+        ints: memory.
+        floats: the same memory.
+    """
+    for e in range(len(clusters)):
+        cluster = clusters[e]
+        _, area, late_area, rate, spread = place(cluster, actions[e], no_feed, ints, floats)
+        rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[e])
+        observe(cluster, masks[e], scale, high, rows, out[e], ints, floats)
+        now_s[e] = floats[cluster + at.NOW]
+        done = ints[cluster + at.NEXT_REQUEST] - ints[cluster + at.FIRST_REQUEST]
+        numbers[e] = done // at.REQUEST_WORDS
+
+
+@kernel
+def observe_all(
+    clusters: IntArray,
+    masks: BoolArray,
+    scale: FloatArray,
+    high: FloatArray,
+    rows: FloatArray,
+    out: npt.NDArray[np.float32],
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Observes some environments; arguments as in `step_all`."""
+    for e in range(len(clusters)):
+        observe(clusters[e], masks[e], scale, high, rows, out[e], ints, floats)

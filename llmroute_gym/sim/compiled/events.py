@@ -1,0 +1,118 @@
+"""What happens to one request on a replica, and the books that an observed run keeps of it."""
+
+import math
+
+import numpy as np
+
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.run import FloatArray, IntArray
+from llmroute_gym.sim.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
+
+_KEPT = (1.0 - BATCH_TIME_WEIGHT) ** np.arange(512)
+"""What is left of an average after so many batches; nothing that shows after the last."""
+
+
+@inlined
+def push(replica: int, request: int, observed: bool, ints: IntArray) -> None:
+    """Puts a request at the end of a replica's waiting queue."""
+    ints[request + at.NEXT] = -1
+    if ints[replica + at.HEAD] < 0:
+        ints[replica + at.HEAD] = request
+    else:
+        ints[ints[replica + at.TAIL] + at.NEXT] = request
+    ints[replica + at.TAIL] = request
+    ints[replica + at.WAITING] += 1
+    prompt = ints[request + at.PROMPT]
+    ints[replica + at.WAITING_PROMPT] += prompt
+    if observed:
+        ints[replica + at.TOTAL] += prompt + ints[request + at.OUTPUT]
+        ints[replica + at.SILENT] += 1
+        ints[replica + at.SILENT_PROMPT] += prompt
+        if ints[replica + at.FIRST_PLACED] < 0:
+            ints[replica + at.FIRST_PLACED] = request
+        else:
+            ints[ints[replica + at.LAST_PLACED] + at.NEXT_PLACED] = request
+        ints[replica + at.LAST_PLACED] = request
+
+
+@inlined
+def admit(
+    replica: int, request: int, held: int, now: float, ints: IntArray, floats: FloatArray
+) -> None:
+    """Takes the head off the waiting queue; the prefills then hold `held` blocks."""
+    following = ints[request + at.NEXT]
+    ints[replica + at.HEAD] = following
+    if following < 0:
+        ints[replica + at.TAIL] = -1
+    ints[replica + at.WAITING] -= 1
+    ints[replica + at.WAITING_PROMPT] -= ints[request + at.PROMPT]
+    if ints[replica + at.RESTARTED] > 0:
+        ints[replica + at.RESTARTED] -= 1
+    ints[replica + at.PREFILL_BLOCKS] = held
+    ints[replica + at.PREFILL_COUNT] += 1
+    if math.isnan(floats[request + at.SCHEDULED]):
+        floats[request + at.SCHEDULED] = now
+
+
+@inlined
+def chain(replica: int, request: int, tokens: int, ints: IntArray) -> None:
+    """Appends a prefill that the batch being built completes."""
+    ints[request + at.NEXT] = -1
+    if ints[replica + at.CHAIN] < 0:
+        ints[replica + at.CHAIN] = request
+    else:
+        ints[ints[replica + at.CHAIN_END] + at.NEXT] = request
+    ints[replica + at.CHAIN_END] = request
+    ints[replica + at.CHAIN_TOKENS] += tokens
+
+
+@kernel
+def note_first_token(
+    replica: int, request: int, now: float, ints: IntArray, floats: FloatArray
+) -> None:
+    """Books a first token: what streams, and the average of times to first token."""
+    prompt = ints[request + at.ORIGINAL_PROMPT]
+    ints[replica + at.SILENT] -= 1
+    ints[replica + at.SILENT_PROMPT] -= prompt
+    ints[replica + at.STREAMING] += 1
+    ints[replica + at.STREAMING_PROMPT] += prompt
+    kept = math.exp((floats[replica + at.TTFT_AT] - now) / RATE_TIME_S)
+    ttft = now - floats[request + at.ARRIVED]
+    floats[replica + at.TTFT_WEIGHT] = floats[replica + at.TTFT_WEIGHT] * kept + 1.0
+    floats[replica + at.TTFT_TOTAL] = floats[replica + at.TTFT_TOTAL] * kept + ttft
+    floats[replica + at.TTFT_AT] = now
+
+
+@kernel
+def note_finish(
+    replica: int, cluster: int, request: int, now: float, ints: IntArray, floats: FloatArray
+) -> None:
+    """Books a finish: the integrals of the interval and the average of latencies."""
+    ints[replica + at.TOTAL] -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
+    ints[replica + at.STREAMING] -= 1
+    ints[replica + at.STREAMING_PROMPT] -= ints[request + at.ORIGINAL_PROMPT]
+    ints[cluster + at.IN_SYSTEM] -= 1
+    arrived = floats[request + at.ARRIVED]
+    left = floats[cluster + at.UNTIL] - now
+    if now > arrived + floats[cluster + at.LATE_AFTER]:
+        ints[cluster + at.LATE] -= 1
+        floats[cluster + at.LATE_AREA] += left
+    floats[cluster + at.DONE_AREA] += left
+    kept = math.exp(-left / RATE_TIME_S)
+    floats[cluster + at.E2E_WEIGHT] += kept
+    floats[cluster + at.E2E_TOTAL] += (now - arrived) * kept
+
+
+@inlined
+def mean_after(mean: float, first: float, slope: float, count: int) -> float:
+    """Batch-time average after `count` batches of first, first + slope, ... seconds."""
+    if mean == 0.0:
+        mean = first
+        first += slope
+        count -= 1
+    if count > 0:
+        lag = slope / BATCH_TIME_WEIGHT
+        kept = _KEPT[count] if count < len(_KEPT) else 0.0
+        mean = first + slope * count - lag + (mean - first + lag) * kept
+    return mean

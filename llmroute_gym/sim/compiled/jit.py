@@ -1,0 +1,22 @@
+"""The one way in which kernels are compiled."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = {"cache": True, "error_model": "numpy"}
+
+
+def kernel(function: Function) -> Function:
+    """Compiles a function on its first call and keeps the result on disk."""
+    compiled: Function = njit(**_OPTIONS)(function)
+    return compiled
+
+
+def inlined(function: Function) -> Function:
+    """The same, for small functions: they are compiled into their callers."""
+    compiled: Function = njit(inline="always", **_OPTIONS)(function)
+    return compiled

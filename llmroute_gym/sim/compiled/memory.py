@@ -1,0 +1,207 @@
+"""The block of memory of a run: laid out here, worked on by the kernels."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.config import ObservationConfig
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.models import FlatModels
+from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.run import FloatArray, IntArray
+from llmroute_gym.sim.workload import Workload
+
+INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
+
+
+class Memory:
+    """Clusters, their replicas and requests, the models of batch time, in this order.
+
+    Args:
+        cluster: the replicas of one environment.
+        n_environments: how many environments.
+        n_requests: requests per environment.
+        longest_request: most prompt and output tokens of a request.
+        observation: what a row tells.
+        late_after_s: age from which a request counts as late, seconds.
+
+    Attributes:
+        ints: all words as int64.
+        floats: the same memory as float64.
+        clusters: (n_environments,) word of each cluster.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        n_environments: int,
+        n_requests: int,
+        longest_request: int,
+        observation: ObservationConfig,
+        late_after_s: float,
+    ) -> None:
+        self._cluster = cluster
+        self._n_requests = n_requests
+        self._observation = observation
+        self._late_after_s = late_after_s
+        self._longest_request = 0
+        replicas = cluster.replicas
+        block_size = max(replica.block_size for replica in replicas)
+        max_batch = max(replica.max_batch for replica in replicas)
+        self._replica_words = at.HISTOGRAM + block_size + 2 * max_batch + 2
+        self.clusters = np.arange(n_environments) * at.CLUSTER_WORDS
+        self._first_replica = n_environments * at.CLUSTER_WORDS
+        per_environment = len(replicas) * self._replica_words
+        self._first_request = self._first_replica + n_environments * per_environment
+        self._first_model = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
+        self._allocate(np.zeros(self._first_model, dtype=np.int64), longest_request)
+
+    def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
+        """Puts a workload into environment `index`, at its first arrival, with idle replicas.
+
+        Args:
+            index: the environment.
+            workload: as many requests as every environment has.
+            predicted_output_tokens: (n_requests,).
+        """
+        longest = int((workload.prompt_tokens + workload.output_tokens).max())
+        if longest > self._longest_request:
+            self._allocate(self.ints[: self._first_model], 2 * longest)
+        self._write_replicas(index)
+        self._write_requests(index, workload, predicted_output_tokens)
+        self._write_cluster(index, float(workload.arrived_at_s[0]))
+
+    def column(self, index: int, column: int, of_floats: bool = False) -> npt.NDArray[np.generic]:
+        """Returns a view of one column of an environment's requests, shape (n_requests,)."""
+        words = self._n_requests * at.REQUEST_WORDS
+        first = self._first_request + index * words
+        memory = self.floats if of_floats else self.ints
+        return memory[first + column : first + words : at.REQUEST_WORDS]
+
+    def requests(self, index: int) -> IntArray:
+        """Returns the words of an environment's requests, shape (n_requests,)."""
+        first = self._first_request + index * self._n_requests * at.REQUEST_WORDS
+        return first + np.arange(self._n_requests) * at.REQUEST_WORDS
+
+    def replicas(self, index: int) -> IntArray:
+        """Returns the words of an environment's replicas, shape (n_replicas,)."""
+        n = len(self._cluster)
+        return self._first_replica + (index * n + np.arange(n)) * self._replica_words
+
+    def outcome(self, index: int, workload: Workload) -> Outcome:
+        """Returns what became of the workload that environment `index` was started with."""
+        replica = np.array(self.column(index, at.REPLICA), dtype=np.int64)
+        rejected = replica < 0
+
+        def times(column: int) -> FloatArray:
+            return np.where(rejected, np.inf, self.column(index, column, of_floats=True))
+
+        return Outcome(
+            arrived_at_s=workload.arrived_at_s,
+            scheduled_at_s=times(at.SCHEDULED),
+            first_token_at_s=times(at.FIRST_TOKEN),
+            finished_at_s=times(at.FINISHED),
+            replica=replica,
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            preemptions=np.array(self.column(index, at.PREEMPTIONS), dtype=np.int64),
+        )
+
+    def _allocate(self, kept: IntArray, longest_request: int) -> None:
+        """Appends models that reach up to `longest_request` tokens to the words that are kept."""
+        replicas = self._cluster.replicas
+        self._longest_request = longest_request
+        models = FlatModels(
+            [replica.batch_time for replica in replicas],
+            first_word=self._first_model,
+            max_tokens=max(_largest_batch(replica, longest_request) for replica in replicas),
+            max_context=longest_request,
+            max_batch=max(replica.max_batch for replica in replicas),
+        )
+        pairs = [pair for replica in replicas for pair in replica.slowdowns]
+        slowdowns = np.array(pairs, dtype=np.float64).ravel()
+        self.ints = np.concatenate([kept, models.words, slowdowns.view(np.int64)])
+        self.floats: FloatArray = self.ints.view(np.float64)
+        self._template = self._idle_replicas(models, self._first_model + len(models.words))
+
+    def _idle_replicas(self, models: FlatModels, first_slowdown: int) -> IntArray:
+        """Returns the rows of idle replicas, shape (n_replicas, replica words)."""
+        rows = np.zeros((len(self._cluster), self._replica_words), dtype=np.int64)
+        for index, replica in enumerate(self._cluster.replicas):
+            row = rows[index]
+            _fill_limits(row, replica)
+            row[at.MODEL] = models.word_of[index]
+            row[at.CHOSEN_AT] = index - len(self._cluster)
+            row[at.SLOWDOWN] = first_slowdown
+            first_slowdown += 2 * len(replica.slowdowns)
+            row[at.SLOWDOWN_END] = first_slowdown
+        return rows
+
+    def _write_replicas(self, index: int) -> None:
+        words = self.replicas(index)
+        rows = self._template.copy()
+        first_keys = at.HISTOGRAM + rows[:, at.BLOCK_SIZE]
+        rows[:, at.FIRST_KEY] = words + first_keys
+        rows[:, at.LAST_KEY] = words + self._replica_words
+        self.ints[words[0] : words[0] + rows.size] = rows.ravel()
+
+    def _write_requests(self, index: int, workload: Workload, predicted: FloatArray) -> None:
+        words = self._n_requests * at.REQUEST_WORDS
+        first = self._first_request + index * words
+        ints = self.ints[first : first + words].reshape(-1, at.REQUEST_WORDS)
+        floats = self.floats[first : first + words].reshape(-1, at.REQUEST_WORDS)
+        floats[:, at.ARRIVED] = workload.arrived_at_s
+        ints[:, at.PROMPT] = workload.prompt_tokens
+        ints[:, at.OUTPUT] = workload.output_tokens
+        ints[:, at.NEXT] = -1
+        floats[:, at.SCHEDULED : at.FINISHED + 1] = np.nan
+        ints[:, at.PREEMPTIONS] = 0
+        ints[:, at.REPLICA] = -1
+        ints[:, at.NEXT_PLACED] = -1
+        ints[:, at.ORIGINAL_PROMPT] = workload.prompt_tokens
+        floats[:, at.PREDICTED] = predicted
+
+    def _write_cluster(self, index: int, now_s: float) -> None:
+        cluster = self.clusters[index]
+        ints = self.ints[cluster : cluster + at.CLUSTER_WORDS]
+        floats = self.floats[cluster : cluster + at.CLUSTER_WORDS]
+        replicas, requests = self.replicas(index), self.requests(index)
+        ints[:] = 0
+        ints[at.FIRST_REQUEST] = ints[at.NEXT_REQUEST] = ints[at.NEXT_LATE] = requests[0]
+        ints[at.LAST_REQUEST] = requests[-1] + at.REQUEST_WORDS
+        ints[at.FIRST_REPLICA] = replicas[0]
+        ints[at.END_REPLICA] = replicas[-1] + self._replica_words
+        ints[at.REPLICA_WORDS] = self._replica_words
+        ints[at.INFORMATION] = INFORMATION[self._observation.information]
+        for column in (at.NOW, at.FADED_AT, at.PREVIOUS_ARRIVAL, at.READ_AT):
+            floats[column] = now_s
+        floats[at.LATE_AFTER] = self._late_after_s
+        floats[at.SIGNAL_INTERVAL] = self._observation.signal_interval_s
+
+
+def _largest_batch(replica: Replica, longest_request: int) -> int:
+    """Most tokens that one batch can hold, a restarted prompt that outgrew its limit included."""
+    if replica.scheduler == "chunked":
+        return replica.chunk_size + replica.max_batch
+    return max(replica.max_batched_tokens, longest_request, replica.max_batch)
+
+
+def _fill_limits(row: IntArray, replica: Replica) -> None:
+    """Fills an idle replica's row but for what depends on where it stands."""
+    floats = row.view(np.float64)
+    row[[at.HEAD, at.TAIL, at.PARTIAL, at.CHAIN, at.CHAIN_END]] = -1
+    row[[at.FIRST_PLACED, at.LAST_PLACED]] = -1
+    row[at.PREFILL_FIRST] = replica.scheduler == "prefill_first"
+    row[at.MAX_BATCH] = replica.max_batch
+    row[at.MAX_BATCHED_TOKENS] = replica.max_batched_tokens
+    row[at.CHUNK_SIZE] = replica.chunk_size
+    row[at.BLOCK_SIZE] = replica.block_size
+    row[at.NUM_BLOCKS] = replica.num_blocks
+    row[at.OPEN_BLOCKS] = replica.num_blocks - replica.watermark_blocks
+    row[at.KEEP_PROMPT] = replica.restart == "recompute"
+    floats[at.BATCH_END] = math.inf
+    floats[at.SPEED] = replica.speed
+    floats[at.SCALE] = 1.0 / replica.speed
+    floats[at.NEXT_SLOWDOWN] = replica.slowdowns[0][0] if replica.slowdowns else math.inf

@@ -1,0 +1,160 @@
+"""The rows of a decision and the observations made of them, inside the kernels."""
+
+import math
+
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.blocks import decode_blocks
+from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
+from llmroute_gym.sim.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
+
+_SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
+"""Within this time a value of weight 1 cannot have faded."""
+_ENGINE_SIGNALS = int(N_ENGINE_SIGNALS)
+_WAITING = int(Signal.WAITING)
+_RUNNING = int(Signal.RUNNING)
+_KV_USAGE = int(Signal.KV_USAGE)
+_PENDING_PROMPT_TOKENS = int(Signal.PENDING_PROMPT_TOKENS)
+_CONTEXT_TOKENS = int(Signal.CONTEXT_TOKENS)
+_OLDEST_WAITING_S = int(Signal.OLDEST_WAITING_S)
+_BATCH_TIME_S = int(Signal.BATCH_TIME_S)
+_TTFT_S = int(Signal.TTFT_S)
+_SPEED = int(Signal.SPEED)
+_AVAILABLE = int(Signal.AVAILABLE)
+_PROMPT_TOKENS = int(Signal.PROMPT_TOKENS)
+_PREDICTED_OUTPUT_TOKENS = int(Signal.PREDICTED_OUTPUT_TOKENS)
+_CACHED_PREFIX = int(Signal.CACHED_PREFIX)
+_ARRIVAL_RATE = int(Signal.ARRIVAL_RATE)
+_COMPLETION_RATE = int(Signal.COMPLETION_RATE)
+_E2E_S = int(Signal.E2E_S)
+_SINCE_LAST_ARRIVAL_S = int(Signal.SINCE_LAST_ARRIVAL_S)
+_REMAINING_TOKENS = int(Signal.REMAINING_TOKENS)
+_ROUNDS_SINCE_CHOSEN = int(Signal.ROUNDS_SINCE_CHOSEN)
+
+
+@inlined
+def remaining_tokens(replica: int, ints: IntArray) -> int:
+    """Returns the true tokens that a replica has still to process."""
+    done = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
+    return ints[replica + at.TOTAL] - done - ints[replica + at.CHAIN_DONE]
+
+
+@kernel
+def _used_blocks(replica: int, ints: IntArray) -> int:
+    decodes = ints[replica + at.DECODES]
+    if decodes == 0:
+        return ints[replica + at.PREFILL_BLOCKS]
+    contexts, step = ints[replica + at.CONTEXT], ints[replica + at.STEP]
+    if ints[replica + at.IN_DECODE] == 0:
+        contexts -= decodes
+        step -= 1
+    return ints[replica + at.PREFILL_BLOCKS] + decode_blocks(replica, contexts, step, ints)
+
+
+@kernel
+def _oldest_waiting(replica: int, now: float, ints: IntArray, floats: FloatArray) -> float:
+    oldest = now
+    request = ints[replica + at.HEAD]
+    left = ints[replica + at.RESTARTED] + 1
+    while request >= 0 and left > 0:
+        oldest = min(oldest, floats[request + at.ARRIVED])
+        request = ints[request + at.NEXT]
+        left -= 1
+    return now - oldest
+
+
+@kernel
+def _oldest_silent(replica: int, now: float, ints: IntArray, floats: FloatArray) -> float:
+    request = ints[replica + at.FIRST_PLACED]
+    while request >= 0 and not math.isnan(floats[request + at.FIRST_TOKEN]):
+        following = ints[request + at.NEXT_PLACED]
+        if following >= 0:
+            ints[replica + at.FIRST_PLACED] = following
+        request = following
+    return now - floats[request + at.ARRIVED] if request >= 0 else 0.0
+
+
+@kernel
+def read_engine(
+    replica: int, now: float, information: int, ints: IntArray, floats: FloatArray
+) -> None:
+    """Stores a replica's own columns of the rows, from its word SEEN on."""
+    seen = replica + at.SEEN
+    ttft = 0.0
+    weight = floats[replica + at.TTFT_WEIGHT]
+    if weight > 0.0:
+        age = now - floats[replica + at.TTFT_AT]
+        if age < _SURE_AGE_S or weight * math.exp(-age / RATE_TIME_S) > FADED:
+            ttft = floats[replica + at.TTFT_TOTAL] / weight
+    floats[seen + _TTFT_S] = ttft
+    if information == at.ROUTER:
+        floats[seen + _WAITING] = ints[replica + at.SILENT]
+        floats[seen + _RUNNING] = ints[replica + at.STREAMING]
+        floats[seen + _KV_USAGE] = 0.0
+        floats[seen + _PENDING_PROMPT_TOKENS] = ints[replica + at.SILENT_PROMPT]
+        floats[seen + _CONTEXT_TOKENS] = ints[replica + at.STREAMING_PROMPT]
+        floats[seen + _OLDEST_WAITING_S] = _oldest_silent(replica, now, ints, floats)
+        floats[seen + _BATCH_TIME_S] = 0.0
+        return
+    pending = ints[replica + at.WAITING_PROMPT] + ints[replica + at.CHAIN_TOKENS]
+    partial = ints[replica + at.PARTIAL]
+    if partial >= 0:
+        pending += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
+    context = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
+    used = _used_blocks(replica, ints)
+    floats[seen + _WAITING] = ints[replica + at.WAITING]
+    floats[seen + _RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
+    floats[seen + _KV_USAGE] = used / ints[replica + at.NUM_BLOCKS]
+    floats[seen + _PENDING_PROMPT_TOKENS] = pending
+    floats[seen + _CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
+    floats[seen + _OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
+    floats[seen + _BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
+
+
+@kernel
+def write_rows(
+    cluster: int, mask: BoolArray, out: FloatArray, ints: IntArray, floats: FloatArray
+) -> None:
+    """Writes what a router knows now.
+
+    Args:
+        cluster: its word.
+        mask: (n_replicas,) replicas that may take the request.
+        out: (n_replicas, N_SIGNALS) is filled.
+        ints: memory.
+        floats: the same memory.
+    """
+    now = floats[cluster + at.NOW]
+    information = ints[cluster + at.INFORMATION]
+    n_replicas = len(out)
+    request = ints[cluster + at.NEXT_REQUEST]
+    number = (request - ints[cluster + at.FIRST_REQUEST]) // at.REQUEST_WORDS
+    prompt = output = since = 0.0
+    if request < ints[cluster + at.LAST_REQUEST]:
+        prompt = float(ints[request + at.ORIGINAL_PROMPT])
+        output = floats[request + at.PREDICTED]
+        since = now - floats[cluster + at.PREVIOUS_ARRIVAL]
+    arrival_rate = floats[cluster + at.ARRIVAL_WEIGHT] / RATE_TIME_S / n_replicas
+    completions = floats[cluster + at.E2E_WEIGHT]
+    completion_rate = completions / RATE_TIME_S / n_replicas
+    e2e = floats[cluster + at.E2E_TOTAL] / completions if completions > FADED else 0.0
+    fresh = information == at.ROUTER or floats[cluster + at.SIGNAL_INTERVAL] == 0.0
+    replica = ints[cluster + at.FIRST_REPLICA]
+    for r in range(n_replicas):
+        if fresh:
+            read_engine(replica, now, information, ints, floats)
+        for column in range(_ENGINE_SIGNALS):
+            out[r, column] = floats[replica + at.SEEN + column]
+        remaining = remaining_tokens(replica, ints) if information == at.ORACLE else 0
+        out[r, _SPEED] = floats[replica + at.SPEED]
+        out[r, _AVAILABLE] = 1.0 if mask[r] else 0.0
+        out[r, _PROMPT_TOKENS] = prompt
+        out[r, _PREDICTED_OUTPUT_TOKENS] = output
+        out[r, _CACHED_PREFIX] = 0.0
+        out[r, _ARRIVAL_RATE] = arrival_rate
+        out[r, _COMPLETION_RATE] = completion_rate
+        out[r, _E2E_S] = e2e
+        out[r, _SINCE_LAST_ARRIVAL_S] = since
+        out[r, _REMAINING_TOKENS] = remaining
+        out[r, _ROUNDS_SINCE_CHOSEN] = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
+        replica += ints[cluster + at.REPLICA_WORDS]
