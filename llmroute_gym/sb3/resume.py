@@ -12,8 +12,9 @@ goes on. On the same machine with the same number of threads the final weights a
 bit. Nothing that seeds or draws from the global generators, such as making another model, may
 happen between loading and learning.
 
-An innermost VecEnv takes part with `get_state()` and `set_state(state)`; one made of Gymnasium
-environments by wrapping each in `Replayable`.
+An innermost VecEnv takes part with `get_state()` and `set_state(state)`, its own or those of the
+vector environment under it (`ReplayableVector`); one made of Gymnasium environments by wrapping
+each in `Replayable`.
 """
 
 import pickle
@@ -141,13 +142,14 @@ def environment_state(env: VecEnv) -> list[Any]:
     while isinstance(env, VecEnvWrapper):
         states.append({name: getattr(env, name) for name in _changing(env) if hasattr(env, name)})
         env = env.venv
-    if hasattr(env, "get_state"):
-        return [*states, env.get_state()]
+    whole = _whole(env)
+    if whole is not None:
+        return [*states, whole.get_state()]
     if env.has_attr("get_state"):
         return [*states, env.env_method("get_state")]
     raise InputError(
         f"{type(env).__name__} cannot tell the state of its environments; wrap each of them in "
-        "llmroute_gym.sb3.Replayable"
+        "llmroute_gym.sb3.Replayable, or their vector environment in ReplayableVector"
     )
 
 
@@ -170,11 +172,19 @@ def set_environment_state(env: VecEnv, states: list[Any]) -> None:
         if isinstance(one, VecEnvWrapper):
             for name, value in state.items():
                 setattr(one, name, value)
-        elif hasattr(one, "set_state"):
-            one.set_state(state)
+        elif (whole := _whole(one)) is not None:
+            whole.set_state(state)
         else:
             for index, episode in enumerate(state):
                 one.env_method("set_state", episode, indices=[index])
+
+
+def _whole(env: VecEnv) -> Any:
+    """Returns what tells the state of all environments at once, if anything does."""
+    for one in (env, getattr(env, "env", None)):
+        if hasattr(one, "get_state"):
+            return one
+    return None
 
 
 def _changing(wrapper: VecEnvWrapper) -> tuple[str, ...]:

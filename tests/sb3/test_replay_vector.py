@@ -3,10 +3,21 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecMonitor
 
 from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
 from llmroute_gym.errors import InputError
-from llmroute_gym.sb3 import ReplayableVector
+from llmroute_gym.sb3 import (
+    ReplayableVector,
+    RouterPPO,
+    SaveTrainingState,
+    load_training_state,
+    remaining_timesteps,
+)
+from llmroute_gym.sb3.vec_env import RouterVecEnv
+from tests.sb3.toy import SMALL, weights
 
 
 def make(num_envs=3, **settings):
@@ -45,3 +56,22 @@ def test_another_environment_is_noticed():
         make(cluster="a30-qwen2-7b").set_state(env.get_state())
     with pytest.raises(InputError, match="takes an LLMRouteVectorEnv"):
         ReplayableVector(gym.make_vec("CartPole-v1", num_envs=2))
+
+
+def test_a_training_on_the_vector_environment_resumes_exactly(tmp_path):
+    def env():
+        return VecMonitor(RouterVecEnv(make()))
+
+    class Kill(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 3 * 80
+
+    whole = RouterPPO("MlpPolicy", env(), **SMALL).learn(3 * 128)
+    RouterPPO("MlpPolicy", env(), **SMALL).learn(
+        3 * 128, [SaveTrainingState(tmp_path / "state.zip"), Kill()]
+    )
+    model = load_training_state(tmp_path / "state.zip", env(), RouterPPO, device="cpu")
+    assert model.num_timesteps == 3 * 64
+    model.learn(remaining_timesteps(model), reset_num_timesteps=False)
+    for name, value in weights(whole).items():
+        assert th.equal(value, weights(model)[name]), name

@@ -5,7 +5,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from llmroute_gym.sb3.callbacks.rollout_statistics import RolloutStatistics, normalized_entropy
+from llmroute_gym.sb3.callbacks.rollout_statistics import (
+    FloatArray,
+    RolloutStatistics,
+    normalized_entropy,
+)
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
 
 HISTORY = 50
@@ -38,9 +42,9 @@ class RouterMonitor(BaseCallback):
     | load/qps, load/e2e_s | arrivals per second; latency that the cluster reported |
     | latency/p50_s, p95_s, p99_s | end to end, over the recent requests of all environments |
 
-    The last need an environment with `recent_e2e_s()`, see `RecentLatencies`; what an environment
-    does not tell is left out. PPO logs an update one dump late; at the end of the training the
-    last update is dumped.
+    The last need `recent_e2e_s()`, of each environment (see `RecentLatencies`) or pooled of the
+    VecEnv itself; what an environment does not tell is left out. PPO logs an update one dump late;
+    at the end of the training the last update is dumped.
 
     Args:
         statistics: to share with other callbacks.
@@ -56,7 +60,6 @@ class RouterMonitor(BaseCallback):
     def _on_training_start(self) -> None:
         forget_if_new(self.model, self.STATE)
         self.statistics.attach(self.model)
-        self._tells_latencies = self.training_env.has_attr("recent_e2e_s")
 
     def _on_rollout_start(self) -> None:
         self._log_update()
@@ -80,8 +83,7 @@ class RouterMonitor(BaseCallback):
         for name, load in (("load/qps", seen.qps), ("load/e2e_s", seen.latency_s)):
             if load is not None:
                 record(name, load)
-        if self._tells_latencies:
-            self._log_latencies()
+        self._log_latencies(self._recent_latencies())
 
     def _on_training_end(self) -> None:
         self._log_update()
@@ -118,10 +120,16 @@ class RouterMonitor(BaseCallback):
             self.logger.record("replica/swing", swing)
         state["shares"] = shares.tolist()
 
-    def _log_latencies(self) -> None:
-        pooled = np.concatenate(
-            [np.asarray(part).reshape(-1) for part in self.training_env.env_method("recent_e2e_s")]
-        )
+    def _recent_latencies(self) -> FloatArray:
+        """Returns the latencies of all environments in seconds, none where they are not told."""
+        env = self.training_env.unwrapped
+        if hasattr(env, "recent_e2e_s"):
+            return np.asarray(env.recent_e2e_s())
+        if not env.has_attr("recent_e2e_s"):
+            return np.empty(0)
+        return np.concatenate([np.asarray(one) for one in env.env_method("recent_e2e_s")])
+
+    def _log_latencies(self, pooled: FloatArray) -> None:
         if len(pooled):
             for percent, value in zip(
                 (50, 95, 99), np.percentile(pooled, (50, 95, 99)), strict=True
