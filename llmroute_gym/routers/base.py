@@ -82,3 +82,20 @@ class UniformDraws:
         row: FloatArray = self.values[self._next]
         self._next += 1
         return row
+
+
+class DrawingRouter(Router):
+    """A router with randomness, drawn before the run.
+
+    Attributes:
+        draws: the uniform numbers of the run.
+    """
+
+    per_request: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        self.draws = UniformDraws(self.per_request)
+
+    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
+        """Draws the numbers of the run."""
+        self.draws.reset(n_requests, rng)

@@ -2,27 +2,20 @@
 
 import numpy as np
 
-from llmroute_gym.routers.base import Router, ScoreRouter, UniformDraws, in_flight
+from llmroute_gym.routers.base import DrawingRouter, Router, ScoreRouter, in_flight
 from llmroute_gym.sim.run import BoolArray, FloatArray
 from llmroute_gym.sim.signals import Signal
 
 
-class Random(Router):
+class Random(DrawingRouter):
     """Uniform over the replicas."""
 
     name = "random"
 
-    def __init__(self) -> None:
-        self._draws = UniformDraws()
-
-    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
-        """Draws one number per request."""
-        self._draws.reset(n_requests, rng)
-
     def route(self, rows: FloatArray, mask: BoolArray) -> int:
         """Returns one of the allowed replicas."""
         allowed = np.flatnonzero(mask)
-        return int(allowed[int(self._draws.take()[0] * len(allowed))])
+        return int(allowed[int(self.draws.take()[0] * len(allowed))])
 
 
 class RoundRobin(Router):
@@ -74,25 +67,19 @@ class LeastOutstanding(ScoreRouter):
         return in_flight(rows)
 
 
-class PowerOfTwo(Router):
+class PowerOfTwo(DrawingRouter):
     """Two replicas at random without replacement, the one with fewer requests in flight.
 
     The first drawn wins a tie. Source: Envoy, Ray Serve, SGLang; Mitzenmacher 2001.
     """
 
     name = "power_of_two"
-
-    def __init__(self) -> None:
-        self._draws = UniformDraws(2)
-
-    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
-        """Draws two numbers per request."""
-        self._draws.reset(n_requests, rng)
+    per_request = 2
 
     def route(self, rows: FloatArray, mask: BoolArray) -> int:
         """Returns the less loaded of two allowed replicas."""
         allowed = np.flatnonzero(mask)
-        u, v = self._draws.take()
+        u, v = self.draws.take()
         first = int(u * len(allowed))
         if len(allowed) == 1:
             return int(allowed[0])

@@ -93,9 +93,10 @@ OPEN_BLOCKS: Final = 46  # num_blocks - watermark_blocks
 KEEP_PROMPT: Final = 47  # 1 for restart="recompute"
 MODEL: Final = 48
 SPEED: Final = 49  # f
+LEAST_SCALE: Final = 50  # f, the smallest SCALE that its slowdowns can bring
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by the keys: 2 max_batch + 2 words.
-SEEN: Final = 50
+SEEN: Final = 52
 HISTOGRAM: Final = 60
 
 # A request.
@@ -125,7 +126,8 @@ PREFILL_ROWS: Final = 6
 PREFILL_COLUMNS: Final = 7
 PREFILL_KNOTS: Final = 8  # row knots, then column knots
 GQA: Final = 9
-MODEL_WORDS: Final = 10
+DENSE_LEAST: Final = 10  # the least of DENSE from so many tokens on
+MODEL_WORDS: Final = 11
 
 TABLE: Final = 0
 PROFILE: Final = 1

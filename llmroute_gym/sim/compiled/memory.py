@@ -204,4 +204,6 @@ def _fill_limits(row: IntArray, replica: Replica) -> None:
     floats[at.BATCH_END] = math.inf
     floats[at.SPEED] = replica.speed
     floats[at.SCALE] = 1.0 / replica.speed
+    factors = [1.0, *(factor for _, factor in replica.slowdowns)]
+    floats[at.LEAST_SCALE] = min(factors) / replica.speed
     floats[at.NEXT_SLOWDOWN] = replica.slowdowns[0][0] if replica.slowdowns else math.inf

@@ -67,10 +67,12 @@ class FlatModels:
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
     ) -> IntArray:
         row = np.zeros(at.MODEL_WORDS, dtype=np.int64)
-        row[at.DENSE] = self._add(
+        dense = np.array(
             [model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in range(1, max_tokens + 1)]
         )
-        row[at.DENSE] -= 1  # indexed by tokens, from 1
+        # Indexed by tokens, from 1.
+        row[at.DENSE] = self._add(dense) - 1
+        row[at.DENSE_LEAST] = self._add(np.minimum.accumulate(dense[::-1])[::-1]) - 1
         if isinstance(model, TableBatchTime):
             self._add_table(row, model, max_context, max_batch)
         elif isinstance(model, ProfileBatchTime):

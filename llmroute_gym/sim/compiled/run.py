@@ -7,7 +7,13 @@ import numpy as np
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.observing import write_rows
-from llmroute_gym.sim.compiled.routing import serve_assigned
+from llmroute_gym.sim.compiled.routing import (
+    pairs_of,
+    serve_assigned,
+    serve_better_of_two,
+    serve_least,
+    serve_least_in_flight,
+)
 from llmroute_gym.sim.compiled.stepping import NO_FEED, place
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
@@ -37,8 +43,7 @@ class CompiledRun(Run):
         self.now_s = float(memory.floats[at.NOW])
         return interval
 
-    def replay(self, assignment: IntArray) -> None:
-        """Places all requests at given replicas and runs until all is drained."""
+    def _replay(self, assignment: IntArray) -> None:
         placed = assignment.copy()
         if self._fits is not None:
             for request, replica in enumerate(assignment.tolist()):
@@ -51,6 +56,36 @@ class CompiledRun(Run):
         feed = memory.requests(0)[order]
         serve_assigned(memory.replicas(0), feed, starts, memory.ints, memory.floats)
         self.next_request = len(self.workload)
+
+    def serve_least(self, rule: int, *, lazily: bool) -> None:
+        """Places all requests by a rule of `routing`, in one kernel call.
+
+        Args:
+            rule: what it minimises.
+            lazily: whether the score changes only when a request arrives or finishes.
+        """
+        serve = serve_least_in_flight if lazily else serve_least
+        memory = self._memory
+        serve(rule, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        self.next_request = len(self.workload)
+
+    def serve_better_of_two(self, draws: FloatArray) -> None:
+        """Places all requests on the better of two replicas, in one kernel call.
+
+        Args:
+            draws: (n_requests, 2) uniform numbers that choose the two.
+        """
+        memory = self._memory
+        pairs = pairs_of(draws, len(self.cluster))
+        serve_better_of_two(
+            pairs, memory.replicas(0), memory.requests(0), memory.ints, memory.floats
+        )
+        self.next_request = len(self.workload)
+
+    @property
+    def fits_everywhere(self) -> bool:
+        """Whether every replica can run every request, so that no mask matters."""
+        return self._fits is None
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
