@@ -1,7 +1,7 @@
 """Writing files that are complete or absent."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmroute_gym.errors import InputError
@@ -18,9 +18,11 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
         The temporary path, in the same folder and with the same last suffix.
 
     Raises:
-        InputError: the file cannot be written there.
+        InputError: the path has no file name, or the file cannot be written there.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"cannot write {str(path)!r}: it names no file; give a file name")
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,4 +33,5 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; choose a folder that can be written"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that led here says more
+            part.unlink(missing_ok=True)
