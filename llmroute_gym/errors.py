@@ -1,6 +1,7 @@
 """The one exception that wrong input raises, and how its sentence is worded."""
 
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -23,3 +24,24 @@ def unknown_name(kind: str, name: object, options: Iterable[str]) -> InputError:
     close = get_close_matches(str(name), known, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     return InputError(f"unknown {kind} {name!r}; available: {', '.join(known)}{hint}")
+
+
+def checked_name(kind: str, name: object, options: Collection[str]) -> str:
+    """Returns a name that is among the known ones.
+
+    Args:
+        kind: what the name stands for, such as ``"router"``.
+        name: what was given, of any type.
+        options: the names that are accepted.
+
+    Raises:
+        InputError: it is not one of them.
+    """
+    if not isinstance(name, str) or name not in options:
+        raise unknown_name(kind, name, options)
+    return name
+
+
+def shown(value: object) -> str:
+    """Returns a short `repr` in one line, for the sentence of an error."""
+    return " ".join(reprlib.repr(value).split())

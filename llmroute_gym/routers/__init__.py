@@ -1,6 +1,6 @@
 """The routing rules of production systems, one class each, and the interface of learned ones."""
 
-from llmroute_gym.errors import unknown_name
+from llmroute_gym.errors import checked_name
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.simple import (
@@ -41,9 +41,7 @@ def make(name: str) -> Router:
     Raises:
         InputError: no router has this name.
     """
-    if name not in _ROUTERS:
-        raise unknown_name("router", name, _ROUTERS)
-    return _ROUTERS[name]()
+    return _ROUTERS[checked_name("router", name, _ROUTERS)]()
 
 
 __all__ = [

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.sim.checks import array, number
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -107,6 +108,10 @@ class FormulaBatchTime(BatchTimeModel):
         c2: seconds per token of decode context read.
         c3: seconds per pair of tokens in prefill attention.
         c4: seconds per token.
+
+    Raises:
+        InputError: a coefficient is not a finite number >= 0, or a batch of one token, without
+            context, would take no time.
     """
 
     c0: float
@@ -118,13 +123,13 @@ class FormulaBatchTime(BatchTimeModel):
 
     def __post_init__(self) -> None:
         for name in ("c0", "c1", "n0", "c2", "c3", "c4"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(
-                    f"FormulaBatchTime.{name} must be a finite number >= 0, got {value}"
-                )
-        if self.c0 + self.c1 + self.c4 <= 0:
-            raise InputError("FormulaBatchTime needs c0, c1 or c4 > 0: a batch must take time")
+            number(f"FormulaBatchTime.{name}", getattr(self, name), at_least=0)
+        one_token_s = self.c0 + self.c1 * max(1 - self.n0, 0.0) + self.c4
+        if one_token_s <= 0:
+            raise InputError(
+                f"FormulaBatchTime gives a batch of one token 0 s with c0 = {self.c0:g}, c4 = "
+                f"{self.c4:g} and n0 = {self.n0:g}, but a batch must take time; set c0 or c4 > 0"
+            )
 
     def seconds(self, batch: BatchSums) -> float:
         """Returns the batch time in seconds."""
@@ -153,6 +158,10 @@ class TableBatchTime(BatchTimeModel):
         prefill_s: (n_contexts, n_chunks) by summed ceil(context / 64) and
             round(sqrt(sum of squared chunks)) - 1.
         gqa: grouped-query attention, where a part with more than one request costs 1.1 times.
+
+    Raises:
+        InputError: a table has the wrong number of axes or fewer than 2 entries along one, holds
+            a negative or non-finite number, or a batch would take no time.
     """
 
     linear_s: FloatArray
@@ -160,6 +169,21 @@ class TableBatchTime(BatchTimeModel):
     decode_s: FloatArray
     prefill_s: FloatArray
     gqa: bool = False
+
+    def __post_init__(self) -> None:
+        for name, ndim in (("linear_s", 1), ("kv_save_s", 1), ("decode_s", 2), ("prefill_s", 2)):
+            table = array(f"TableBatchTime.{name}", getattr(self, name), ndim)
+            if min(table.shape) < 2:
+                raise InputError(
+                    f"TableBatchTime.{name} needs at least 2 entries per axis to be continued, "
+                    f"got shape {table.shape}"
+                )
+            object.__setattr__(self, name, table)
+        if not (self.linear_s[1:] > 0).all():  # no batch has 0 tokens
+            raise InputError(
+                "TableBatchTime.linear_s must be > 0 from index 1 on, got "
+                f"{self.linear_s[1:].min()}: a batch must take time"
+            )
 
     @classmethod
     def from_npz(cls, path: str | Path) -> "TableBatchTime":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name, unknown_name
 from llmroute_gym.sim.batch_time import (
     GQA_BATCHING_PENALTY,
     BatchSums,
@@ -207,12 +207,17 @@ def load_profile(name: str | Path) -> Profile:
     Raises:
         InputError: there is no such profile or file, or the file is malformed.
     """
-    if isinstance(name, Path) or name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name:
+    if isinstance(name, Path) or _is_path(name):
         return _read_profile(str(name), _read_text(Path(name)))
-    if name not in available_profiles():
-        raise unknown_name("profile", name, available_profiles())
+    checked_name("profile", name, available_profiles())
     file = resources.files("llmroute_gym.sim") / "profiles" / f"{name}.yaml"
     return _read_profile(f"profile {name}", file.read_text(encoding="utf-8"))
+
+
+def _is_path(name: object) -> bool:
+    return isinstance(name, str) and (
+        name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
+    )
 
 
 def _read_text(path: Path) -> str:

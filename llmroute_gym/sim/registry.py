@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name, unknown_name
 
 T = TypeVar("T")
 
@@ -23,9 +23,7 @@ def build(
     Raises:
         InputError: the name or an option is unknown, or a required option is missing.
     """
-    if name not in makers:
-        raise unknown_name(kind, name, makers)
-    parameters = inspect.signature(makers[name]).parameters
+    parameters = inspect.signature(makers[checked_name(kind, name, makers)]).parameters
     for option in options:
         if option not in parameters:
             raise unknown_name(f"option of {kind} {name!r}:", option, parameters)

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.sim.batch_time import BatchTimeModel
+from llmroute_gym.sim.checks import count, positive, sequence
 from llmroute_gym.sim.profile_time import load_profile
 
 SchedulerName = Literal["chunked", "prefill_first"]
@@ -28,7 +30,8 @@ class Replica:
     """One model server: its iteration times, its scheduler and the limits it runs under.
 
     Attributes:
-        batch_time: seconds per batch at speed 1.
+        batch_time: seconds per batch at speed 1; any object with the method `seconds` of a
+            `BatchTimeModel` will do for the reference engine.
         scheduler: `chunked` (Sarathi style, prefill chunks mixed with decodes) or `prefill_first`
             (vLLM v0 style, whole prompts, never mixed).
         max_batch: requests in one batch, and requests that may hold KV blocks.
@@ -46,7 +49,8 @@ class Replica:
             submission, or `reject` it, which the outcome shows as an infinite latency.
 
     Raises:
-        InputError: a limit is not positive, a slowdown is malformed, or a name is unknown.
+        InputError: the batch time is no model, a limit is not positive, a slowdown is malformed,
+            or a name is unknown.
     """
 
     batch_time: BatchTimeModel
@@ -63,19 +67,19 @@ class Replica:
     oversize: OversizeMode = "raise"
 
     def __post_init__(self) -> None:
+        _check_model(self.batch_time)
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, getattr(self, name), choices)
+            checked_name(name, getattr(self, name), choices)
         for name in _COUNTS:
-            _check_count(name, getattr(self, name), least=1)
-        _check_count("watermark_blocks", self.watermark_blocks, least=0)
+            object.__setattr__(self, name, count(name, getattr(self, name)))
+        watermark_blocks = count("watermark_blocks", self.watermark_blocks, at_least=0)
+        object.__setattr__(self, "watermark_blocks", watermark_blocks)
         if self.watermark_blocks >= self.num_blocks:
             raise InputError(
                 f"watermark_blocks must be below num_blocks ({self.num_blocks}), "
                 f"got {self.watermark_blocks}"
             )
-        if not (math.isfinite(self.speed) and self.speed > 0):
-            raise InputError(f"speed must be a finite number > 0, got {self.speed}")
+        object.__setattr__(self, "speed", positive("speed", self.speed))
         object.__setattr__(self, "slowdowns", _checked_slowdowns(self.slowdowns))
 
     def slowdown_at(self, time_s: float) -> float:
@@ -124,12 +128,14 @@ class Cluster(Sequence[Replica]):
     replicas: tuple[Replica, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replicas", tuple(self.replicas))
+        object.__setattr__(self, "replicas", sequence("a cluster", self.replicas, "Replicas"))
         if not self.replicas:
             raise InputError("a cluster needs at least 1 replica, got 0")
         for index, replica in enumerate(self.replicas):
             if not isinstance(replica, Replica):
-                raise InputError(f"replica {index} of the cluster is not a Replica: {replica!r}")
+                raise InputError(
+                    f"replica {index} of the cluster is not a Replica: {shown(replica)}"
+                )
 
     @classmethod
     def from_profile(cls, name: str | Path, replicas: int = 4, **overrides: Any) -> "Cluster":
@@ -143,23 +149,26 @@ class Cluster(Sequence[Replica]):
         Raises:
             InputError: the profile or a field is unknown, or a value is out of range.
         """
-        _check_count("replicas", replicas, least=1)
+        count("replicas", replicas)
         known = {field.name for field in fields(Replica)}
         for key in overrides:
-            if key not in known:
-                raise unknown_name("replica setting", key, known)
+            checked_name("replica setting", key, known)
         profile = load_profile(name)
         one = Replica(**{"batch_time": profile.batch_time, **profile.limits, **overrides})
         return cls((one,) * replicas)
 
     def with_speeds(self, speeds: Sequence[float]) -> "Cluster":
-        """Returns the cluster with the replicas' speeds set, one number each."""
+        """Returns the cluster with the replicas' speeds set, one number each.
+
+        Raises:
+            InputError: there are not as many speeds as replicas, or one is not a number > 0.
+        """
+        speeds = sequence("speeds", speeds, "numbers")
         if len(speeds) != len(self.replicas):
             raise InputError(f"{len(self.replicas)} replicas need as many speeds, got {speeds}")
         return Cluster(
             tuple(
-                replace(one, speed=float(speed))
-                for one, speed in zip(self.replicas, speeds, strict=True)
+                replace(one, speed=speed) for one, speed in zip(self.replicas, speeds, strict=True)
             )
         )
 
@@ -176,20 +185,28 @@ class Cluster(Sequence[Replica]):
         return iter(self.replicas)
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
-        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+def _check_model(model: object) -> None:
+    if isinstance(model, type) or not callable(getattr(model, "seconds", None)):
+        raise InputError(
+            "batch_time must be a BatchTimeModel or another object with a method seconds(batch), "
+            f"got {shown(model)}"
+        )
 
 
 def _checked_slowdowns(slowdowns: Sequence[Sequence[float]]) -> tuple[Slowdown, ...]:
     checked: list[Slowdown] = []
-    for pair in slowdowns:
-        if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] < 0 or pair[1] <= 0:
+    for given in sequence("slowdowns", slowdowns, "(start_s, factor) pairs"):
+        pair = sequence("a slowdown", given, "2 numbers, (start_s, factor)")
+        if len(pair) != 2 or not all(map(_is_finite, pair)) or pair[0] < 0 or pair[1] <= 0:
             raise InputError(
-                f"a slowdown is (start_s >= 0, factor > 0), got {tuple(pair)}; factor 2 doubles "
+                f"a slowdown is (start_s >= 0, factor > 0), got {shown(pair)}; factor 2 doubles "
                 "all batch times from start_s on"
             )
         if checked and pair[0] <= checked[-1][0]:
-            raise InputError(f"slowdowns must have increasing start_s, got {list(slowdowns)}")
+            raise InputError(f"slowdowns must have increasing start_s, got {shown(slowdowns)}")
         checked.append((float(pair[0]), float(pair[1])))
     return tuple(checked)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)

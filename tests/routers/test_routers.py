@@ -58,6 +58,12 @@ def test_an_unknown_name_gets_its_closest_match(wrong: str, close: str) -> None:
     assert "round_robin, " in message
 
 
+@pytest.mark.parametrize("wrong", [["lor"], None, 3, {"lor": 1}])
+def test_what_is_no_name_is_unknown_too(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"unknown router .*; available: .*lor"):
+        make(wrong)
+
+
 @pytest.mark.parametrize("name", ["jsq", "lor_pending"])
 def test_the_shortest_waiting_queue_wins_whatever_runs(name: str) -> None:
     assert route(name, rows(3, waiting=[2, 0, 1], running=[0, 90, 0])) == 1

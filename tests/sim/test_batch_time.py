@@ -52,15 +52,22 @@ def test_formula_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", FORMULA)
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf])
-def test_formula_takes_finite_numbers_from_zero(name: str, value: float) -> None:
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "x", None, True, [0.01]])
+def test_formula_takes_finite_numbers_from_zero(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"FormulaBatchTime\.{name} must be .* >= 0, got "):
         FormulaBatchTime(**{**FORMULA, name: value})
 
 
-def test_a_batch_takes_time() -> None:
-    with pytest.raises(InputError, match="a batch must take time"):
-        FormulaBatchTime(0, 0, 0, 1e-6, 1e-6)
+@pytest.mark.parametrize(("c1", "n0"), [(0, 0), (1e-4, 1), (1e-4, 60), (0, 0.5)])
+def test_a_batch_below_the_knee_takes_time(c1: float, n0: float) -> None:
+    with pytest.raises(InputError, match=r"one token 0 s with c0 = 0, c4 = 0 and n0 = .*; set c0"):
+        FormulaBatchTime(0, c1, n0, 1e-6, 1e-6)
+    for least in ({"c0": 1e-3, "c4": 0}, {"c0": 0, "c4": 1e-3}):
+        assert FormulaBatchTime(**least, c1=c1, n0=n0, c2=0, c3=0)([1], [0], []) > 0
+
+
+def test_a_knee_below_one_token_leaves_no_batch_without_time() -> None:
+    assert FormulaBatchTime(0, 1e-4, 0.5, 0, 0)([1], [0], []) == pytest.approx(0.5e-4)
 
 
 def test_table_by_hand() -> None:
@@ -150,3 +157,58 @@ def test_unreadable_tables_are_one_clear_error(tmp_path: Path) -> None:
     for name in ("absent.npz", "text.npz", "lacking.npz"):
         with pytest.raises(InputError, match=rf"cannot read batch-time tables from .*{name}"):
             TableBatchTime.from_npz(tmp_path / name)
+
+
+TABLES = {
+    "linear_s": np.ones(4),
+    "kv_save_s": np.zeros(3),
+    "decode_s": np.ones((2, 3)),
+    "prefill_s": np.ones((3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_cannot_be_one_is_named(name: str) -> None:
+    good = TABLES[name]
+    negative, unknown = good.copy(), good.copy()
+    negative[(1,) * good.ndim] = -1e-3
+    unknown[(1,) * good.ndim] = np.nan
+    where = ", ".join("1" * good.ndim)
+    wrong = [
+        (good[..., None], f"must be an array with {good.ndim} axes, got shape"),
+        (0.5, rf"must be an array with {good.ndim} axes, got shape \(\)"),
+        (good[:1], "needs at least 2 entries per axis to be continued, got shape"),
+        (good[..., :0], "needs at least 2 entries per axis to be continued, got shape"),
+        (negative, f"must hold finite numbers >= 0, got -0.001 at index {where}"),
+        (unknown, f"must hold finite numbers >= 0, got nan at index {where}"),
+        ("table", "must be an array of numbers, got 'table'"),
+        ([[1.0], [1.0, 2.0]], "must be an array of numbers, got "),
+    ]
+    for table, sentence in wrong:
+        with pytest.raises(InputError, match=rf"TableBatchTime\.{name} {sentence}") as error:
+            TableBatchTime(**{**TABLES, name: table})
+        assert "\n" not in str(error.value)
+
+
+def test_a_table_gives_every_batch_a_time() -> None:
+    with pytest.raises(
+        InputError, match=r"linear_s must be > 0 from index 1 on, got 0\.0: a batch"
+    ):
+        TableBatchTime(**{**TABLES, "linear_s": np.array([1.0, 1.0, 0.0])})
+    first_unused = TableBatchTime(**{**TABLES, "linear_s": np.array([0.0, 1.0])})
+    assert first_unused([1], [0], []) == 2.0
+
+
+def test_a_table_is_a_copy_that_nobody_changes() -> None:
+    linear_s = [1, 2, 4]
+    table = TableBatchTime(**{**TABLES, "linear_s": linear_s})  # type: ignore[arg-type]
+    linear_s[1] = 50
+    assert table([1], [0], []) == 3.0
+    with pytest.raises(ValueError, match="read-only"):
+        table.linear_s[1] = 50.0
+
+
+def test_a_file_with_a_wrong_table_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "short.npz", **arrays(decode_ms_per_layer=np.ones((1, 2))))
+    with pytest.raises(InputError, match=r"cannot read .*short\.npz: .*decode_s needs at least 2"):
+        TableBatchTime.from_npz(tmp_path / "short.npz")

@@ -243,8 +243,8 @@ def test_a_formula_survives_writing_and_reading(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("old")
-    zeros = np.zeros(2)
-    exact = TableBatchTime(zeros, zeros, np.zeros((2, 2)), np.zeros((2, 2)))
+    ones = np.ones(2)
+    exact = TableBatchTime(ones, ones, np.ones((2, 2)), np.ones((2, 2)))
     with pytest.raises(TypeError, match="TableBatchTime"):
         write_profile(replace(profile_of(small()), batch_time=exact), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.yaml"]

@@ -18,17 +18,32 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"restart": "vidr"}, r"unknown restart 'vidr'; .* did you mean 'vidur'\?"),
     ({"oversize": "drop"}, r"unknown oversize 'drop'; available: raise, reject"),
     *(
-        ({name: value}, rf"{name} must be a whole number >= 1, got {value!r}")
+        ({name: value}, rf"{name} must be an integer >= 1, got {value!r}")
         for name in ("max_batch", "max_batched_tokens", "chunk_size", "block_size", "num_blocks")
         for value in (0, -1, 1.5, True, "8", None)
     ),
-    ({"watermark_blocks": -1}, "watermark_blocks must be a whole number >= 0, got -1"),
-    ({"watermark_blocks": 0.01}, r"watermark_blocks must be a whole number >= 0, got 0\.01"),
+    ({"watermark_blocks": -1}, "watermark_blocks must be an integer >= 0, got -1"),
+    ({"watermark_blocks": 0.01}, r"watermark_blocks must be an integer >= 0, got 0\.01"),
     ({"num_blocks": 5, "watermark_blocks": 5}, r"watermark_blocks must be below num_blocks \(5\)"),
     *(
         ({"speed": value}, r"speed must be a finite number > 0, got")
-        for value in (0.0, -1.0, math.nan, math.inf)
+        for value in (0.0, -1.0, math.nan, math.inf, None, "fast", True, 1j)
     ),
+    *(
+        ({"batch_time": value}, r"batch_time must be a BatchTimeModel or another object with .*got")
+        for value in (None, 0.01, "a100", FormulaBatchTime, math.sqrt)
+    ),
+    ({"scheduler": None}, "unknown scheduler None; available: chunked, prefill_first"),
+    ({"scheduler": ["chunked"]}, r"unknown scheduler \['chunked'\]; .* did you mean 'chunked'\?"),
+    ({"num_blocks": np.array([1, 2])}, "num_blocks must be an integer >= 1, got array"),
+    (
+        {"slowdowns": None},
+        r"slowdowns must be a list or tuple of \(start_s, factor\) pairs, got None",
+    ),
+    ({"slowdowns": (5,)}, r"a slowdown must be a list or tuple of 2 numbers, .* got 5"),
+    ({"slowdowns": (1.0, 2.0)}, r"a slowdown must be a list or tuple of 2 numbers, .* got 1\.0"),
+    ({"slowdowns": (("a", "b"),)}, r"a slowdown is \(start_s >= 0, factor > 0\), got \('a', 'b'\)"),
+    ({"slowdowns": ((0.0, None),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
     ({"slowdowns": ((-1.0, 2.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
     ({"slowdowns": ((0.0, 0.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
     ({"slowdowns": ((0.0, math.nan),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
@@ -41,14 +56,29 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("settings", "sentence"), WRONG, ids=lambda value: str(value)[:60])
 def test_wrong_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as error:
-        Replica(ONE_SECOND, **settings)
+        Replica(**{"batch_time": ONE_SECOND, **settings})
     assert "\n" not in str(error.value)
 
 
 def test_whole_numbers_of_numpy_are_welcome() -> None:
-    settings: dict[str, Any] = {"num_blocks": np.int64(7), "chunk_size": np.int32(5)}
+    settings: dict[str, Any] = {
+        "num_blocks": np.int64(7),
+        "chunk_size": np.int32(5),
+        "watermark_blocks": np.uint8(1),
+        "speed": np.float32(0.5),
+        "slowdowns": np.array([[1, 2], [3, 1]]),
+    }
     replica = Replica(ONE_SECOND, **settings)
-    assert (replica.num_blocks, replica.chunk_size) == (7, 5)
+    assert replica == Replica(
+        ONE_SECOND,
+        num_blocks=7,
+        chunk_size=5,
+        watermark_blocks=1,
+        speed=0.5,
+        slowdowns=((1.0, 2.0), (3.0, 1.0)),
+    )
+    assert type(replica.num_blocks) is int
+    assert type(replica.speed) is float
 
 
 def test_a_replica_is_frozen() -> None:
@@ -91,6 +121,9 @@ def test_a_cluster_needs_replicas() -> None:
         Cluster(())
     with pytest.raises(InputError, match="replica 1 of the cluster is not a Replica: 'fast'"):
         Cluster((Replica(ONE_SECOND), "fast"))  # type: ignore[arg-type]
+    for wrong in (None, 3, Replica(ONE_SECOND)):
+        with pytest.raises(InputError, match="a cluster must be a list or tuple of Replicas, got"):
+            Cluster(wrong)  # type: ignore[arg-type]
 
 
 def test_a_cluster_is_a_sequence() -> None:
@@ -144,12 +177,18 @@ def test_overrides_replace_the_profiles_limits() -> None:
     ("arguments", "sentence"),
     [
         ({"name": "a100-lama-2-7b"}, r"unknown profile 'a100-lama-2-7b'; .*'a100-llama-2-7b'"),
-        ({"replicas": 0}, "replicas must be a whole number >= 1, got 0"),
-        ({"replicas": -2}, "replicas must be a whole number >= 1, got -2"),
-        ({"replicas": 2.5}, r"replicas must be a whole number >= 1, got 2\.5"),
+        ({"replicas": 0}, "replicas must be an integer >= 1, got 0"),
+        ({"replicas": -2}, "replicas must be an integer >= 1, got -2"),
+        ({"replicas": 2.5}, r"replicas must be an integer >= 1, got 2\.5"),
         ({"num_block": 5}, r"unknown replica setting 'num_block'; .*'num_blocks'"),
-        ({"num_blocks": 0}, "num_blocks must be a whole number >= 1, got 0"),
+        ({"num_blocks": 0}, "num_blocks must be an integer >= 1, got 0"),
         ({"name": "absent/profile.yaml"}, "cannot read profile absent/profile.yaml"),
+        ({"name": None}, "unknown profile None; available: a100-"),
+        ({"name": ["a30-qwen2-7b"]}, r"unknown profile \['a30-qwen2-7b'\]; .*'a30-qwen2-7b'"),
+        ({"name": ""}, "unknown profile ''; available: a100-"),
+        ({"replicas": "4"}, "replicas must be an integer >= 1, got '4'"),
+        ({"speed": "fast"}, "speed must be a finite number > 0, got 'fast'"),
+        ({"batch_time": None}, "batch_time must be a BatchTimeModel or another object .*got None"),
     ],
 )
 def test_a_wrong_profile_request_is_named(arguments: dict[str, Any], sentence: str) -> None:
@@ -165,3 +204,8 @@ def test_speeds_are_set_one_by_one() -> None:
         cluster.with_speeds([1.0, 2.0])
     with pytest.raises(InputError, match="speed must be a finite number > 0, got 0"):
         cluster.with_speeds([1.0, 0.0, 2.0])
+    for wrong, value in (["a", 1, 1], "'a'"), ([1, None, 1], "None"), ([1, 1, True], "True"):
+        with pytest.raises(InputError, match=f"speed must be a finite number > 0, got {value}"):
+            cluster.with_speeds(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"speeds must be a list or tuple of numbers, got 2\.0"):
+        cluster.with_speeds(2.0)  # type: ignore[arg-type]
