@@ -46,12 +46,16 @@ class Outcome:
     A rejected request has replica -1 and infinite `scheduled_at_s`, `first_token_at_s` and
     `finished_at_s`.
 
+    Taken half-way through a run it is a copy of that instant: a request that has not been placed
+    yet looks like a rejected one (replica -1, infinite times), and one that has been placed has
+    NaN for each time that it has not reached. So `summary` is meant for a run that is done.
+
     Attributes:
         arrived_at_s: seconds.
         scheduled_at_s: start of the first batch, seconds.
         first_token_at_s: end of the batch that completed the prefill, seconds.
         finished_at_s: seconds.
-        replica: index of the replica, -1 if rejected.
+        replica: index of the replica, -1 if rejected or not placed yet.
         prompt_tokens: tokens.
         output_tokens: tokens.
         preemptions: restarts.
@@ -96,7 +100,7 @@ class Outcome:
 
     @property
     def rejected(self) -> npt.NDArray[np.bool_]:
-        """Which requests no replica could hold."""
+        """Which requests no replica took: none could hold them, or they are not placed yet."""
         return self.replica < 0
 
     def summary(self, goodput_latency_s: float | None = None) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import simpy
 
 from llmroute_gym.sim.averages import FadingAverage
+from llmroute_gym.sim.checks import positive
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Replica
 from llmroute_gym.sim.request import Request
@@ -59,7 +60,8 @@ class ReplicaProcess:
         for request in batch.requests:
             if math.isnan(request.scheduled_at_s):
                 request.scheduled_at_s = now_s
-        base_s = self.replica.batch_time.seconds(batch.sums())
+        model = self.replica.batch_time
+        base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
         seconds = base_s * self.replica.slowdown_at(now_s) / self.replica.speed
         self._batch_s = seconds
         return seconds
@@ -171,11 +173,12 @@ class ReferenceRun(Run):
             self._replicas[replica].submit(request)
             self._chosen_at[replica] = request.index
 
-    def replay(self, assignment: IntArray) -> None:
-        """Places all requests at given replicas and runs until all is drained."""
-        for request, replica in zip(self._requests, assignment.tolist(), strict=True):
+    def _replay(self, assignment: IntArray) -> None:
+        replicas = assignment.tolist()
+        rejected = [self._rejects(request, replica) for request, replica in enumerate(replicas)]
+        for request in self._requests:
             self._run_clock(request.arrived_at_s)
-            self._submit(request, replica, self._rejects(request.index, replica))
+            self._submit(request, replicas[request.index], rejected[request.index])
         self.next_request = len(self._requests)
         self._drain()
 
@@ -265,7 +268,7 @@ class ReferenceRun(Run):
             scheduled_at_s=times("scheduled_at_s"),
             first_token_at_s=times("first_token_at_s"),
             finished_at_s=times("finished_at_s"),
-            replica=self._replica_of,
+            replica=self._replica_of.copy(),
             prompt_tokens=self.workload.prompt_tokens,
             output_tokens=self.workload.output_tokens,
             preemptions=np.array([r.preemptions for r in self._requests], dtype=np.int64),

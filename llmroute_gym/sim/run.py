@@ -7,10 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, shown
+from llmroute_gym.sim.checks import array, positive
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.sim.submission import fitting, oversize_error
+from llmroute_gym.sim.submission import (
+    checked_assignment,
+    choosable,
+    fitting,
+    oversize_error,
+    replica_index,
+)
 from llmroute_gym.sim.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -47,12 +54,16 @@ class Run(ABC):
         workload: the requests.
         cluster: the replicas.
         observation: what the rows tell, and how late.
-        predicted_output_tokens: (n_requests,) guesses that the rows show, or None.
-        late_after_s: age from which a request counts as late, seconds.
+        predicted_output_tokens: (n_requests,) guesses >= 0 that the rows show, or None.
+        late_after_s: age from which a request counts as late, seconds, > 0.
 
     Attributes:
         next_request: the request to place; equals the number of requests once all are.
         now_s: time of the decision, or the end of the run, seconds.
+
+    Raises:
+        InputError: an argument is of the wrong type, shape or range, or a request can run on no
+            replica and none rejects it.
     """
 
     def __init__(
@@ -64,18 +75,27 @@ class Run(ABC):
         predicted_output_tokens: FloatArray | None = None,
         late_after_s: float = 6.0,
     ) -> None:
+        _check_type("workload", workload, Workload, "build one with Workload(...) or load_trace")
+        _check_type("cluster", cluster, Cluster, "build one with Cluster(...) or from_profile")
         self.workload = workload
         self.cluster = cluster
         self.observation = observation or ObservationConfig()
         self.observation.validate()
-        self.late_after_s = late_after_s
+        self.late_after_s = positive("late_after_s", late_after_s)
         if predicted_output_tokens is None:
             predicted_output_tokens = np.zeros(len(workload))
-        self.predicted_output_tokens = predicted_output_tokens
+        self.predicted_output_tokens = array("predicted_output_tokens", predicted_output_tokens)
+        if len(self.predicted_output_tokens) != len(workload):
+            raise InputError(
+                f"predicted_output_tokens must be one number per request, {len(workload)}; got "
+                f"{len(self.predicted_output_tokens)}"
+            )
         self.next_request = 0
         self.now_s = float(workload.arrived_at_s[0])
         self._fits = fitting(workload, cluster)
+        self._masks = None if self._fits is None else choosable(self._fits, cluster)
         self._all = np.ones(len(cluster), dtype=np.bool_)
+        self._all.flags.writeable = False
 
     @property
     def done(self) -> bool:
@@ -83,33 +103,51 @@ class Run(ABC):
         return self.next_request >= len(self.workload)
 
     def mask(self) -> BoolArray:
-        """Returns which replicas may take the next request, shape (n_replicas,).
+        """Returns which replicas may take the next request, shape (n_replicas,), read-only.
 
-        All of them where none can hold it: it will be rejected.
+        Where none can hold it, those that will reject it.
         """
-        if self._fits is None or self.done:
+        if self._masks is None or self.done:
             return self._all
-        row = self._fits[self.next_request]
-        return row if row.any() else self._all
+        mask: BoolArray = self._masks[self.next_request]
+        return mask
 
     def place(self, replica: int) -> Interval:
         """Sends the next request to a replica and runs to the following arrival.
 
         Args:
-            replica: its index.
+            replica: its index, an integer of Python or NumPy.
 
         Raises:
-            InputError: all requests are placed, the index is wrong, or the replica can never run
-                the request and does not reject it.
+            InputError: all requests are placed, the index is wrong or no integer, or the replica
+                can never run the request and does not reject it.
         """
         if self.done:
             raise InputError(f"all {len(self.workload)} requests are placed; start a new run")
-        if not 0 <= replica < len(self.cluster):
+        index = replica_index(replica, len(self.cluster))
+        if index is None:
             raise InputError(
-                f"replica must be 0 to {len(self.cluster) - 1}, got {replica} for request "
-                f"{self.next_request}"
+                f"replica must be an integer from 0 to {len(self.cluster) - 1}, got "
+                f"{shown(replica)} for request {self.next_request}"
             )
-        return self._place(replica, self._rejects(self.next_request, replica))
+        return self._place(index, self._rejects(self.next_request, index))
+
+    def replay(self, assignment: npt.ArrayLike) -> None:
+        """Places all requests at given replicas and runs until all is drained.
+
+        Args:
+            assignment: (n_requests,) replica indices.
+
+        Raises:
+            InputError: the run has begun, the assignment has the wrong shape or type or an index
+                outside the cluster, or a replica can never run its request and does not reject it.
+        """
+        if self.next_request:
+            raise InputError(
+                f"cannot replay an assignment: {self.next_request} of {len(self.workload)} "
+                "requests are placed already; start a new run"
+            )
+        self._replay(checked_assignment(assignment, self.workload, self.cluster))
 
     def _rejects(self, request: int, replica: int) -> bool:
         if self._fits is None or self._fits[request, replica]:
@@ -123,12 +161,8 @@ class Run(ABC):
         """Places the next request (or drops it), advances `next_request` and `now_s`."""
 
     @abstractmethod
-    def replay(self, assignment: IntArray) -> None:
-        """Places all requests at given replicas and runs until all is drained.
-
-        Args:
-            assignment: (n_requests,), as `checked_assignment` returns it.
-        """
+    def _replay(self, assignment: IntArray) -> None:
+        """Does what `replay` says; first of all asks `_rejects` about each request."""
 
     @abstractmethod
     def rows(self) -> FloatArray:
@@ -137,3 +171,8 @@ class Run(ABC):
     @abstractmethod
     def outcome(self) -> Outcome:
         """Returns what became of every request; complete once `done`."""
+
+
+def _check_type(name: str, value: object, kind: type, mend: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be a {kind.__name__}, got {shown(value)}; {mend}")

@@ -1,9 +1,12 @@
-"""Which replica can hold which request, checked before a run; shared by both engines."""
+"""Which replica can hold which request, and which one is asked to; shared by both engines."""
+
+import operator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, shown
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.workload import Workload
 
@@ -54,6 +57,38 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
     return fits
 
 
+def choosable(fits: BoolArray, cluster: Cluster) -> BoolArray:
+    """Returns which replica may be chosen for which request: the mask of every decision.
+
+    Those that can run the request; where none can, those that reject it.
+
+    Args:
+        fits: (n_requests, n_replicas), as `fitting` returns it.
+        cluster: the replicas.
+
+    Returns:
+        (n_requests, n_replicas), read-only, with at least one replica in each row.
+    """
+    rejecting = np.array([replica.oversize == "reject" for replica in cluster])
+    masks: BoolArray = np.where(fits.any(axis=1, keepdims=True), fits, rejecting)
+    masks.flags.writeable = False
+    return masks
+
+
+def replica_index(value: Any, n_replicas: int) -> int | None:
+    """Returns the index that an integer of Python or NumPy stands for, None if it names no replica.
+
+    Args:
+        value: what was given, of any type.
+        n_replicas: replicas of the cluster.
+    """
+    try:
+        index = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+    return index if 0 <= index < n_replicas else None
+
+
 def oversize_error(workload: Workload, cluster: Cluster, request: int, replica: int) -> InputError:
     """Returns the error for a request that the replica can never run."""
     reason = cluster.replicas[replica].why_oversize(
@@ -77,7 +112,13 @@ def checked_assignment(
     Raises:
         InputError: the shape, the type or a replica index is wrong.
     """
-    array = np.asarray(assignment)
+    try:
+        array = np.asarray(assignment)
+    except ValueError as error:
+        raise InputError(
+            f"an assignment needs one replica per request, shape ({len(workload)},); got "
+            f"{shown(assignment)}"
+        ) from error
     if array.shape != (len(workload),):
         raise InputError(
             f"an assignment needs one replica per request, shape ({len(workload)},); "
