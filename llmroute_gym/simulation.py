@@ -1,18 +1,19 @@
 """One call from a workload, a cluster and a router to what became of every request."""
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.routers import Router, make
+from llmroute_gym.sim.checks import count
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
-from llmroute_gym.sim.submission import checked_assignment
+from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import Workload
 
 EngineName = Literal["compiled", "reference"]
@@ -44,24 +45,25 @@ def simulate(
         router: a name out of `llmroute_gym.routers.available()`, a `Router` (rule or trained
             policy), or integers of shape (n_requests,) that fix each request's replica.
         engine: `compiled` (Numba) or `reference` (SimPy, readable); the numbers are the same.
-        seed: seeds a router that draws random numbers.
+        seed: an integer >= 0 that seeds a router that draws random numbers; None draws others
+            each time.
 
     Returns:
         Every request, finished or rejected, in workload order.
 
     Raises:
-        InputError: the router or engine is unknown, an assignment has the wrong shape or an
-            index outside the cluster, or a request can run on no replica.
+        InputError: an argument has the wrong type, the router or engine is unknown, the seed is
+            negative, an assignment has the wrong shape or an index outside the cluster, or a
+            request can run on no replica.
     """
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, get_args(EngineName))
-    run = ENGINES[engine](workload, cluster)
+    rng = np.random.default_rng(None if seed is None else count("seed", seed, at_least=0))
+    run = ENGINES[checked_name("engine", engine, ENGINES)](workload, cluster)
     if isinstance(router, str):
         router = make(router)
     if not isinstance(router, Router):
-        run.replay(checked_assignment(router, workload, cluster))
+        run.replay(router)
         return run.outcome()
-    route_all(run, router, np.random.default_rng(seed))
+    route_all(run, router, rng)
     return run.outcome()
 
 
@@ -69,15 +71,16 @@ def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
     """Places every request of a run where the router says.
 
     Raises:
-        InputError: the router names a replica that its mask forbids.
+        InputError: the router answers with no integer, or with a replica that its mask forbids.
     """
     router.reset(len(run.cluster), len(run.workload), rng)
     while not run.done:
         mask = run.mask()
-        replica = router.route(run.rows(), mask)
-        if not (0 <= replica < len(mask) and mask[replica]):
+        choice = router.route(run.rows(), mask)
+        replica = replica_index(choice, len(mask))
+        if replica is None or not mask[replica]:
             raise InputError(
-                f"router {router!r} chose replica {replica} for request {run.next_request}; "
-                f"it may choose {np.flatnonzero(mask).tolist()}"
+                f"router {router!r} chose replica {shown(choice)} for request "
+                f"{run.next_request}; it may choose {np.flatnonzero(mask).tolist()}"
             )
         run.place(replica)

@@ -26,10 +26,10 @@ class Fixed(Router):
 
     name = "fixed"
 
-    def __init__(self, replica: int) -> None:
+    def __init__(self, replica: Any) -> None:
         self.replica = replica
 
-    def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
+    def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> Any:
         return self.replica
 
 
@@ -101,6 +101,11 @@ WRONG: list[tuple[Any, str]] = [
     (None, "an assignment needs one replica per request"),
     (Fixed(3), r"chose replica 3 for request 0; it may choose \[0, 1, 2\]"),
     (Fixed(-1), r"chose replica -1 for request 0; it may choose \[0, 1, 2\]"),
+    *(
+        (Fixed(answer), r"chose replica .* for request 0; it may choose \[0, 1, 2\]")
+        for answer in (None, "0", 0.0, np.float64(1), True, np.True_, [0], np.array([0]), object())
+    ),
+    ([[0], [0, 1]], r"one replica per request, shape \(60,\); got \[\[0\], \[0, 1\]\]"),
 ]
 
 
@@ -111,9 +116,23 @@ def test_a_wrong_router_is_one_sentence(router: Any, sentence: str, engine: Engi
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_engine_is_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"unknown engine 'compild'; .* did you mean 'compiled'"):
-        simulate(workload(), THREE, "lor", engine="compild")  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["compild", ["compiled"]])
+def test_an_unknown_engine_is_one_sentence(name: Any) -> None:
+    with pytest.raises(InputError, match=r"unknown engine .*compil.*; .* did you mean 'compiled'"):
+        simulate(workload(), THREE, "lor", engine=name)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", True, np.array([1, 2])])
+@pytest.mark.parametrize("router", ["random", [0] * 60])
+def test_a_seed_is_an_integer_from_zero(seed: Any, router: Any, engine: EngineName) -> None:
+    with pytest.raises(InputError, match="seed must be an integer >= 0, got "):
+        simulate(workload(), THREE, router, engine=engine, seed=seed)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint16])
+def test_a_router_may_answer_with_integers_of_numpy(kind: Any, engine: EngineName) -> None:
+    outcome = simulate(workload(), THREE, Fixed(kind(2)), engine=engine)
+    assert (outcome.replica == 2).all()
 
 
 def one_long_request() -> Workload:
