@@ -63,8 +63,16 @@ def simulate(
     if not isinstance(router, Router):
         run.replay(router)
         return run.outcome()
-    route_all(run, router, rng)
+    if engine == "reference" or not _served_in_kernel(run, router, rng):
+        route_all(run, router, rng)
     return run.outcome()
+
+
+def _served_in_kernel(run: Run, router: Router, rng: np.random.Generator) -> bool:
+    from llmroute_gym.kernel_routing import serve_in_kernel
+    from llmroute_gym.sim.compiled import CompiledRun
+
+    return isinstance(run, CompiledRun) and serve_in_kernel(run, router, rng)
 
 
 def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:

@@ -51,6 +51,64 @@ def decode_seconds(
     return (1.0 - u) * floats[row + j] + u * floats[row + j + 1]
 
 
+@inlined
+def equal_steps(
+    model: int, decodes: int, contexts: int, most: int, ints: IntArray, floats: FloatArray
+) -> tuple[int, float, float]:
+    """Describes the next decode batches of the same members, before slowdown and speed.
+
+    Args:
+        model: its word.
+        decodes: at least 1.
+        contexts: the sum of their contexts in the first of the batches.
+        most: how many batches are wanted, at least 1.
+        ints: memory.
+        floats: the same memory.
+
+    Returns:
+        How many batches (1 to `most`) take first, first + slope, first + 2 slope, ... seconds;
+        first; slope.
+    """
+    kind = ints[model + at.KIND]
+    base = floats[ints[model + at.DENSE] + decodes]
+    start = ints[model + at.DECODE]
+    columns = ints[model + at.DECODE_COLUMNS]
+    count = most
+    slope = 0.0
+    if kind == at.TABLE:
+        bucket = context_bucket(contexts, decodes)
+        first = base + floats[start + (decodes - 1) * columns + bucket]
+        count = min(most, CONTEXT_BUCKET * bucket - int(contexts / decodes) + 1)
+    elif kind == at.FORMULA:
+        first = base + floats[start] * contexts
+        slope = floats[start] * decodes
+    else:
+        mean = contexts / decodes
+        knots = ints[model + at.DECODE_KNOTS]
+        segment = segment_of(floats, knots, columns, mean)
+        low, high = floats[knots + segment], floats[knots + segment + 1]
+        value = start + (decodes - 1) * columns + segment
+        slope = (floats[value + 1] - floats[value]) / (high - low)
+        first = base + floats[value] + slope * (mean - low)
+        if segment < columns - 2:
+            count = min(most, int(high - mean) + 1)
+    return count, first, slope
+
+
+@kernel
+def steps_seconds(
+    model: int, decodes: int, contexts: int, steps: int, ints: IntArray, floats: FloatArray
+) -> float:
+    """Returns the seconds of decode batches of the same members, before slowdown and speed."""
+    total = 0.0
+    while steps > 0:
+        count, first, slope = equal_steps(model, decodes, contexts, steps, ints, floats)
+        total += count * first + slope * (count * (count - 1) * 0.5)
+        contexts += decodes * count
+        steps -= count
+    return total
+
+
 @kernel
 def _along(floats: FloatArray, row: int, columns: int, column: int) -> float:
     if column < columns:

@@ -1,7 +1,5 @@
 """The rare decode batch without room for its blocks: the last ones restart, in exact order."""
 
-import numpy as np
-
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import blocks_for, decode_blocks, residue_of
 from llmroute_gym.sim.compiled.jit import kernel
@@ -71,21 +69,19 @@ def _comes_later(replica: int, a: int, b: int, ints: IntArray, floats: FloatArra
 
 
 @kernel
-def _in_running_order(replica: int, ints: IntArray, floats: FloatArray) -> IntArray:
-    """Returns the words of the keys in the order of the running list."""
+def _sort_by_running_order(replica: int, order: int, ints: IntArray, floats: FloatArray) -> None:
+    """Writes the words of the keys, in the order of the running list, from `order` on."""
     first, count = ints[replica + at.FIRST_KEY], ints[replica + at.DECODES]
-    order = np.empty(count, dtype=np.int64)
     for position in range(count):
         request = ints[first + position] & at.REQUEST_MASK
         j = position
         while j > 0:
-            other = ints[order[j - 1]] & at.REQUEST_MASK
+            other = ints[ints[order + j - 1]] & at.REQUEST_MASK
             if not _comes_later(replica, other, request, ints, floats):
                 break
-            order[j] = order[j - 1]
+            ints[order + j] = ints[order + j - 1]
             j -= 1
-        order[j] = first + position
-    return order
+        ints[order + j] = first + position
 
 
 @kernel
@@ -99,11 +95,12 @@ def make_room(replica: int, ints: IntArray, floats: FloatArray) -> None:
     step, decodes = ints[replica + at.STEP], ints[replica + at.DECODES]
     held = decode_blocks(replica, ints[replica + at.CONTEXT] - decodes, step - 1, ints)
     used = ints[replica + at.PREFILL_BLOCKS] + held
-    order = _in_running_order(replica, ints, floats)
+    order = ints[replica + at.LAST_KEY]
+    _sort_by_running_order(replica, order, ints, floats)
     front, back = 0, decodes
     while front < back:
         if used < limit:
-            key = ints[order[front]]
+            key = ints[ints[order + front]]
             request, finish_step = key & at.REQUEST_MASK, key >> at.REQUEST_BITS
             done = ints[request + at.PROMPT] + ints[request + at.OUTPUT] - finish_step + step
             if (done - 1) % block_size == 0:
@@ -113,8 +110,9 @@ def make_room(replica: int, ints: IntArray, floats: FloatArray) -> None:
             used -= _restart_partial(replica, ints)
         else:
             back -= 1
-            used -= _restart_decode(replica, ints[order[back]], ints)
-            ints[order[back]] = -1
+            word = ints[order + back]
+            used -= _restart_decode(replica, ints[word], ints)
+            ints[word] = -1
     first = kept = ints[replica + at.FIRST_KEY]
     for word in range(first, first + decodes):
         if ints[word] >= 0:

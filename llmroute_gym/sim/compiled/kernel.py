@@ -10,10 +10,9 @@ import math
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.batch_seconds import (
-    context_bucket,
     decode_seconds,
+    equal_steps,
     prefill_seconds,
-    segment_of,
 )
 from llmroute_gym.sim.compiled.blocks import blocks_for, has_room, residue_of, steps_with_room
 from llmroute_gym.sim.compiled.events import (
@@ -122,11 +121,7 @@ def advance(
     num_blocks = ints[replica + at.NUM_BLOCKS]
     open_blocks = ints[replica + at.OPEN_BLOCKS]
     model = ints[replica + at.MODEL]
-    kind = ints[model + at.KIND]
     dense = ints[model + at.DENSE]
-    columns = ints[model + at.DECODE_COLUMNS]
-    decode_table = ints[model + at.DECODE]
-    knots = ints[model + at.DECODE_KNOTS]
 
     while True:
         horizon = until
@@ -322,30 +317,11 @@ def advance(
                         (ints[first_key] >> at.REQUEST_BITS) - step,
                         ints,
                     )
-                decode_row = decode_table + (b - 1) * columns
-                base = floats[dense + b]
                 in_flight = False
                 while left > 0 and now < next_slowdown:
-                    count = left
-                    slope = 0.0
-                    if kind == at.TABLE:
-                        bucket = context_bucket(context, b)
-                        first = (base + floats[decode_row + bucket]) * scale
-                        count = min(left, CONTEXT_BUCKET * bucket - int(context / b) + 1)
-                    elif kind == at.FORMULA:
-                        per_token = floats[decode_table]
-                        first = (base + per_token * context) * scale
-                        slope = per_token * b * scale
-                    else:
-                        mean = context / b
-                        segment = segment_of(floats, knots, columns, mean)
-                        low, high = floats[knots + segment], floats[knots + segment + 1]
-                        rise = floats[decode_row + segment + 1] - floats[decode_row + segment]
-                        slope = rise / (high - low) * scale
-                        first = (base + floats[decode_row + segment]) * scale
-                        first += slope * (mean - low)
-                        if segment < columns - 2:
-                            count = min(left, int(high - mean) + 1)
+                    count, first, slope = equal_steps(model, b, context, left, ints, floats)
+                    first *= scale
+                    slope *= scale
                     if next_slowdown < math.inf:
                         count = min(
                             count, _ends_before(next_slowdown, now, first, slope, count) + 1

@@ -48,7 +48,7 @@ DECODES: Final = 3  # requests that decode; all of them are in every batch with 
 STEP: Final = 4  # decode steps so far; a request finishes at the step in its key
 CONTEXT: Final = 5  # sum of the decoding requests' contexts, in tokens
 FIRST_KEY: Final = 6  # where the sorted keys start
-LAST_KEY: Final = 7  # one past the last word that a key may take
+LAST_KEY: Final = 7  # one past the last word that a key may take; room for a sort follows
 JOINED: Final = 8  # requests that ever started to decode; numbers them for eviction
 WAITING: Final = 9  # length of the queue
 RESTARTED: Final = 10  # how many of its first are restarted requests
@@ -95,7 +95,8 @@ MODEL: Final = 48
 SPEED: Final = 49  # f
 LEAST_SCALE: Final = 50  # f, the smallest SCALE that its slowdowns can bring
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
-# token of a block, see `blocks`, followed by the keys: 2 max_batch + 2 words.
+# token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
+# sort them in.
 SEEN: Final = 52
 HISTOGRAM: Final = 60
 

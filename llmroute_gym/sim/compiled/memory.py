@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.events import write_requests
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
@@ -50,13 +51,14 @@ class Memory:
         replicas = cluster.replicas
         block_size = max(replica.block_size for replica in replicas)
         max_batch = max(replica.max_batch for replica in replicas)
-        self._replica_words = at.HISTOGRAM + block_size + 2 * max_batch + 2
+        self._sorting_words = max_batch + 1
+        self._replica_words = at.HISTOGRAM + block_size + 2 * max_batch + 2 + self._sorting_words
         self.clusters = np.arange(n_environments) * at.CLUSTER_WORDS
         self._first_replica = n_environments * at.CLUSTER_WORDS
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
         self._first_model = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
-        self._allocate(np.zeros(self._first_model, dtype=np.int64), longest_request)
+        self._allocate(longest_request)
 
     def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
         """Puts a workload into environment `index`, at its first arrival, with idle replicas.
@@ -68,7 +70,9 @@ class Memory:
         """
         longest = int((workload.prompt_tokens + workload.output_tokens).max())
         if longest > self._longest_request:
-            self._allocate(self.ints[: self._first_model], 2 * longest)
+            kept = self.ints[: self._first_model]
+            self._allocate(2 * longest)
+            self.ints[: self._first_model] = kept
         self._write_replicas(index)
         self._write_requests(index, workload, predicted_output_tokens)
         self._write_cluster(index, float(workload.arrived_at_s[0]))
@@ -109,8 +113,8 @@ class Memory:
             preemptions=np.array(self.column(index, at.PREEMPTIONS), dtype=np.int64),
         )
 
-    def _allocate(self, kept: IntArray, longest_request: int) -> None:
-        """Appends models that reach up to `longest_request` tokens to the words that are kept."""
+    def _allocate(self, longest_request: int) -> None:
+        """Makes the memory, with models that reach up to `longest_request` tokens."""
         replicas = self._cluster.replicas
         self._longest_request = longest_request
         models = FlatModels(
@@ -122,9 +126,12 @@ class Memory:
         )
         pairs = [pair for replica in replicas for pair in replica.slowdowns]
         slowdowns = np.array(pairs, dtype=np.float64).ravel()
-        self.ints = np.concatenate([kept, models.words, slowdowns.view(np.int64)])
+        first_slowdown = self._first_model + len(models.words)
+        self.ints = np.zeros(first_slowdown + len(slowdowns), dtype=np.int64)
         self.floats: FloatArray = self.ints.view(np.float64)
-        self._template = self._idle_replicas(models, self._first_model + len(models.words))
+        self.ints[self._first_model : first_slowdown] = models.words
+        self.floats[first_slowdown:] = slowdowns
+        self._template = self._idle_replicas(models, first_slowdown)
 
     def _idle_replicas(self, models: FlatModels, first_slowdown: int) -> IntArray:
         """Returns the rows of idle replicas, shape (n_replicas, replica words)."""
@@ -144,24 +151,19 @@ class Memory:
         rows = self._template.copy()
         first_keys = at.HISTOGRAM + rows[:, at.BLOCK_SIZE]
         rows[:, at.FIRST_KEY] = words + first_keys
-        rows[:, at.LAST_KEY] = words + self._replica_words
+        rows[:, at.LAST_KEY] = words + self._replica_words - self._sorting_words
         self.ints[words[0] : words[0] + rows.size] = rows.ravel()
 
     def _write_requests(self, index: int, workload: Workload, predicted: FloatArray) -> None:
-        words = self._n_requests * at.REQUEST_WORDS
-        first = self._first_request + index * words
-        ints = self.ints[first : first + words].reshape(-1, at.REQUEST_WORDS)
-        floats = self.floats[first : first + words].reshape(-1, at.REQUEST_WORDS)
-        floats[:, at.ARRIVED] = workload.arrived_at_s
-        ints[:, at.PROMPT] = workload.prompt_tokens
-        ints[:, at.OUTPUT] = workload.output_tokens
-        ints[:, at.NEXT] = -1
-        floats[:, at.SCHEDULED : at.FINISHED + 1] = np.nan
-        ints[:, at.PREEMPTIONS] = 0
-        ints[:, at.REPLICA] = -1
-        ints[:, at.NEXT_PLACED] = -1
-        ints[:, at.ORIGINAL_PROMPT] = workload.prompt_tokens
-        floats[:, at.PREDICTED] = predicted
+        write_requests(
+            self._first_request + index * self._n_requests * at.REQUEST_WORDS,
+            workload.arrived_at_s,
+            workload.prompt_tokens,
+            workload.output_tokens,
+            predicted,
+            self.ints,
+            self.floats,
+        )
 
     def _write_cluster(self, index: int, now_s: float) -> None:
         cluster = self.clusters[index]

@@ -1,6 +1,7 @@
 """Batch-time models as flat tables for the kernels."""
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +68,7 @@ class FlatModels:
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
     ) -> IntArray:
         row = np.zeros(at.MODEL_WORDS, dtype=np.int64)
-        dense = np.array(
-            [model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in range(1, max_tokens + 1)]
-        )
+        dense = _dense_seconds(model, max_tokens)
         # Indexed by tokens, from 1.
         row[at.DENSE] = self._add(dense) - 1
         row[at.DENSE_LEAST] = self._add(np.minimum.accumulate(dense[::-1])[::-1]) - 1
@@ -121,6 +120,19 @@ class FlatModels:
         row[at.KIND] = at.FORMULA
         row[at.DECODE] = self._add([model.c2])
         row[at.PREFILL] = self._add([model.c3])
+
+
+_DENSE: WeakKeyDictionary[BatchTimeModel, FloatArray] = WeakKeyDictionary()
+
+
+def _dense_seconds(model: BatchTimeModel, max_tokens: int) -> FloatArray:
+    """Returns the seconds outside attention of 1 to `max_tokens` tokens; remembers them."""
+    known = _DENSE.get(model)
+    if known is None or len(known) < max_tokens:
+        tokens = range(1, max_tokens + 1)
+        known = np.array([model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in tokens])
+        _DENSE[model] = known
+    return known[:max_tokens]
 
 
 def extended(table: FloatArray, axis: int, length: int) -> FloatArray:

@@ -5,14 +5,19 @@ import math
 import numpy as np
 
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.blocks import has_room
+from llmroute_gym.sim.compiled.batch_seconds import steps_seconds
 from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.compiled.kernel import advance
-from llmroute_gym.sim.compiled.tournament import first_of_least, tournament, update
+from llmroute_gym.sim.compiled.tournament import first_of_least, update
 from llmroute_gym.sim.run import FloatArray, IntArray
 
 IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING, PROMPT_TOKENS = 0, 1, 2, 3
 """What a rule minimises."""
+
+_FAR = 1 << 40
+_LOOK_AT = 8
+_HAIR_LESS = 1.0 - 1e-9
+"""Keeps a sum of many steps below what rounding makes of it elsewhere."""
 
 
 @kernel
@@ -55,42 +60,75 @@ def _score(rule: int, replica: int, ints: IntArray, floats: FloatArray) -> float
 def _earliest_completion(replica: int, ints: IntArray, floats: FloatArray) -> float:
     """A lower bound on when the replica next finishes a request, if nothing more arrives.
 
-    Every batch until then holds the present decodes, if none of them must restart, and takes at
-    least the time of its tokens outside attention.
+    Exact where nothing waits and memory does not run short: the batches until then are known.
     """
     batch_end = floats[replica + at.BATCH_END]
+    request = ints[replica + at.HEAD]
     if batch_end == math.inf:
-        head = ints[replica + at.HEAD]
-        return floats[head + at.ARRIVED] if head >= 0 else math.inf
-    fastest = ints[ints[replica + at.MODEL] + at.DENSE_LEAST]
-    pace = floats[replica + at.LEAST_SCALE]
-    soonest = math.inf
+        return floats[request + at.ARRIVED] if request >= 0 else math.inf
+    model = ints[replica + at.MODEL]
     decodes = ints[replica + at.DECODES]
+    contexts = ints[replica + at.CONTEXT]
+    step = ints[replica + at.STEP]
+    left = _FAR  # decode steps after the batch in flight until one of its members finishes
     if decodes > 0:
-        step = ints[replica + at.STEP]
         left = (ints[ints[replica + at.FIRST_KEY]] >> at.REQUEST_BITS) - step
-        contexts = ints[replica + at.CONTEXT] + decodes * left
-        held, limit = ints[replica + at.PREFILL_BLOCKS], ints[replica + at.NUM_BLOCKS] - 1
-        crowded = ints[replica + at.HEAD] >= 0 and ints[replica + at.RESTARTED] > 0
-        members = decodes
-        if crowded or not has_room(replica, decodes, contexts, step + left, held, limit, ints):
-            members = 1
         if ints[replica + at.IN_DECODE] == 1:
             left -= 1
-        soonest = left * floats[fastest + members]
+            contexts += decodes
+            step += 1
+    held = ints[replica + at.PREFILL_BLOCKS]
+    waits = request >= 0 or ints[replica + at.PARTIAL] >= 0
     request = ints[replica + at.CHAIN]
+    chained = 0
     while request >= 0:
-        soonest = min(soonest, (ints[request + at.OUTPUT] - 1) * floats[fastest + 1])
+        left = min(left, ints[request + at.OUTPUT] - 1)
+        if ints[request + at.OUTPUT] > 1:
+            chained += 1
+            contexts += ints[request + at.PROMPT] + 1
         request = ints[request + at.NEXT]
-    if ints[replica + at.HEAD] >= 0 or ints[replica + at.PARTIAL] >= 0:
-        soonest = min(soonest, floats[fastest + 1])
-    # A hair less, for the rounding of many small steps.
-    return batch_end + soonest * pace * (1.0 - 1e-9)
+    if left == 0:
+        return batch_end
+    block_size = ints[replica + at.BLOCK_SIZE]
+    members = decodes + chained
+    # A bound only: blocks that are held for prefills are counted beside their contexts.
+    most = contexts + members * (left + block_size)
+    roomy = left < _FAR and most <= (ints[replica + at.NUM_BLOCKS] - 1 - held) * block_size
+    pace = floats[replica + at.LEAST_SCALE] * _HAIR_LESS
+    if roomy and not waits:
+        return batch_end + pace * steps_seconds(model, members, contexts, left, ints, floats)
+    least = ints[model + at.DENSE_LEAST]
+    soonest = left * floats[least + (members if roomy else 1)]
+    return batch_end + pace * min(soonest, _shortest_waiting(replica, ints) * floats[least + 1])
+
+
+@kernel
+def _shortest_waiting(replica: int, ints: IntArray) -> int:
+    """Batches that any request in prefill or in the queue still takes; looks at a few."""
+    fewest = _FAR
+    partial = ints[replica + at.PARTIAL]
+    if partial >= 0:
+        fewest = ints[partial + at.OUTPUT]
+    request = ints[replica + at.HEAD]
+    looked_at = 0
+    while request >= 0:
+        if looked_at == _LOOK_AT:
+            return 1
+        fewest = min(fewest, ints[request + at.OUTPUT])
+        request = ints[request + at.NEXT]
+        looked_at += 1
+    return fewest
 
 
 @kernel
 def serve_least_in_flight(
-    rule: int, replicas: IntArray, requests: IntArray, ints: IntArray, floats: FloatArray
+    rule: int,
+    scores: FloatArray,
+    wakes: FloatArray,
+    replicas: IntArray,
+    requests: IntArray,
+    ints: IntArray,
+    floats: FloatArray,
 ) -> None:
     """Sends each request to the replica with the least score; ties to the lowest index.
 
@@ -99,13 +137,14 @@ def serve_least_in_flight(
 
     Args:
         rule: IN_FLIGHT or IN_FLIGHT_BY_SPEED.
+        scores: a `tournament` for n_replicas numbers.
+        wakes: another one.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
         ints: memory.
         floats: the same memory.
     """
     n = len(replicas)
-    scores, wakes = tournament(n), tournament(n)
     for r in range(n):
         update(scores, r, _score(rule, replicas[r], ints, floats))
     for i in range(len(requests)):

@@ -15,6 +15,7 @@ from llmroute_gym.sim.compiled.routing import (
     serve_least_in_flight,
 )
 from llmroute_gym.sim.compiled.stepping import NO_FEED, place
+from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
 from llmroute_gym.sim.signals import N_SIGNALS
@@ -64,9 +65,12 @@ class CompiledRun(Run):
             rule: what it minimises.
             lazily: whether the score changes only when a request arrives or finishes.
         """
-        serve = serve_least_in_flight if lazily else serve_least
-        memory = self._memory
-        serve(rule, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        memory, n = self._memory, len(self.cluster)
+        arrays = (memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        if lazily:
+            serve_least_in_flight(rule, tournament(n), tournament(n), *arrays)
+        else:
+            serve_least(rule, *arrays)
         self.next_request = len(self.workload)
 
     def serve_better_of_two(self, draws: FloatArray) -> None:

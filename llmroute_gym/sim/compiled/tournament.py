@@ -6,7 +6,6 @@ from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.run import FloatArray
 
 
-@kernel
 def tournament(n: int) -> FloatArray:
     """Returns a tree for n numbers, all infinity; its element 1 is the least."""
     leaves = 1
