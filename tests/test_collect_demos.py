@@ -1,0 +1,230 @@
+"""Collecting demonstrations: what is recorded, from which states, and what is refused."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmroute_gym.collect_demos import (
+    collect,
+    collect_demos,
+    collect_settings,
+    planned_episodes,
+    returns_to_go,
+)
+from llmroute_gym.config import (
+    ClusterConfig,
+    EnvConfig,
+    ObservationConfig,
+    TrainConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from llmroute_gym.demo_config import CollectDemosConfig
+from llmroute_gym.demos import Demos
+from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.errors import InputError
+from llmroute_gym.routers import make
+from llmroute_gym.sim.signals import Signal
+
+pytest.importorskip("pyarrow", reason="pip install 'llmroute-gym[parquet]'")
+
+
+def small(**settings: object) -> CollectDemosConfig:
+    defaults: dict[str, object] = {
+        "policies": ["round_robin", "lor"],
+        "decisions": 60,
+        "decisions_per_episode": 10,
+        "requests_per_episode": 60,
+        "loads": [0.6, 1.8],
+        "burst": 8,
+        "engine": "reference",
+    }
+    return CollectDemosConfig(**{**defaults, **settings}).validate()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def demos() -> Demos:
+    return collect(small())
+
+
+def test_every_router_gives_the_decisions_asked_for(demos: Demos) -> None:
+    assert [int((demos.router == name).sum()) for name in ("round_robin", "lor")] == [60, 60]
+    assert set(demos.qps) == {0.6 * 2.5, 1.8 * 2.5}
+    for name in demos.routers():
+        own = demos.select(demos.router == name)
+        places = set(zip(own.episode.tolist(), own.step.tolist(), strict=True))
+        assert len(places) == len(own)
+
+
+def test_round_robins_turn_stands_in_every_row_recorded(demos: Demos) -> None:
+    own = demos.select(demos.router == "round_robin")
+    turns = own.observation[:, :, Signal.ROUNDS_SINCE_CHOSEN]
+    np.testing.assert_array_equal(turns.argmax(axis=1), own.action)
+
+
+def test_lors_choice_follows_from_every_row_recorded(demos: Demos) -> None:
+    own = demos.select(demos.router == "lor")
+    router = make("lor")
+    rows = own.observation.astype(np.float64) / SCALE
+    again = [router.route(table, mask) for table, mask in zip(rows, own.mask, strict=True)]
+    np.testing.assert_array_equal(again, own.action)
+
+
+def test_disturbed_episodes_hold_uneven_states() -> None:
+    def spread(disturbance: float) -> float:
+        part = collect(
+            small(
+                policies=["lor"],
+                loads=[1.8],
+                requests_per_episode=120,
+                decisions_per_episode=30,
+                disturbance=disturbance,
+                burst=20,
+            )
+        )
+        load = part.observation[:, :, [Signal.WAITING, Signal.RUNNING]].sum(axis=2) * 32
+        return float(np.ptp(load, axis=1).max())
+
+    assert spread(0.5) > 1.5 * spread(0.0)
+
+
+def test_only_settled_decisions_of_the_router_are_recorded() -> None:
+    for plan in planned_episodes(small(disturbance=0.4)):
+        assert (np.diff(plan.recorded) > 0).all()
+        for step in plan.recorded:
+            assert not plan.disturbed[max(step - 4, 0) : step + 1].any()
+
+
+def test_equal_seeds_give_equal_decisions_with_any_number_of_workers(demos: Demos) -> None:
+    again = collect(small(workers=2))
+    for name in ("observation", "action", "return_to_go", "step"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(demos, name))
+    other = collect(small(seed=1))
+    assert not np.array_equal(other.observation, demos.observation)
+
+
+def test_a_router_decides_the_same_whoever_is_recorded_beside_it(demos: Demos) -> None:
+    alone = collect(small(policies=["lor"]))
+    both = demos.select(demos.router == "lor")
+    np.testing.assert_array_equal(alone.observation, both.observation)
+
+
+def test_a_training_collects_at_its_own_settings() -> None:
+    training = TrainConfig(
+        training=TrainingConfig(qps=3.5, gamma=0.9),
+        env=EnvConfig(requests_per_episode=30),
+        warm_start=WarmStartConfig(policies=["jsq"], decisions=12),
+        observation=ObservationConfig(information="router"),
+    )
+    settings = collect_settings(training)
+    assert (settings.policies, settings.decisions, settings.rate) == (["jsq"], 12, 3.5)
+    demos = collect(replace(settings, engine="reference"))
+    assert len(demos) == 12
+    demos.check_fits(4, training.observation)
+    demos.check_returns(training.reward, 0.9)
+
+
+def test_returns_are_discounted_sums() -> None:
+    rewards = np.array([1.0, -2.0, 4.0])
+    np.testing.assert_allclose(returns_to_go(rewards, 0.5), [1.0, 0.0, 4.0])
+    np.testing.assert_allclose(returns_to_go(rewards, 0.0), rewards)
+
+
+def test_the_return_of_a_last_decision_is_its_reward() -> None:
+    whole = collect(small(decisions_per_episode=60, disturbance=0.0, policies=["lor"]))
+    last = whole.select(whole.step == 59)
+    assert len(last) > 0
+    np.testing.assert_array_equal(last.return_to_go, last.reward)
+
+
+def test_the_file_repeats_byte_for_byte_and_is_kept(tmp_path: Path) -> None:
+    one = collect_demos(small(run_dir=str(tmp_path / "a")))
+    two = collect_demos(small(run_dir=str(tmp_path / "b")))
+    assert one.read_bytes() == two.read_bytes()
+    with pytest.raises(InputError, match="exists and is kept; add to it with append=true"):
+        collect_demos(small(run_dir=str(tmp_path / "a")))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_more_decisions_are_appended(tmp_path: Path) -> None:
+    first = small(run_dir=str(tmp_path), path=str(tmp_path / "all.parquet"))
+    path = collect_demos(first)
+    more = replace(first, append=True, seed=7, policies=["jsq"])
+    collect_demos(more)
+    held = Demos.load(path)
+    assert held.routers() == ["jsq", "lor", "round_robin"]
+    assert [one["seed"] for one in held.collections] == [0, 7]
+    assert held.collections[1]["package"].startswith("llmroute-gym ")
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"cluster": ClusterConfig(replicas=3)}, "replicas is 4 there and 3 here"),
+        ({"observation": ObservationConfig(information="router")}, "is engine there and router"),
+        ({"gamma": 0.5}, "gamma is 0.95 there and 0.5 here"),
+        ({"seed": 0}, "already holds decisions of round_robin with seed 0"),
+    ],
+)
+def test_what_does_not_belong_is_not_appended(
+    tmp_path: Path, change: dict[str, object], phrase: str
+) -> None:
+    first = small(run_dir=str(tmp_path), decisions=10)
+    before = collect_demos(first).read_bytes()
+    with pytest.raises(InputError) as error:
+        collect_demos(replace(first, **{"append": True, "seed": 1, **change}))  # type: ignore[arg-type]
+    assert phrase in str(error.value)
+    assert (tmp_path / "demos.parquet").read_bytes() == before
+
+
+def test_a_truncated_file_is_not_appended_to(tmp_path: Path) -> None:
+    settings = small(run_dir=str(tmp_path), decisions=10)
+    path = collect_demos(settings)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match="it may be truncated"):
+        collect_demos(replace(settings, append=True, seed=1))
+    assert path.stat().st_size == 300
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"policies": ["lro"]}, "unknown router 'lro'"),
+        ({"policies": []}, "policies is empty"),
+        ({"policies": ["lor", "lor"]}, "names a router twice"),
+        ({"loads": []}, "loads is empty"),
+        ({"decisions": 0}, "decisions must be >= 1"),
+        ({"append": True}, "which does not exist; leave it out"),
+        ({"disturbance": 0.9, "burst": 1000}, "leaves nothing to record"),
+    ],
+)
+def test_wrong_settings_write_nothing(
+    tmp_path: Path, change: dict[str, object], phrase: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        collect_demos(small(run_dir=str(tmp_path / "new"), **change))
+    assert phrase in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "llmroute_gym.collect_demos",
+            "policies=[lro]",
+            f"run_dir={tmp_path / 'new'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("unknown router 'lro'; available: ")
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "new").glob("*"))
