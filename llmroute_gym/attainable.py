@@ -1,0 +1,97 @@
+"""What accuracy a clone can reach: how often the rules themselves foretell the demonstrations.
+
+A clone sees the rows and neither a router's memory nor its random numbers. So each recorded
+decision is put to the router's own rule, with its memory and random numbers drawn anew many times,
+and the replica that it chooses most often is compared with the recorded one. (Whose turn it is in
+round robin does stand in the rows.) Where several routers
+decided on like states, that is done twice: as if the rows told whose decision it was, and as if
+they told nothing of it, when the best guess is the most probable choice of the mixture.
+
+A policy that does not know the replicas' order cannot break ties by index. For such a policy the
+rows are shuffled before each question, which leaves ties to chance. (Other columns may hint at the
+order, so that a clone can come out a little better.)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.demos import Demos
+from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.routers import make
+from llmroute_gym.sim.signals import Signal
+
+DRAWS = 16
+"""How often a rule is asked about each decision."""
+DECISIONS = 1000
+"""How many decisions are put to the rules at the most; more are thinned out evenly."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Attainable(NamedTuple):
+    """Accuracy of the rules on the recorded decisions, shares from 0 to 1."""
+
+    known: float
+    """If the rows tell whose decision it is."""
+    mixed: float
+    """If they do not."""
+
+
+def attainable_accuracy(demos: Demos, *, ordered: bool, seed: int = 0) -> dict[str, Attainable]:
+    """Returns what is attainable on decisions, by router.
+
+    Args:
+        demos: decisions that were not learned from.
+        ordered: whether the policy knows the replicas' order.
+        seed: of the rules' random numbers and memories.
+    """
+    demos = demos.select(np.unique(np.linspace(0, len(demos) - 1, DECISIONS).astype(np.int64)))
+    names = demos.routers()
+    rng = np.random.default_rng(seed)
+    choices = {name: rule_probabilities(name, demos, ordered=ordered, rng=rng) for name in names}
+    shares = {name: float((demos.router == name).mean()) for name in names}
+    mixture = np.sum([shares[name] * choices[name] for name in names], axis=0)
+    # A hair of noise: what is left to chance must not go to the lowest index.
+    noise = 1e-9 * rng.random((len(demos), demos.layout.replicas))
+    guess = np.argmax(mixture + noise, axis=1)
+    result = {}
+    for name in names:
+        own = demos.router == name
+        known = np.argmax(choices[name] + noise, axis=1)
+        result[name] = Attainable(
+            float((known == demos.action)[own].mean()), float((guess == demos.action)[own].mean())
+        )
+    return result
+
+
+def rule_probabilities(
+    name: str, demos: Demos, *, ordered: bool, rng: np.random.Generator
+) -> FloatArray:
+    """Returns how often a router chooses each replica, shape (n, n_replicas), sums 1.
+
+    Args:
+        name: of the router.
+        demos: whose observations and masks it is asked about.
+        ordered: whether it sees the replicas in their order.
+        rng: draws its memories, its random numbers and the orders.
+    """
+    rows = demos.observation.astype(np.float64) / SCALE
+    n_replicas = demos.layout.replicas
+    if name == "round_robin":
+        # Its memory stands in the rows.
+        turns = np.where(demos.mask, rows[:, :, Signal.ROUNDS_SINCE_CHOSEN], -1.0)
+        certain: FloatArray = np.eye(n_replicas)[turns.argmax(axis=1)]
+        return certain
+    counts = np.zeros((len(demos), n_replicas))
+    router = make(name)
+    for _ in range(DRAWS):
+        for index, (table, mask) in enumerate(zip(rows, demos.mask, strict=True)):
+            order = np.arange(n_replicas) if ordered else rng.permutation(n_replicas)
+            memory = int(rng.integers(n_replicas))
+            router.reset(n_replicas, n_replicas, rng)
+            for _ in range(memory):
+                router.route(table[order], mask[order])
+            counts[index, order[router.route(table[order], mask[order])]] += 1
+    return counts / DRAWS

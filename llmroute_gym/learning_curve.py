@@ -1,0 +1,52 @@
+"""The picture of a cloning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from llmroute_gym.pretrain import RouterAccuracy
+    from llmroute_gym.sb3.cloning import Cloning, EpochRecord
+
+
+def plot_learning_curve(
+    cloning: "Cloning", accuracies: Sequence["RouterAccuracy"], path: Path
+) -> None:
+    """Draws loss and accuracy of the actor, and the loss of the critic, epoch by epoch.
+
+    Args:
+        cloning: the learning.
+        accuracies: of the clone; the last one, over all routers, tells what is attainable.
+        path: a PNG file.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, accuracy, value = figure.subplots(1, 3)
+    _draw(loss, cloning.actor, "loss", cloning.actor_epoch)
+    _draw(accuracy, cloning.actor, "accuracy", cloning.actor_epoch)
+    _draw(value, cloning.critic, "loss", cloning.critic_epoch)
+    over_all = accuracies[-1]
+    accuracy.axhspan(
+        min(over_all.attainable_mixed, over_all.attainable_known) - 0.002,
+        max(over_all.attainable_mixed, over_all.attainable_known) + 0.002,
+        color="tab:green",
+        alpha=0.3,
+        label="attainable",
+    )
+    loss.set(ylabel="Cross-entropy (nats)", title="Actor")
+    accuracy.set(ylabel="Share of decisions foretold", ylim=(None, 1.01), title="Actor")
+    value.set(ylabel="Squared error / variance", ylim=(0, None), title="Value head")
+    for panel in (loss, accuracy, value):
+        panel.set_xlabel("Epoch")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(panel: Any, records: Sequence["EpochRecord"], name: str, kept: int) -> None:
+    epochs = np.arange(1, len(records) + 1)
+    for part, label in (("training", "learned from"), ("validation", "held out")):
+        panel.plot(epochs, [getattr(record, f"{part}_{name}") for record in records], label=label)
+    panel.axvline(kept + 1, color="gray", linestyle=":", label="kept")

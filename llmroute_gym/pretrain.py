@@ -1,0 +1,267 @@
+"""Clones routers into a policy to start PPO from: ``python -m llmroute_gym.pretrain``."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from llmroute_gym.attainable import attainable_accuracy
+from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.commands import run_command
+from llmroute_gym.comparison import common_workloads
+from llmroute_gym.config import TrainConfig
+from llmroute_gym.demo_config import PretrainConfig
+from llmroute_gym.demos import Demos
+from llmroute_gym.errors import InputError
+from llmroute_gym.evaluate import POLICY, report, rule_routers
+from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.sim import Cluster
+from llmroute_gym.sim.workload import WorkloadSource
+
+if TYPE_CHECKING:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+    from llmroute_gym.sb3.cloning import Cloning
+
+ACCURACY_FILE = "accuracy.csv"
+CURVE_FILE = "learning_curve.csv"
+CURVE_PICTURE = "learning_curve.png"
+CONFIDENCE_BINS = 10
+
+
+@dataclass(frozen=True)
+class RouterAccuracy:
+    """How well a clone foretells one router on episodes that it has not seen.
+
+    Attributes:
+        router: its name; `ALL` stands for all decisions together.
+        decisions: how many there are.
+        accuracy: share of those whose most probable replica is the demonstrated one.
+        attainable_known: the same of the router's own rule, see `llmroute_gym.attainable`.
+        attainable_mixed: the same where the rows do not tell whose decision it is.
+        cross_entropy: of the demonstrated replicas, nats.
+        calibration_error: mean distance of confidence and accuracy over bins of confidence,
+            weighted by their decisions. Guo et al., "On calibration of modern neural networks",
+            2017.
+    """
+
+    router: str
+    decisions: int
+    accuracy: float
+    attainable_known: float
+    attainable_mixed: float
+    cross_entropy: float
+    calibration_error: float
+
+
+ALL = "all"
+
+
+def pretrain(settings: PretrainConfig) -> float:
+    """Clones demonstrations into a policy, keeps it, and compares it with those it imitates.
+
+    Args:
+        settings: of the whole run.
+
+    Returns:
+        The clone's P99 end-to-end latency in seconds.
+
+    Raises:
+        InputError: a setting or the demonstrations are wrong; nothing is written then.
+    """
+    if settings.demos is None:
+        raise InputError(
+            "demos is missing; give demos=FILE, which python -m llmroute_gym.collect_demos writes"
+        )
+    cluster = build_cluster(settings.cluster)
+    demos = Demos.load(settings.demos)
+    demos.check_fits(len(cluster), settings.observation)
+    demos.check_returns(settings.reward, settings.training.gamma)
+    compared = settings.evaluation.routers or demos.routers()
+    evaluation = replace(settings.evaluation, routers=compared)
+    rules = rule_routers(evaluation, with_policy=True)
+    source = build_source(settings.workload, settings.qps)
+    workloads = common_workloads(source, cluster, evaluation)
+    # Slow to import: only once the settings have proved right.
+    from llmroute_gym.learning_curve import plot_learning_curve
+    from llmroute_gym.sb3.checkpoint import MODEL_FILE
+    from llmroute_gym.sb3.policy_router import PolicyRouter
+
+    folder = RunFolder(settings.run_dir)
+    checkpoint, cloning = clone_checkpoint(settings, cluster, source, demos)
+    accuracies = measure(checkpoint, cloning)
+    folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+    with folder.writing(MODEL_FILE) as part:
+        checkpoint.save(part)
+    with folder.writing(ACCURACY_FILE) as part:
+        write_accuracies(accuracies, part)
+    with folder.writing(CURVE_FILE) as part:
+        write_curve(cloning, part)
+    with folder.writing(CURVE_PICTURE) as part:
+        plot_learning_curve(cloning, accuracies, part)
+    print(accuracy_table(accuracies, cloning))
+    results = report(
+        {POLICY: PolicyRouter(checkpoint), **rules},
+        workloads,
+        cluster,
+        evaluation,
+        settings.observation,
+        folder,
+        f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}",
+    )
+    return results[0].metrics["e2e_p99_s"].value
+
+
+def clone_checkpoint(
+    settings: PretrainConfig, cluster: Cluster, source: WorkloadSource, demos: Demos
+) -> tuple["Checkpoint", "Cloning"]:
+    """Builds the model as a training does, and teaches it the demonstrations.
+
+    Returns:
+        What a training starts from or a router is made of, and how it was learned.
+    """
+    import torch
+
+    from llmroute_gym.envs.observation import COLUMNS
+    from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
+    from llmroute_gym.sb3.cloning import clone
+    from llmroute_gym.sb3.normalizer import Normalizer
+    from llmroute_gym.training import make_model, make_vec_env
+
+    torch.set_num_threads(settings.training.torch_threads)
+    shared = TrainConfig(
+        reward=settings.reward,
+        training=settings.training,
+        cluster=settings.cluster,
+        workload=settings.workload,
+        observation=settings.observation,
+        model=settings.model,
+        seed=settings.seed,
+    )
+    env = make_vec_env(shared, cluster, source)
+    try:
+        model = make_model(shared, env)
+        cloning = clone(model, demos, settings.cloning, settings.seed)
+        layout = Layout(len(cluster), COLUMNS, settings.observation, settings.model)
+        return Checkpoint(model, layout, Normalizer.of(env)), cloning
+    finally:
+        env.close()
+
+
+def measure(checkpoint: "Checkpoint", cloning: "Cloning") -> list[RouterAccuracy]:
+    """Measures the clone on the decisions held out, by router and over all."""
+    from llmroute_gym.sb3.cloning import action_logits, knows_order
+
+    demos = cloning.validation
+    observation = demos.observation
+    if checkpoint.normalizer is not None:
+        observation = checkpoint.normalizer(observation)
+    policy = cast(Any, checkpoint.model.policy)
+    logs = action_logits(policy, observation, demos.mask)
+    attainable = attainable_accuracy(demos, ordered=knows_order(policy))
+    rows = []
+    for name in demos.routers():
+        own = demos.router == name
+        rows.append(_accuracy(name, logs[own], demos.action[own], *attainable[name]))
+    shares = np.array([row.decisions for row in rows]) / len(demos)
+    over_all = [
+        float(shares @ np.array([getattr(row, name) for row in rows]))
+        for name in ("attainable_known", "attainable_mixed")
+    ]
+    return [*rows, _accuracy(ALL, logs, demos.action, *over_all)]
+
+
+def _accuracy(name: str, logs: Any, action: Any, known: float, mixed: float) -> RouterAccuracy:
+    right = logs.argmax(axis=1) == action
+    confidence = np.exp(logs.max(axis=1))
+    return RouterAccuracy(
+        router=name,
+        decisions=len(action),
+        accuracy=float(right.mean()),
+        attainable_known=known,
+        attainable_mixed=mixed,
+        cross_entropy=float(-logs[np.arange(len(action)), action].mean()),
+        calibration_error=calibration_error(confidence, right),
+    )
+
+
+def calibration_error(confidence: Any, right: Any) -> float:
+    """Returns the mean distance of confidence and accuracy over equal bins of confidence.
+
+    Args:
+        confidence: (n,) probabilities of the most probable replicas.
+        right: (n,) bool, whether those were the demonstrated ones.
+    """
+    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+    gaps = np.bincount(bins, confidence - right, CONFIDENCE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def write_accuracies(accuracies: Sequence[RouterAccuracy], path: Path) -> None:
+    """Writes one line per router and one over all."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        names = list(asdict(accuracies[0]))
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        for row in accuracies:
+            writer.writerow(
+                {
+                    name: f"{value:.6g}" if isinstance(value, float) else value
+                    for name, value in asdict(row).items()
+                }
+            )
+
+
+def write_curve(cloning: "Cloning", path: Path) -> None:
+    """Writes one line per network and epoch: losses and accuracies, and whether it was kept."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["network", "epoch", "kept", *cloning.actor[0]._fields])
+        for network, records, kept in (
+            ("actor", cloning.actor, cloning.actor_epoch),
+            ("critic", cloning.critic, cloning.critic_epoch),
+        ):
+            for epoch, record in enumerate(records):
+                numbers = ["" if np.isnan(value) else f"{value:.6g}" for value in record]
+                writer.writerow([network, epoch, int(epoch == kept), *numbers])
+
+
+def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> str:
+    """Lays the accuracies out as text, with what the value head explains."""
+    mixed = len(accuracies) > 2
+    titles = ["decisions", "accuracy", "attainable", "cross-entropy", "calibration error"]
+    lines = [f"{'router':<20}" + "".join(f"{title:>19}" for title in titles)]
+    for row in accuracies:
+        attainable = f"{row.attainable_known:.1%}"
+        if mixed:
+            attainable = f"{row.attainable_mixed:.1%}..{attainable}"
+        cells = [
+            f"{row.decisions:,}",
+            f"{row.accuracy:.1%}",
+            attainable,
+            f"{row.cross_entropy:.3f}",
+            f"{row.calibration_error:.3f}",
+        ]
+        lines.append(f"{row.router:<20}" + "".join(f"{cell:>19}" for cell in cells))
+    note = "On episodes that were not learned from; attainable: what the rules themselves foretell"
+    note += " (less where the rows do not tell whose decision it is)." if mixed else "."
+    return (
+        "\n".join(lines)
+        + f"\n{note}\nThe value head explains {cloning.explained_variance:.0%} of the variance of "
+        f"the returns; kept: epoch {cloning.actor_epoch + 1} of {len(cloning.actor)} (actor), "
+        f"{cloning.critic_epoch + 1} of {len(cloning.critic)} (critic)."
+    )
+
+
+def main() -> None:
+    """Runs the command."""
+    ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
+    run_command("pretrain", cast(Any, pretrain))
+
+
+if __name__ == "__main__":
+    main()

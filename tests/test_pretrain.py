@@ -1,0 +1,226 @@
+"""The pretraining command, small: what it writes, measures and refuses."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmroute_gym.attainable import attainable_accuracy
+from llmroute_gym.collect_demos import collect, collect_demos
+from llmroute_gym.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    ModelConfig,
+    ObservationConfig,
+    RewardConfig,
+    TrainingConfig,
+)
+from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig, PretrainConfig
+from llmroute_gym.demos import Demos
+from llmroute_gym.errors import InputError
+from llmroute_gym.pretrain import calibration_error, pretrain
+from llmroute_gym.sb3.checkpoint import Checkpoint
+
+pytest.importorskip("pyarrow", reason="pip install 'llmroute-gym[parquet]'")
+
+RESULTS = {
+    "accuracy.csv",
+    "comparison.csv",
+    "config.yaml",
+    "latency_cdf.png",
+    "learning_curve.csv",
+    "learning_curve.png",
+    "model.zip",
+}
+
+
+def collecting(folder: Path, **settings: Any) -> CollectDemosConfig:
+    defaults: dict[str, Any] = {
+        "policies": ["round_robin", "lor"],
+        "decisions": 80,
+        "decisions_per_episode": 20,
+        "requests_per_episode": 40,
+        "disturbance": 0.0,
+        "engine": "reference",
+        "run_dir": str(folder),
+    }
+    return CollectDemosConfig(**{**defaults, **settings}).validate()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collect_demos(collecting(tmp_path_factory.mktemp("demos")))
+
+
+def tiny(file: Path, folder: Path, **settings: Any) -> PretrainConfig:
+    defaults: dict[str, Any] = {
+        "demos": str(file),
+        "cloning": CloningConfig(epochs=3),
+        "model": ModelConfig(actor_sizes=[8], critic_sizes=[8]),
+        "evaluation": EvaluationConfig(
+            routers=[], runs=2, requests=30, resamples=50, engine="reference"
+        ),
+        "run_dir": str(folder),
+    }
+    return PretrainConfig(**{**defaults, **settings}).validate()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.fixture(scope="module")
+def finished(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    p99 = pretrain(tiny(file, folder))
+    assert p99 == pytest.approx(float(rows(folder / "comparison.csv")[0]["e2e_p99_s"]), rel=1e-5)
+    return folder
+
+
+def test_everything_is_in_the_run_folder(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == RESULTS
+
+
+def test_the_clone_is_compared_with_those_it_imitates(finished: Path) -> None:
+    names = [row["router"] for row in rows(finished / "comparison.csv")]
+    assert names == ["policy", "lor", "round_robin"]
+
+
+def test_accuracy_is_told_by_router_beside_what_is_attainable(finished: Path) -> None:
+    told = {row["router"]: row for row in rows(finished / "accuracy.csv")}
+    assert list(told) == ["lor", "round_robin", "all"]
+    for name in ("lor", "round_robin"):
+        assert float(told[name]["attainable_known"]) == 1.0
+        assert float(told[name]["attainable_mixed"]) <= 1.0
+    decisions = [int(told[name]["decisions"]) for name in told]
+    assert decisions[2] == decisions[0] + decisions[1] > 0
+    accuracies = [float(told[name]["accuracy"]) for name in told]
+    assert accuracies[2] * decisions[2] == pytest.approx(
+        np.dot(accuracies[:2], decisions[:2]), rel=1e-4
+    )
+
+
+def test_the_learning_curve_marks_the_epochs_kept(finished: Path) -> None:
+    curve = rows(finished / "learning_curve.csv")
+    for network in ("actor", "critic"):
+        kept = [row["kept"] for row in curve if row["network"] == network]
+        assert sorted(kept) == ["0"] * (len(kept) - 1) + ["1"]
+
+
+def test_the_checkpoint_is_one_of_a_training(finished: Path) -> None:
+    checkpoint = Checkpoint.load(finished)
+    checkpoint.check_fits(4, ObservationConfig())
+    assert checkpoint.layout.model == ModelConfig(actor_sizes=[8], critic_sizes=[8])
+
+
+def test_equal_seeds_give_equal_clones(file: Path, finished: Path, tmp_path: Path) -> None:
+    pretrain(tiny(file, tmp_path / "again"))
+    for name in ("accuracy.csv", "learning_curve.csv", "comparison.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"demos": None}, "demos is missing"),
+        ({"demos": "nowhere.parquet"}, "nowhere.parquet do not exist"),
+        ({"cluster": ClusterConfig(replicas=8)}, "replicas is 4 there and 8 here"),
+        (
+            {"observation": ObservationConfig(information="router")},
+            "observation.information is engine there and router here",
+        ),
+        ({"reward": RewardConfig(latency_weight=1.2)}, "latency_weight is 1.7 there and 1.2 here"),
+        ({"training": TrainingConfig(gamma=0.9)}, "gamma is 0.95 there and 0.9 here"),
+        ({"evaluation": EvaluationConfig(routers=["lro"])}, "unknown router 'lro'"),
+        ({"cloning": CloningConfig(validation_share=0.0)}, "validation_share must be > 0"),
+    ],
+)
+def test_wrong_input_writes_nothing(
+    file: Path, tmp_path: Path, change: dict[str, Any], phrase: str
+) -> None:
+    before = file.read_bytes()
+    with pytest.raises(InputError) as error:
+        pretrain(tiny(file, tmp_path / "new", **change))
+    assert phrase in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists()
+    assert file.read_bytes() == before
+
+
+def test_a_finished_run_is_kept(file: Path, finished: Path) -> None:
+    before = (finished / "model.zip").read_bytes()
+    with pytest.raises(InputError, match="already holds a finished run"):
+        pretrain(tiny(file, finished))
+    assert (finished / "model.zip").read_bytes() == before
+
+
+def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and then nothing")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "llmroute_gym.pretrain",
+            f"demos={tmp_path / 'cut.parquet'}",
+            f"run_dir={tmp_path / 'new'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot be read as Parquet" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "new").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Demos:
+    folder = tmp_path_factory.mktemp("recorded")
+    policies = ["lor", "round_robin", "random"]
+    return collect(collecting(folder, policies=policies, decisions=200, decisions_per_episode=30))
+
+
+def only(demos: Demos, name: str) -> Demos:
+    return demos.select(demos.router == name)
+
+
+def test_rules_without_memory_or_chance_are_wholly_attainable(recorded: Demos) -> None:
+    for name in ("lor", "round_robin"):
+        assert attainable_accuracy(only(recorded, name), ordered=True)[name] == (1.0, 1.0)
+
+
+def test_chance_is_attainable_by_chance(recorded: Demos) -> None:
+    known = attainable_accuracy(only(recorded, "random"), ordered=True)["random"].known
+    assert known == pytest.approx(0.25, abs=0.1)
+
+
+def test_ties_by_index_are_chance_for_a_policy_without_order(recorded: Demos) -> None:
+    own = only(recorded, "lor")
+    load = own.observation[:, :, 0] + own.observation[:, :, 1]
+    tied = (load == load.min(axis=1, keepdims=True)).sum(axis=1)
+    known = attainable_accuracy(own, ordered=False)["lor"].known
+    assert known == pytest.approx((1 / tied).mean(), abs=0.1)
+    assert attainable_accuracy(only(recorded, "round_robin"), ordered=False)["round_robin"] == (
+        1,
+        1,
+    )
+
+
+def test_a_mixture_is_less_attainable_where_the_rows_do_not_tell(recorded: Demos) -> None:
+    both = recorded.select(recorded.router != "random")
+    for attainable in attainable_accuracy(both, ordered=True).values():
+        assert attainable.mixed < attainable.known == 1.0
+
+
+def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, True, False])
+    expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6
+    assert calibration_error(confidence, right) == pytest.approx(expected)
+    assert calibration_error(np.ones(3), np.ones(3, dtype=np.bool_)) == 0.0
