@@ -8,13 +8,10 @@ measurements give the same files.
 """
 
 import argparse
-import os
-import platform
 import sys
-from datetime import date
-from pathlib import Path
 
 import numpy as np
+from measuring import DATA, ROOT, origin, write_section
 from profile_replay import (
     FURTHER_REQUESTS,
     LOADS,
@@ -30,10 +27,7 @@ from llmroute_gym.sim.batch_time import BatchTimeModel
 from llmroute_gym.sim.profile_time import load_profile
 from llmroute_gym.sim.profile_writer import write_profile
 
-ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "llmroute_gym" / "sim" / "profiles"
-README = ROOT / "benchmarks" / "README.md"
-MARK_BEGIN, MARK_END = "<!-- profiles: begin -->", "<!-- profiles: end -->"
 HELD_OUT_EVERY = 5  # rows
 
 
@@ -61,10 +55,9 @@ def section(results: Results) -> str:
     """Returns the README's section on the shipped profiles."""
     ttft, e2e = median_errors(results.recorded)
     lines = [
-        MARK_BEGIN,
         "## Shipped profiles",
         "",
-        f"`python benchmarks/fit_profiles.py`, {date.today()}, {machine()}.",
+        origin("python benchmarks/fit_profiles.py"),
         "",
         "Each profile is fitted to measured iterations (`iterations/`), four fifths of the rows; "
         "the YAML file states its error on the other fifth. Recorded runs of Microsoft Vidur are "
@@ -108,30 +101,8 @@ def section(results: Results) -> str:
         e2es = ", ".join(f"{one.e2e_error:+.2%}" for one in group)
         lines.append(f"| {name} | {scheduler} | {ttfts} | {e2es} |")
     ttft, e2e = median_errors(results.further)
-    lines += [f"| **median of absolute errors** | | **{ttft:.2%}** | **{e2e:.2%}** |", "", MARK_END]
+    lines += [f"| **median of absolute errors** | | **{ttft:.2%}** | **{e2e:.2%}** |"]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Returns processor, cores and Python version in a few words."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in facts if line.startswith("model name")]
-    except OSError:
-        names = []
-    processor = names[0] if names else platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def write_section(text: str) -> None:
-    """Puts the section between its markers in benchmarks/README.md."""
-    old = README.read_text(encoding="utf-8") if README.exists() else "# Benchmarks\n"
-    before, found, rest = old.partition(MARK_BEGIN)
-    if found:
-        after = rest.partition(MARK_END)[2]
-        README.write_text(before + text + after, encoding="utf-8")
-    else:
-        README.write_text(f"{old.rstrip()}\n\n{text}\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -139,9 +110,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-fit", action="store_true", help="keep the YAML files as they are")
     options = parser.parse_args()
-    data = Path(os.environ.get("LLMROUTE_DATA", ROOT.parent / "shared" / "data"))
-    if not (data / "iterations").is_dir():
-        print(f"no measurements in {data}; set LLMROUTE_DATA to their directory", file=sys.stderr)
+    if not (DATA / "iterations").is_dir():
+        print(f"no measurements in {DATA}; set LLMROUTE_DATA to their directory", file=sys.stderr)
         return 2
     models: dict[str, BatchTimeModel] = {}
     per_iteration = {}
@@ -149,13 +119,13 @@ def main() -> int:
         if options.no_fit:
             models[target.name] = load_profile(target.name).batch_time
             continue
-        batches = read_iterations(data, target.combo)
+        batches = read_iterations(DATA, target.combo)
         held_out = np.arange(len(batches)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         model = fit_tables(batches.take(~held_out), target)
         per_iteration[target.name] = iteration_errors(model, batches.take(held_out))
         models[target.name] = model
         print(target.name, per_iteration[target.name], flush=True)
-    results = replay_all(data, models)
+    results = replay_all(DATA, models)
     for target in TARGETS:
         if target.name in per_iteration:
             errors = measured_error(target, per_iteration[target.name], results)
@@ -163,7 +133,7 @@ def main() -> int:
             write_profile(target.profile(models[target.name]), path, errors=errors)
     text = section(results)
     print(text)
-    write_section(text)
+    write_section("profiles", text)
     return 0
 
 
