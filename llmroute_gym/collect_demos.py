@@ -16,7 +16,6 @@ from tqdm import tqdm
 from llmroute_gym import __version__
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.commands import run_command
-from llmroute_gym.config import TrainConfig
 from llmroute_gym.demo_config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated, import_pyarrow
 from llmroute_gym.envs import LLMRouteEnv
@@ -66,23 +65,6 @@ def collect(settings: CollectDemosConfig) -> Demos:
             parts.append(part)
             bar.update()
     return concatenated(parts)
-
-
-def collect_settings(settings: TrainConfig) -> CollectDemosConfig:
-    """Returns how a training collects the demonstrations that it starts from."""
-    return CollectDemosConfig(
-        policies=list(settings.warm_start.policies),
-        decisions=settings.warm_start.decisions,
-        qps=settings.qps,
-        gamma=settings.training.gamma,
-        requests_per_episode=settings.env.requests_per_episode,
-        engine=settings.env.engine,
-        cluster=settings.cluster,
-        workload=settings.workload,
-        observation=settings.observation,
-        reward=settings.reward,
-        seed=settings.seed,
-    ).validate()
 
 
 def _check(settings: CollectDemosConfig) -> list[EpisodePlan]:

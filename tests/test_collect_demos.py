@@ -8,21 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.collect_demos import (
-    collect,
-    collect_demos,
-    collect_settings,
-    planned_episodes,
-    returns_to_go,
-)
-from llmroute_gym.config import (
-    ClusterConfig,
-    EnvConfig,
-    ObservationConfig,
-    TrainConfig,
-    TrainingConfig,
-    WarmStartConfig,
-)
+from llmroute_gym.collect_demos import collect, collect_demos, planned_episodes, returns_to_go
+from llmroute_gym.config import ClusterConfig, ObservationConfig
 from llmroute_gym.demo_config import CollectDemosConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.envs.observation import SCALE
@@ -111,21 +98,6 @@ def test_a_router_decides_the_same_whoever_is_recorded_beside_it(demos: Demos) -
     alone = collect(small(policies=["lor"]))
     both = demos.select(demos.router == "lor")
     np.testing.assert_array_equal(alone.observation, both.observation)
-
-
-def test_a_training_collects_at_its_own_settings() -> None:
-    training = TrainConfig(
-        training=TrainingConfig(qps=3.5, gamma=0.9),
-        env=EnvConfig(requests_per_episode=30),
-        warm_start=WarmStartConfig(policies=["jsq"], decisions=12),
-        observation=ObservationConfig(information="router"),
-    )
-    settings = collect_settings(training)
-    assert (settings.policies, settings.decisions, settings.rate) == (["jsq"], 12, 3.5)
-    demos = collect(replace(settings, engine="reference"))
-    assert len(demos) == 12
-    demos.check_fits(4, training.observation)
-    demos.check_returns(training.reward, 0.9)
 
 
 def test_returns_are_discounted_sums() -> None:
