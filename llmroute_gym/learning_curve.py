@@ -28,13 +28,14 @@ def plot_learning_curve(
     _draw(accuracy, cloning.actor, "accuracy", cloning.actor_epoch)
     _draw(value, cloning.critic, "loss", cloning.critic_epoch)
     over_all = accuracies[-1]
-    accuracy.axhspan(
-        min(over_all.attainable_mixed, over_all.attainable_known) - 0.002,
-        max(over_all.attainable_mixed, over_all.attainable_known) + 0.002,
-        color="tab:green",
-        alpha=0.3,
-        label="attainable",
-    )
+    accuracy.axhline(over_all.attainable_known, color="tab:green", label="attainable")
+    if over_all.attainable_mixed < over_all.attainable_known:
+        accuracy.axhline(
+            over_all.attainable_mixed,
+            color="tab:green",
+            linestyle="--",
+            label="if the rows do not tell\nwhose decision it is",
+        )
     loss.set(ylabel="Cross-entropy (nats)", title="Actor")
     accuracy.set(ylabel="Share of decisions foretold", ylim=(None, 1.01), title="Actor")
     value.set(ylabel="Squared error / variance", ylim=(0, None), title="Value head")

@@ -130,7 +130,7 @@ def clone_checkpoint(
     from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
     from llmroute_gym.sb3.cloning import clone
     from llmroute_gym.sb3.normalizer import Normalizer
-    from llmroute_gym.training import make_model, make_vec_env
+    from llmroute_gym.training import make_model, make_vec_env, needs_masks
 
     torch.set_num_threads(settings.training.torch_threads)
     shared = TrainConfig(
@@ -144,7 +144,7 @@ def clone_checkpoint(
     )
     env = make_vec_env(shared, cluster, source)
     try:
-        model = make_model(shared, env)
+        model = make_model(shared, env, masked=needs_masks(cluster))
         cloning = clone(model, demos, settings.cloning, settings.seed)
         layout = Layout(len(cluster), COLUMNS, settings.observation, settings.model)
         return Checkpoint(model, layout, Normalizer.of(env)), cloning
