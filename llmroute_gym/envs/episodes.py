@@ -15,7 +15,7 @@ from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
 from llmroute_gym.sim.signals import N_SIGNALS
-from llmroute_gym.sim.submission import fitting
+from llmroute_gym.sim.submission import choosable, fitting
 from llmroute_gym.sim.workload import Workload
 
 FIRST_LONGEST = 4096
@@ -55,7 +55,7 @@ class Episodes:
             cluster, num_envs, n_requests, FIRST_LONGEST, observation, reward.latency_threshold
         )
         self._rows = np.zeros((len(cluster), N_SIGNALS))
-        self._fits: dict[int, BoolArray] = {}
+        self._fits: dict[int, tuple[BoolArray, BoolArray]] = {}
         self._workloads: list[Workload | None] = [None] * num_envs
         self.masks = np.ones((num_envs, len(cluster)), dtype=np.bool_)
         self.terms = np.zeros((num_envs, len(RewardTerms._fields)))
@@ -74,7 +74,7 @@ class Episodes:
         self._fits.pop(index, None)
         fits = fitting(workload, self._cluster)
         if fits is not None:
-            self._fits[index] = fits
+            self._fits[index] = fits, choosable(fits, self._cluster)
         self._memory.start(index, workload, predicted_output_tokens)
         self.now_s[index] = workload.arrived_at_s[0]
         self.numbers[index] = 0
@@ -89,7 +89,7 @@ class Episodes:
         Returns:
             Observations (num_envs, n_replicas, N_SIGNALS).
         """
-        for index, fits in self._fits.items():
+        for index, (fits, _) in self._fits.items():
             if not fits[self.numbers[index], actions[index]]:
                 actions[index] = -1
             self._set_mask(index, int(self.numbers[index]) + 1)
@@ -146,7 +146,7 @@ class Episodes:
 
     def _set_mask(self, index: int, request: int) -> None:
         fits = self._fits.get(index)
-        if fits is None or request >= self._n_requests or not fits[request].any():
+        if fits is None or request >= self._n_requests:
             self.masks[index] = True
         else:
-            self.masks[index] = fits[request]
+            self.masks[index] = fits[1][request]

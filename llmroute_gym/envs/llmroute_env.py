@@ -1,7 +1,6 @@
 """LLMRoute-v0: one step is one routing decision."""
 
 import math
-import operator
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields
@@ -23,6 +22,7 @@ from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval, Run
 from llmroute_gym.sim.signals import Signal
+from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import SyntheticWorkload, Workload, WorkloadSource
 from llmroute_gym.simulation import ENGINES
 
@@ -343,11 +343,8 @@ def checked_action(action: Any, run: Run) -> int:
         InputError: it is not an integer, out of range, or masked.
     """
     n_replicas = len(run.cluster)
-    try:
-        replica = -1 if isinstance(action, bool) else operator.index(action)
-    except TypeError:
-        replica = -1
-    if not 0 <= replica < n_replicas:
+    replica = replica_index(action, n_replicas)
+    if replica is None:
         raise range_error(action, n_replicas)
     if not run.mask()[replica]:
         raise masked_error(replica, run.next_request, run.mask(), run.rows())

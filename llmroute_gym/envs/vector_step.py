@@ -41,7 +41,8 @@ def observe(
     write_rows(cluster, mask, rows, ints, floats)
     for r in range(len(rows)):
         for column in range(_COLUMNS):
-            out[r, column] = min(max(rows[r, column] * scale[column], 0.0), high[column])
+            value = rows[r, column] * scale[column]  # never negative
+            out[r, column] = value if value < high[column] else high[column]
 
 
 @kernel

@@ -295,15 +295,12 @@ class TableLengths(LengthModel):
         return self.prompt_edges, self.output_edges, self.counts
 
     @cached_property
-    def _cells(self) -> tuple[IntArray, IntArray]:
-        """The cells that hold requests, and their cumulated counts."""
-        cells = np.flatnonzero(self.counts)
-        return cells, np.cumsum(self.counts.ravel()[cells])
+    def _cells(self) -> IntArray:
+        """The cell of every counted request, shape (n,), in the order of the cells."""
+        return np.repeat(np.arange(self.counts.size), self.counts.ravel())
 
     def _draw(self, n_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        cells, upper = self._cells
-        drawn = rng.integers(upper[-1], size=n_requests)
-        cell = cells[np.searchsorted(upper, drawn, side="right")]
+        cell = self._cells[rng.integers(len(self._cells), size=n_requests)]
         rows, columns = np.divmod(cell, self.counts.shape[1])
         return (
             rng.integers(self.prompt_edges[rows], self.prompt_edges[rows + 1]),

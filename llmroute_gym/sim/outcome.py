@@ -114,13 +114,14 @@ class Outcome:
             `makespan_s`, `requests`, `rejected`, `preemptions`, and `goodput_rps` if asked.
         """
         numbers: dict[str, float] = {"requests": len(self), "rejected": int(self.rejected.sum())}
-        for name in ("ttft", "tpot", "e2e", "queue"):
-            values = getattr(self, f"{name}_s")
-            numbers[f"{name}_mean_s"] = float(values.mean())
-            ordered = np.sort(values)
+        names = ("ttft", "tpot", "e2e", "queue")
+        values = np.stack([getattr(self, f"{name}_s") for name in names])
+        means, ordered = values.mean(axis=1), np.sort(values, axis=1)
+        for name, mean, row in zip(names, means.tolist(), ordered, strict=True):
+            numbers[f"{name}_mean_s"] = mean
             for q in PERCENTILES:
-                numbers[f"{name}_p{q}_s"] = _percentile_of_sorted(ordered, q)
-            numbers[f"{name}_max_s"] = float(ordered[-1])
+                numbers[f"{name}_p{q}_s"] = _percentile_of_sorted(row, q)
+            numbers[f"{name}_max_s"] = float(row[-1])
         finished = self.finished_at_s[~self.rejected]
         makespan = float(finished.max() - self.arrived_at_s[0]) if len(finished) else 0.0
         numbers["makespan_s"] = makespan

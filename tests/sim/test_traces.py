@@ -289,7 +289,7 @@ PACKED = gzip.compress(f"{VIDUR_HEADER}\n{rows(600)}".encode(), mtime=0)
     [
         (b"", "is empty; expected a trace with a header line"),
         (b"\n\n", "is empty"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"", mtime=0), "is empty"),
         (VIDUR_HEADER.encode(), "has a header but no rows"),
         (b"0.0,374,44\n1.0,3,4\n", "unknown header '0.0,374,44'; known formats are Vidur: arr"),
         (b"time,prompt,output\n1,2,3\n", "Mooncake: JSON lines with timestamp"),

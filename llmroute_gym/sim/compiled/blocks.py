@@ -11,11 +11,31 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.run import IntArray
 
+_USUAL = 16
+"""A block size for which dividing is shifting."""
+
 
 @inlined
 def blocks_for(tokens: int, block_size: int) -> int:
     """Returns the blocks that hold `tokens` tokens."""
-    return (tokens + block_size - 1) // block_size
+    padded = tokens + block_size - 1
+    return padded // _USUAL if block_size == _USUAL else padded // block_size
+
+
+@inlined
+def residue(tokens: int, block_size: int) -> int:
+    """Returns tokens modulo the block size, at least 0."""
+    return tokens % _USUAL if block_size == _USUAL else tokens % block_size
+
+
+@inlined
+def _missing_tokens(counts: int, full: int, block_size: int, ints: IntArray) -> int:
+    """Returns the tokens that all decoding requests lack to fill their last blocks."""
+    missing = 0
+    for other in range(block_size):
+        padding = full - other if other <= full else full - other + block_size
+        missing += ints[counts + other] * padding
+    return missing
 
 
 @kernel
@@ -29,12 +49,13 @@ def decode_blocks(replica: int, contexts: int, step: int, ints: IntArray) -> int
         ints: memory.
     """
     block_size = ints[replica + at.BLOCK_SIZE]
-    full = (-step) % block_size  # the residue of contexts that end with their block
-    missing = 0
-    for residue in range(block_size):
-        padding = full - residue if residue <= full else full - residue + block_size
-        missing += ints[replica + at.HISTOGRAM + residue] * padding
-    return (contexts + missing) // block_size
+    full = residue(-step, block_size)  # of contexts that end with their block
+    counts = replica + at.HISTOGRAM
+    if block_size == _USUAL:
+        missing = _missing_tokens(counts, full, _USUAL, ints)
+    else:
+        missing = _missing_tokens(counts, full, block_size, ints)
+    return blocks_for(contexts + missing - block_size + 1, block_size)
 
 
 @inlined
@@ -49,7 +70,7 @@ def has_room(
     return room
 
 
-@kernel
+@inlined
 def steps_with_room(
     replica: int,
     decodes: int,
@@ -65,11 +86,20 @@ def steps_with_room(
     Step j (from 0) needs held + sum ceil((done + j) / block size) <= limit; step 0 has it.
     """
     block_size = ints[replica + at.BLOCK_SIZE]
-    last = contexts + decodes * (most - 1)
-    if last + (block_size - 1) * decodes <= (limit - held) * block_size:
-        return most
+    steps = most
+    if contexts + decodes * (most + block_size - 2) > (limit - held) * block_size:
+        steps = _counted_steps(replica, contexts, step, held, limit, most, ints)
+    return steps
+
+
+@kernel
+def _counted_steps(
+    replica: int, contexts: int, step: int, held: int, limit: int, most: int, ints: IntArray
+) -> int:
+    """The same, counted block by block."""
+    block_size = ints[replica + at.BLOCK_SIZE]
     used = held + decode_blocks(replica, contexts, step, ints)
-    growing = (1 - step) % block_size  # the residue that took a new block at step 0
+    growing = residue(1 - step, block_size)  # the residue that took a new block at step 0
     count = 0
     while used <= limit and count < most:
         count += 1
@@ -81,4 +111,4 @@ def steps_with_room(
 @inlined
 def residue_of(request: int, finish_step: int, block_size: int, ints: IntArray) -> int:
     """Returns (done - step) modulo the block size of a decoding request."""
-    return (ints[request + at.PROMPT] + ints[request + at.OUTPUT] - finish_step) % block_size
+    return residue(ints[request + at.PROMPT] + ints[request + at.OUTPUT] - finish_step, block_size)

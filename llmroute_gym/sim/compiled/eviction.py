@@ -45,8 +45,7 @@ def _restart_decode(replica: int, key: int, ints: IntArray) -> int:
     block_size = ints[replica + at.BLOCK_SIZE]
     total = ints[request + at.PROMPT] + ints[request + at.OUTPUT]
     done = total - finish_step + ints[replica + at.STEP]
-    residue = residue_of(request, finish_step, block_size, ints)
-    ints[replica + at.HISTOGRAM + residue] -= 1
+    ints[replica + at.HISTOGRAM + residue_of(request, finish_step, block_size, ints)] -= 1
     ints[request + at.PROMPT] = done
     ints[request + at.OUTPUT] = total - done
     ints[replica + at.DECODES] -= 1

@@ -14,7 +14,13 @@ from llmroute_gym.sim.compiled.batch_seconds import (
     equal_steps,
     prefill_seconds,
 )
-from llmroute_gym.sim.compiled.blocks import blocks_for, has_room, residue_of, steps_with_room
+from llmroute_gym.sim.compiled.blocks import (
+    blocks_for,
+    has_room,
+    residue,
+    residue_of,
+    steps_with_room,
+)
 from llmroute_gym.sim.compiled.events import (
     admit,
     chain,
@@ -152,8 +158,8 @@ def advance(
                     request = ints[first_key] & at.REQUEST_MASK
                     first_key += 1
                     b -= 1
-                    residue = residue_of(request, step, block_size, ints)
-                    ints[replica + at.HISTOGRAM + residue] -= 1
+                    left = residue_of(request, step, block_size, ints)
+                    ints[replica + at.HISTOGRAM + left] -= 1
                     context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
                     floats[request + at.FINISHED] = now
                     if observed:
@@ -180,8 +186,7 @@ def advance(
                     else:
                         key = ((step + output - 1) << at.REQUEST_BITS) | request
                         first_key = _insert_key(replica, first_key, b, key, ints)
-                        residue = (prompt + 1 - step) % block_size
-                        ints[replica + at.HISTOGRAM + residue] += 1
+                        ints[replica + at.HISTOGRAM + residue(prompt + 1 - step, block_size)] += 1
                         ints[request + at.ORDER] = ints[replica + at.JOINED]
                         ints[replica + at.JOINED] += 1
                         b += 1

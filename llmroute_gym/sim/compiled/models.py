@@ -67,6 +67,11 @@ class FlatModels:
     def _flatten(
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
     ) -> IntArray:
+        if not isinstance(model, TableBatchTime | ProfileBatchTime | FormulaBatchTime):
+            raise InputError(
+                f"the compiled engine knows table, profile and formula batch times, not "
+                f"{type(model).__name__}; use engine='reference'"
+            )
         row = np.zeros(at.MODEL_WORDS, dtype=np.int64)
         dense = _dense_seconds(model, max_tokens)
         # Indexed by tokens, from 1.
@@ -76,13 +81,8 @@ class FlatModels:
             self._add_table(row, model, max_context, max_batch)
         elif isinstance(model, ProfileBatchTime):
             self._add_profile(row, model, max_batch)
-        elif isinstance(model, FormulaBatchTime):
-            self._add_formula(row, model)
         else:
-            raise InputError(
-                f"the compiled engine knows table, profile and formula batch times, not "
-                f"{type(model).__name__}; use engine='reference'"
-            )
+            self._add_formula(row, model)
         return row
 
     def _add_table(

@@ -94,7 +94,7 @@ class CompiledRun(Run):
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
         rows = np.empty((len(self.cluster), N_SIGNALS))
-        write_rows(0, self.mask(), rows, self._memory.ints, self._memory.floats)
+        write_rows(0, self.mask().copy(), rows, self._memory.ints, self._memory.floats)
         return rows
 
     def outcome(self) -> Outcome:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import inlined
 from llmroute_gym.sim.run import FloatArray
 
 
@@ -27,7 +27,7 @@ def update(tree: FloatArray, index: int, value: float) -> None:
         tree[node] = least
 
 
-@kernel
+@inlined
 def first_of_least(tree: FloatArray) -> int:
     """Returns the lowest index of the least number."""
     leaves = len(tree) // 2
