@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
+
 from llmroute_gym.config import ClusterConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.arrivals import ArrivalProcess, arrival_process
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.traces import load_trace
-from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload
+from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload, WorkloadSource
+from llmroute_gym.simulation import simulate
 
 
 def build_cluster(config: ClusterConfig) -> Cluster:
@@ -43,6 +46,27 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
     )
     own_times = config.arrivals.get("process") == "trace"
     return TraceWorkload(recorded, qps, None if own_times else _arrivals(config))
+
+
+def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int = 2000) -> float:
+    """Estimates how many requests per second a cluster can serve.
+
+    Serves requests that all arrive at almost the same time with least outstanding requests, and
+    counts completions between the first and the last tenth.
+
+    Args:
+        cluster: the replicas.
+        source: what the requests are drawn from.
+        requests: how many, or as many as a trace has.
+    """
+    if isinstance(source, TraceWorkload):
+        requests = min(requests, len(source.workload))
+    workload = source.with_qps(1e6).sample(requests, np.random.default_rng(0))
+    finished = np.sort(simulate(workload, cluster, "lor", seed=0).finished_at_s)
+    finished = finished[np.isfinite(finished)]
+    first, last = len(finished) // 10, len(finished) - 1 - len(finished) // 10
+    seconds = float(finished[last] - finished[first]) if last > first else 0.0
+    return (last - first) / seconds if seconds > 0 else float("inf")
 
 
 def _arrivals(config: WorkloadConfig) -> ArrivalProcess:

@@ -10,6 +10,7 @@ The module imports nothing heavy.
 
 import math
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -202,7 +203,9 @@ class EnvConfig(Settings):
 
     num_envs: int = number(4, at_least=1)
     requests_per_episode: int = number(500, at_least=1)
-    engine: str = choice("reference", *ENGINES)
+    engine: str = choice("compiled", *ENGINES)
+    """``compiled`` steps all environments in one call; ``reference`` (SimPy) one by one. The
+    numbers are the same."""
 
 
 @dataclass
@@ -303,7 +306,9 @@ class ModelConfig(Settings):
 
     group: ClassVar[str] = "model"
 
-    policy: str = choice("mlp", "mlp")
+    policy: str = choice("mlp", "mlp", "replica_set")
+    """``mlp`` reads all rows as one vector; ``replica_set`` shares its weights over the replicas,
+    does not know their order and serves any number of them."""
     actor_sizes: list[int] = many(64, 64, at_least=1)
     critic_sizes: list[int] = many(64, 64, at_least=1)
     activation: str = choice("tanh", "tanh", "relu")
@@ -311,13 +316,15 @@ class ModelConfig(Settings):
 
 @dataclass
 class StabilizationConfig(Settings):
-    """Random decisions that fill the running normalisers before learning starts."""
+    """Decisions that fill the running normalisers before learning starts."""
 
     group: ClassVar[str] = "stabilization"
 
     enabled: bool = True
-    steps: int = number(200, at_least=0)
-    """Per environment."""
+    steps: int = number(200, at_least=1)
+    """Decisions per environment."""
+    policy: str = "random"
+    """Who decides: ``random``, uniform over the replicas, or the name of any router."""
 
 
 @dataclass
@@ -327,22 +334,61 @@ class WarmStartConfig(Settings):
     group: ClassVar[str] = "warm_start"
 
     checkpoint: str | None = None
+    """A ``model.zip``, the run folder that holds it, or the zip file of any PPO of
+    Stable-Baselines3 on the same observation; its networks and statistics are taken over."""
     demos: str | None = None
+    """A file of ``collect_demos``, or the run folder that holds it; None collects them anew."""
     cloning: bool = True
+    """Whether demonstrations are cloned before PPO, and after the checkpoint if there is one."""
     epochs: int = number(30, at_least=1)
     policies: list[str] = many("round_robin", "lor_hybrid")
+    """The routers that demonstrate, at ``training.qps`` and loads around it."""
     decisions: int = number(700, at_least=1)
     """Per demonstration policy."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and there is something to clone."""
+        super().validate(group)
+        if self.cloning and self.demos is None and not self.policies:
+            raise InputError(
+                "warm_start.policies is empty; name at least one router, give "
+                "warm_start.demos=FILE, or choose warm_start=none"
+            )
+        return self
 
 
 @dataclass
 class CurriculumConfig(Settings):
-    """Stages of rising load."""
+    """Stages of rising load. A new rate holds for the episodes that start after it was set."""
 
     group: ClassVar[str] = "curriculum"
 
     stages: list[float] = many(above=0)
     """Arrival rate of each stage in requests per second; none means constant load."""
+    advance: str = choice("requests", "requests", "plateau")
+    """What ends a stage: its number of requests, or a P95 that no longer improves."""
+    requests: list[int] = many(at_least=1)
+    """Requests of each stage but the last, which takes the rest; none means equal shares."""
+    plateau_tolerance: float = number(0.02, at_least=0, at_most=1)
+    """A P95 of end-to-end latency that is lower by more than this share is an improvement."""
+    plateau_episodes: int = number(3, at_least=1)
+    """Episodes of every environment without an improvement that make a plateau."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when the stages rise and each but the last has its requests."""
+        super().validate(group)
+        for before, after in pairwise(self.stages):
+            if after <= before:
+                raise InputError(
+                    f"curriculum.stages must rise, got {after:g} after {before:g}; put them in "
+                    "ascending order"
+                )
+        if self.requests and len(self.requests) != len(self.stages) - 1:
+            raise InputError(
+                f"curriculum.requests must have one number per stage but the last "
+                f"({max(len(self.stages) - 1, 0)}), got {len(self.requests)}"
+            )
+        return self
 
 
 @dataclass
@@ -371,7 +417,7 @@ class EvaluationConfig(Settings):
     """Per run."""
     seed: int = number(1_000_000, at_least=0)
     """Seeds the workloads, which are never those of the training."""
-    engine: str = choice("reference", *ENGINES)
+    engine: str = choice("compiled", *ENGINES)
     confidence: float = number(0.95, at_least=0.5, at_most=0.999)
     resamples: int = number(2000, at_least=1)
     """Of the bootstrap; whole runs are resampled."""
@@ -402,11 +448,30 @@ class TrainConfig(Settings):
     seed: int = number(0, at_least=0)
     run_dir: str = RUN_DIR
     """The one folder that everything is written to."""
+    resume: str | None = None
+    """The folder of a run that was interrupted; it goes on there with its own settings."""
 
     @property
     def qps(self) -> float:
         """The mean arrival rate in force, in requests per second."""
         return self.training.qps if self.workload.qps is None else self.workload.qps
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and the groups fit together."""
+        super().validate(group)
+        highest, kl = math.log(self.cluster.replicas), self.kl
+        if kl.entropy_min_coef > 0 and kl.entropy_min > highest:
+            raise InputError(
+                f"kl.entropy_min must be at most ln {self.cluster.replicas} = {highest:.3g}, the "
+                f"entropy of an even choice, got {kl.entropy_min:g}; lower it, or set "
+                "kl.entropy_min_coef=0"
+            )
+        if sum(self.curriculum.requests) >= self.training.ppo_requests:
+            raise InputError(
+                f"curriculum.requests ({sum(self.curriculum.requests)} in all) leaves nothing of "
+                f"training.ppo_requests ({self.training.ppo_requests}) for the last stage"
+            )
+        return self
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """The pictures that the commands write."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llmroute_gym.sim import Outcome
+
+PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("KL (nats)", ("train/approx_kl", "train/kl_ref")),
+    ("Entropy (nats)", ("train/entropy",)),
+    ("Advantages, before normalisation", ("advantage/mean", "advantage/std")),
+    ("Value loss", ("train/value_loss",)),
+    ("Share of the requests", ("replica/share_*",)),
+    ("Temperature", ("temperature/value",)),
+    ("Coefficients", ("coef/entropy", "coef/kl", "coef/kl_ref")),
+    ("Recent end-to-end latency (s)", ("latency/p50_s", "latency/p95_s", "latency/p99_s")),
+    ("Arrivals (requests/s)", ("load/qps", "curriculum/qps")),
+)
+"""The dashboard of a training: titles, and the columns of ``metrics.csv`` that they show."""
 
 TAIL = 1e-3
 """Smallest share of requests that the latency plots show."""
@@ -42,3 +57,30 @@ def plot_latencies(outcomes: Mapping[str, Sequence[Outcome]], path: Path, title:
     panels[0].legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def plot_training(metrics: Path, path: Path) -> None:
+    """Draws the course of a training.
+
+    Args:
+        metrics: the ``metrics.csv`` of a run.
+        path: a PNG file.
+    """
+    with metrics.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = sorted({name for row in rows for name in row})
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    for panel, (title, names) in zip(figure.subplots(3, 3).flat, PANELS, strict=True):
+        for pattern in names:
+            for name in (one for one in columns if fnmatch(one, pattern)):
+                points = [(int(row["time/total_timesteps"]), row[name]) for row in rows]
+                known = [(step, float(value)) for step, value in points if value]
+                if known:
+                    panel.plot(*zip(*known, strict=True), label=name.split("/")[1])
+        panel.set_title(title, fontsize="medium")
+        panel.grid(alpha=0.3)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if panel.lines:
+            panel.legend(frameon=False, fontsize="small")
+    figure.supxlabel("Requests")
+    figure.savefig(path, dpi=110)

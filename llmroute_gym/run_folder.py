@@ -4,6 +4,7 @@ import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import yaml
 
@@ -11,6 +12,7 @@ from llmroute_gym.config import EvaluateConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.files import complete_or_absent
 
+CONFIG_FILE = "config.yaml"
 FINISHED = "comparison.csv"
 """Written last: a folder that holds it holds a finished run."""
 
@@ -51,6 +53,28 @@ class RunFolder:
         with self.writing(name) as part:
             part.write_text(text, encoding="utf-8")
 
+    def read_training_settings(self) -> TrainConfig:
+        """Reads the ``config.yaml`` of a training.
+
+        Raises:
+            InputError: there is none, or it is not one of this version.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        file = self.path / CONFIG_FILE
+        if not file.is_file():
+            raise InputError(f"{file} does not exist; give the folder of an interrupted training")
+        try:
+            stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
+            settings = cast(TrainConfig, OmegaConf.to_object(stored))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise InputError(
+                f"{file} holds no settings of this version's training "
+                f"({str(error).splitlines()[0]}); start the run anew"
+            ) from error
+        return settings.validate()
+
     def write_settings(self, settings: TrainConfig | EvaluateConfig) -> None:
         """Writes ``config.yaml`` with all settings in force."""
-        self.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+        self.write_text(CONFIG_FILE, yaml.safe_dump(asdict(settings), sort_keys=False))

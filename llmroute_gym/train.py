@@ -1,11 +1,20 @@
 """Trains a router and compares it with rules: ``python -m llmroute_gym.train``."""
 
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
-from llmroute_gym.evaluate import POLICY, report, rule_routers
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.errors import InputError
+from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers
+from llmroute_gym.routers import make
+from llmroute_gym.run_folder import CONFIG_FILE, FINISHED, RunFolder
+
+DASHBOARD = "training.png"
 
 
 def train(settings: TrainConfig) -> float:
@@ -18,23 +27,35 @@ def train(settings: TrainConfig) -> float:
         The policy's P99 end-to-end latency in seconds, which a sweep may minimise.
 
     Raises:
-        InputError: a setting is wrong; nothing is written then.
+        InputError: a setting is wrong, and nothing is written; or the training met numbers that
+            are not finite.
     """
+    if settings.resume is not None:
+        settings = interrupted(settings)
     cluster = build_cluster(settings.cluster)
+    make(settings.stabilization.policy)
     rules = rule_routers(settings.evaluation, with_policy=True)
     source = build_source(settings.workload, settings.qps)
     workloads = common_workloads(source, cluster, settings.evaluation)
     # Slow to import: only once the settings have proved right.
+    from llmroute_gym.plots import plot_training
     from llmroute_gym.sb3.checkpoint import MODEL_FILE
     from llmroute_gym.sb3.policy_router import PolicyRouter
-    from llmroute_gym.training import learn, wandb_run
+    from llmroute_gym.tracking import METRICS_FILE, wandb_run
+    from llmroute_gym.training import interrupted_state, learn
+    from llmroute_gym.warm_start import WarmStart
 
+    if settings.resume is None:
+        start = WarmStart.find(settings)
+    else:
+        interrupted_state(Path(settings.run_dir))
+        start = WarmStart(None, None, None, collects=False)
     folder = RunFolder(settings.run_dir)
-    folder.write_settings(settings)
-    with wandb_run(settings, folder):
-        checkpoint = learn(settings, cluster, source, folder)
-        with folder.writing(MODEL_FILE) as part:
-            checkpoint.save(part)
+    folder.write_settings(replace(settings, resume=None))
+    with wandb_run(settings, folder, (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)):
+        checkpoint = learn(settings, cluster, source, folder, start)
+        with folder.writing(DASHBOARD) as part:
+            plot_training(folder.path / METRICS_FILE, part)
         results = report(
             {POLICY: PolicyRouter(checkpoint), **rules},
             workloads,
@@ -45,6 +66,41 @@ def train(settings: TrainConfig) -> float:
             f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}",
         )
     return results[0].metrics["e2e_p99_s"].value
+
+
+def interrupted(settings: TrainConfig) -> TrainConfig:
+    """Returns the settings of the run that is to be resumed.
+
+    Raises:
+        InputError: there is no such run, it is finished, or other settings were given too.
+    """
+    assert settings.resume is not None
+    folder = Path(settings.resume)
+    if not folder.is_dir():
+        raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
+    stored = RunFolder(folder).read_training_settings()
+    known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
+    for key in set(known) - {"run_dir", "resume"}:
+        if given[key] not in (default[key], known[key]):
+            raise InputError(
+                f"resume={folder} goes on with {key}={known[key]}, got {given[key]}; give no other "
+                "settings, or start a new run"
+            )
+    if Path(settings.run_dir).resolve() != folder.resolve():
+        # Made for this command by Hydra, which did not know where it would write.
+        with suppress(OSError):
+            Path(settings.run_dir).rmdir()
+    return replace(stored, run_dir=str(folder), resume=str(folder))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and prefix.count(".") == 0:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def main() -> None:

@@ -1,99 +1,305 @@
-"""PPO on the routing environment: from settings to a trained checkpoint."""
+"""Regularised PPO on the routing environment: from settings to a trained checkpoint."""
 
+import copy
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
-from tqdm import tqdm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
+from llmroute_gym.build import estimated_capacity
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.envs.observation import COLUMNS
+from llmroute_gym.envs.observation import COLUMNS, SCALE
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers import make
 from llmroute_gym.run_folder import RunFolder
-from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
-from llmroute_gym.sb3.normalizer import Normalizer
+from llmroute_gym.sb3 import (
+    EntropyWarmup,
+    HealthMonitor,
+    KLReferenceDecay,
+    NormalizedRows,
+    ObservationStatistics,
+    RecentLatencies,
+    Replayable,
+    RolloutStatistics,
+    RouterMaskablePPO,
+    RouterMonitor,
+    RouterPPO,
+    SaveTrainingState,
+    TemperatureControl,
+    fill_statistics,
+    load_training_state,
+    remaining_timesteps,
+)
+from llmroute_gym.sb3.checkpoint import MODEL_FILE, Checkpoint, Layout
+from llmroute_gym.sb3.curriculum import QPSCurriculum
+from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
+from llmroute_gym.sb3.row_normalizer import moments, normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
+from llmroute_gym.tracking import ProgressBar, training_logger
+from llmroute_gym.warm_start import WarmStart, cloning
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.csv"
+Model = RouterPPO | RouterMaskablePPO
+
+FINDINGS_FILE = "findings.json"
+STATE_FILE = "training_state.zip"
+"""What an interrupted training goes on from; removed when the training has ended."""
+POLICIES = {"mlp": "MlpPolicy", "replica_set": "ReplicaSetPolicy"}
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
 def learn(
-    settings: TrainConfig, cluster: Cluster, source: WorkloadSource, folder: RunFolder
+    settings: TrainConfig,
+    cluster: Cluster,
+    source: WorkloadSource,
+    folder: RunFolder,
+    start: WarmStart,
 ) -> Checkpoint:
-    """Trains a policy.
+    """Trains a policy, or goes on with an interrupted training.
 
-    Writes ``metrics.csv`` and the TensorBoard files of the training into the folder.
+    Writes ``metrics.csv``, ``findings.json``, ``model.zip`` and the TensorBoard files of the
+    training into the folder.
 
     Args:
         settings: of the whole run.
         cluster: what the policy routes to.
         source: what the episodes' requests are drawn from.
         folder: what is written to.
+        start: where the weights come from.
 
     Returns:
         The trained policy with its observation statistics.
+
+    Raises:
+        InputError: the training ended in numbers that are not finite; the last good policy is in
+            the folder.
     """
     torch.set_num_threads(settings.training.torch_threads)
-    for line in without_effect(settings):
-        log.warning("no effect yet: %s", line)
+    warn_of_overload(settings, cluster, source)
     env = make_vec_env(settings, cluster, source)
     try:
-        model = make_model(settings, env)
-        steps = rollouts(settings) * model.n_steps * env.num_envs
-        log.info(
-            "training on %d requests: %d rollouts of %d environments x %d decisions, %.3g "
-            "requests/s; PyTorch on the CPU with %d thread(s)",
-            steps,
-            rollouts(settings),
-            env.num_envs,
-            model.n_steps,
-            settings.qps,
-            torch.get_num_threads(),
-        )
-        with training_logger(folder) as logger:
-            model.set_logger(logger)
-            model.learn(steps, callback=[EpisodeMetrics(), ProgressBar(steps)])
-            # The values of the last update would otherwise never be written.
-            logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
-            logger.dump(model.num_timesteps)
-        layout = Layout(len(cluster), COLUMNS, settings.observation, settings.model)
-        return Checkpoint(model, layout, Normalizer.of(env))
+        masked = needs_masks(cluster)
+        if settings.resume is None:
+            model = prepare(settings, env, start, masked=masked)
+        else:
+            algorithm: Any = RouterMaskablePPO if masked else RouterPPO
+            model = load_training_state(folder.path / STATE_FILE, env, algorithm, device="cpu")
+        # Rewards are scaled alike from here on: their scale would move as the policy gets better.
+        env.training = not (model.has_reference and settings.stabilization.enabled)
+        run(settings, model, folder)
+        checkpoint = Checkpoint(model, layout_of(settings, cluster, env))
+        with folder.writing(MODEL_FILE) as part:
+            checkpoint.save(part)
+        if model.non_finite or _found_non_finite(model):
+            raise InputError(
+                f"the training met numbers that are not finite after {model.num_timesteps} "
+                f"requests and stopped; the last good policy is in {folder.path / MODEL_FILE}, "
+                "lower training.learning_rate"
+            )
+        (folder.path / STATE_FILE).unlink(missing_ok=True)
+        return checkpoint
     finally:
         env.close()
 
 
-def make_vec_env(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> VecNormalize:
-    """Builds the training environments: seeded, monitored, with normalised observations."""
-
-    def make() -> LLMRouteEnv:
-        return LLMRouteEnv(
-            cluster=cluster,
-            workload=source,
-            qps=None,
-            requests_per_episode=settings.env.requests_per_episode,
-            reward=settings.reward,
-            observation=settings.observation,
-            engine=settings.env.engine,
+def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
+    """Learns what is left to learn, with all controllers, monitors and logs."""
+    total = rollouts(settings) * model.n_steps * model.n_envs
+    resumed = settings.resume is not None
+    log.info(
+        "PPO %s: %d requests in %d rollouts of %d environments x %d decisions, %.3g requests/s; "
+        "%s engine; PyTorch on the CPU with %d thread(s)",
+        f"goes on after {model.num_timesteps}" if resumed else "starts",
+        total,
+        rollouts(settings),
+        model.n_envs,
+        model.n_steps,
+        settings.qps,
+        settings.env.engine,
+        torch.get_num_threads(),
+    )
+    if model.has_reference:
+        log.info("reference of the KL: %s", model.reference_origin)
+    with training_logger(folder, model.num_timesteps) as logger:
+        model.set_logger(logger)
+        model.learn(
+            remaining_timesteps(model) if resumed else total,
+            callbacks(settings, model, folder, total),
+            reset_num_timesteps=not resumed,
         )
 
-    env = DummyVecEnv([make] * settings.env.num_envs)
+
+def callbacks(
+    settings: TrainConfig, model: Model, folder: RunFolder, total: int
+) -> list[BaseCallback]:
+    """Returns what controls and watches a training."""
+    statistics = RolloutStatistics()
+    temperature = settings.temperature
+    if temperature.target_qps is None:
+        temperature = replace(temperature, target_qps=settings.training.qps)
+    if temperature.target_latency is None:
+        temperature = replace(temperature, target_latency=settings.reward.latency_threshold)
+    chosen: list[BaseCallback] = [
+        KLReferenceDecay(settings.kl),
+        EntropyWarmup(settings.exploration),
+        TemperatureControl(temperature, statistics),
+        RouterMonitor(statistics),
+        HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),
+        SaveTrainingState(folder.path / STATE_FILE),
+        ProgressBar(total),
+    ]
+    if normalizers(model.policy):
+        chosen.append(ObservationStatistics())
+    if settings.curriculum.stages:
+        chosen.append(QPSCurriculum(settings.curriculum, total))
+    return chosen
+
+
+def prepare(
+    settings: TrainConfig, env: VecNormalize, start: WarmStart, *, masked: bool = False
+) -> Model:
+    """Builds the model and brings it to where PPO starts: statistics, warm start, reference."""
+    if start.checkpoint is None:
+        model = make_model(settings, env, masked=masked)
+    else:
+        algorithm = RouterMaskablePPO if masked else RouterPPO
+        model = algorithm.from_pretrained(
+            start.checkpoint, env, device="cpu", **ppo_settings(settings, env)
+        )
+    if settings.stabilization.enabled:
+        stabilize(settings, model, env)
+    if start.layout is not None:
+        scale_values(model, start.layout.reward_scale / reward_scale(env))
+    demos = start.demonstrations(settings)
+    if demos is not None:
+        from llmroute_gym.sb3.cloning import clone
+
+        scale_values(model, reward_scale(env))
+        learned = clone(model, demos, cloning(settings), settings.seed)
+        scale_values(model, 1 / reward_scale(env))
+        last = learned.actor[learned.actor_epoch]
+        log.info(
+            "cloned %d decisions of %s: accuracy %.3f on episodes held out, the value head "
+            "explains %.0f%% of the returns",
+            len(demos),
+            ", ".join(demos.routers()),
+            last.validation_accuracy,
+            100 * learned.explained_variance,
+        )
+    origin = start.origin(demos)
+    log.info("PPO starts from %s", origin)
+    if max(settings.kl.kl_ref_coef_initial, settings.kl.kl_ref_coef_final) > 0:
+        model.set_reference()
+        model.reference_origin = origin
+    return model
+
+
+def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
+    """Fills the statistics of observations and rewards.
+
+    A checkpoint keeps its own observation statistics, which its weights were made for.
+    """
+    config, seed = settings.stabilization, settings.seed
+    filled = [one for one in normalizers(model.policy) if float(one.count) > 0]
+    kept = copy.deepcopy(model.policy.state_dict())
+    if config.policy == "random":
+        fill_statistics(model, config.steps, seed)
+    else:
+        _fill_with_router(config.policy, config.steps, model, env, seed)
+    if filled:
+        model.policy.load_state_dict(kept)
+    log.info(
+        "statistics: %d decisions by %s; rewards are divided by %.3g%s",
+        config.steps * env.num_envs,
+        config.policy,
+        reward_scale(env),
+        ", observations normalised as in the checkpoint" if filled else "",
+    )
+
+
+def _fill_with_router(name: str, steps: int, model: Model, env: VecEnv, seed: int) -> None:
+    """Does what `fill_statistics` does, with a router that decides; one of its own per env."""
+    observations: Any = env.reset()
+    routers = [make(name) for _ in range(env.num_envs)]
+    for router, rng in zip(routers, np.random.default_rng(seed).spawn(env.num_envs), strict=True):
+        router.reset(observations.shape[1], steps, rng)
+    seen = []
+    for _ in range(steps):
+        masks = env.env_method("action_masks")
+        rows = observations.astype(np.float64) / SCALE
+        actions = [
+            router.route(row, mask.astype(np.bool_))
+            for router, row, mask in zip(routers, rows, masks, strict=True)
+        ]
+        observations = env.step(np.array(actions))[0]
+        seen.append(observations)
+    for normalizer in normalizers(model.policy):
+        normalizer.update(*moments(np.stack(seen)))
+
+
+def reward_scale(env: VecNormalize) -> float:
+    """Returns what the environment divides rewards by."""
+    return math.sqrt(float(env.ret_rms.var) + env.epsilon) if env.norm_reward else 1.0
+
+
+def scale_values(model: Model, factor: float) -> None:
+    """Multiplies what the value head foresees: it then speaks of rewards in another unit."""
+    head = model.policy.value_net
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(factor)
+        head.bias.mul_(factor)
+
+
+def layout_of(settings: TrainConfig, cluster: Cluster, env: VecNormalize) -> Layout:
+    """Describes the networks of a trained policy."""
+    return Layout(len(cluster), COLUMNS, settings.observation, settings.model, reward_scale(env))
+
+
+def make_vec_env(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> VecNormalize:
+    """Builds the training environments: seeded, monitored, with normalised rewards.
+
+    Observations are normalised in the policy, so that one file carries all of it.
+    """
+    if settings.curriculum.stages:
+        source = source.with_qps(settings.curriculum.stages[0])
+    shared: dict[str, Any] = {
+        "cluster": cluster,
+        "workload": source,
+        "qps": None,
+        "requests_per_episode": settings.env.requests_per_episode,
+        "reward": settings.reward,
+        "observation": settings.observation,
+        "engine": settings.env.engine,
+    }
+    env: VecEnv
+    if settings.env.engine == "compiled":
+        env = MonitoredVecEnv(RememberingVectorEnv(settings.env.num_envs, **shared))
+    else:
+        env = DummyVecEnv(
+            [lambda: Replayable(RecentLatencies(LLMRouteEnv(**shared)))] * settings.env.num_envs
+        )
     env.seed(settings.seed)
-    return VecNormalize(VecMonitor(env), norm_reward=False, gamma=settings.training.gamma)
+    return VecNormalize(VecMonitor(env), norm_obs=False, gamma=settings.training.gamma)
+
+
+def needs_masks(cluster: Cluster) -> bool:
+    """Whether some replica may be too small for a request that another one can hold."""
+    limits = set()
+    for one in cluster.replicas:
+        longest = one.max_batched_tokens if one.scheduler == "prefill_first" else None
+        blocks = (one.num_blocks, one.watermark_blocks, one.block_size)
+        limits.add((one.scheduler, one.oversize, longest, blocks))
+    return len(limits) > 1
 
 
 def rollout_steps(settings: TrainConfig) -> int:
@@ -110,153 +316,75 @@ def rollouts(settings: TrainConfig) -> int:
     )
 
 
-def make_model(settings: TrainConfig, env: VecNormalize) -> PPO:
-    """Builds PPO with the settings that it understands."""
-    training, model = settings.training, settings.model
-    steps = rollout_steps(settings)
-    return PPO(
-        "MlpPolicy",
+def ppo_settings(settings: TrainConfig, env: VecEnv) -> dict[str, Any]:
+    """Returns the arguments of `RouterPPO` that do not concern the networks."""
+    training, steps = settings.training, rollout_steps(settings)
+    return {
+        "learning_rate": training.learning_rate,
+        "n_steps": steps,
+        "batch_size": min(training.minibatch_size, steps * env.num_envs),
+        "n_epochs": training.epochs,
+        "gamma": training.gamma,
+        "gae_lambda": training.gae_lambda,
+        "clip_range": training.clip_range,
+        "ent_coef": settings.exploration.entropy_coef,
+        "vf_coef": training.value_coef,
+        "max_grad_norm": training.max_grad_norm,
+        "target_kl": settings.kl.target_kl,
+        "kl_coef": settings.kl.kl_coef,
+        "entropy_min": settings.kl.entropy_min,
+        "entropy_min_coef": settings.kl.entropy_min_coef,
+        "seed": settings.seed,
+    }
+
+
+def make_model(settings: TrainConfig, env: VecEnv, *, masked: bool = False) -> Model:
+    """Builds regularised PPO with random weights."""
+    model = settings.model
+    algorithm = RouterMaskablePPO if masked else RouterPPO
+    return algorithm(
+        POLICIES[model.policy],
         env,
-        learning_rate=training.learning_rate,
-        n_steps=steps,
-        batch_size=min(training.minibatch_size, steps * env.num_envs),
-        n_epochs=training.epochs,
-        gamma=training.gamma,
-        gae_lambda=training.gae_lambda,
-        clip_range=training.clip_range,
-        ent_coef=settings.exploration.entropy_coef,
-        vf_coef=training.value_coef,
-        max_grad_norm=training.max_grad_norm,
-        target_kl=settings.kl.target_kl,
         policy_kwargs={
             "net_arch": {"pi": list(model.actor_sizes), "vf": list(model.critic_sizes)},
             "activation_fn": ACTIVATIONS[model.activation],
+            "features_extractor_class": NormalizedRows,
         },
-        seed=settings.seed,
         device="cpu",
+        **ppo_settings(settings, env),
     )
 
 
-def without_effect(settings: TrainConfig) -> list[str]:
-    """One line for each group with settings that stock PPO cannot follow."""
-    keys: dict[str, tuple[str, ...]] = {
-        "exploration": ("entropy_warmup_coef", "warmup_steps"),
-        "kl": (
-            "entropy_min",
-            "entropy_min_coef",
-            "kl_coef",
-            "kl_ref_coef_initial",
-            "kl_ref_coef_final",
-            "kl_ref_decay_steps",
-        ),
-        "temperature": tuple(asdict(settings.temperature)),
-    }
-    if settings.stabilization.enabled:
-        keys["stabilization"] = tuple(asdict(settings.stabilization))
-    start = settings.warm_start
-    if start.cloning or start.checkpoint or start.demos:
-        keys["warm_start"] = tuple(asdict(start))
-    if settings.curriculum.stages:
-        keys["curriculum"] = ("stages",)
-    return [f"{group}.{{{', '.join(names)}}}" for group, names in keys.items()]
+def warn_of_overload(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> None:
+    """Warns where more requests arrive than the cluster can serve: queues then only grow."""
+    highest = max(settings.curriculum.stages or [settings.qps])
+    capacity = estimated_capacity(cluster, source)
+    if highest > capacity:
+        key = "curriculum.stages" if settings.curriculum.stages else "training.qps"
+        log.warning(
+            "%s reaches %g requests/s, but the cluster serves about %.2g at the most; "
+            "queues will grow all through an episode",
+            key,
+            highest,
+            capacity,
+        )
 
 
-@contextmanager
-def training_logger(folder: RunFolder) -> Iterator[Logger]:
-    """Opens SB3's logger on ``metrics.csv`` (there only when complete) and on TensorBoard."""
-    part = folder.path / f"{METRICS_FILE}.part"
-    formats = [
-        CSVOutputFormat(str(part)),
-        TensorBoardOutputFormat(str(folder.path / "tensorboard")),
-    ]
-    logger = Logger(str(folder.path), formats)
-    try:
-        yield logger
-    finally:
-        logger.close()
-    part.replace(folder.path / METRICS_FILE)
+def _found_non_finite(model: Model) -> bool:
+    found = getattr(model, "callback_state", {}).get(HealthMonitor.STATE, {}).get("findings", [])
+    return any(finding["name"] == "non_finite" for finding in found)
 
 
-@contextmanager
-def wandb_run(settings: TrainConfig, folder: RunFolder) -> Iterator[None]:
-    """Mirrors the TensorBoard values to Weights & Biases where ``logger.wandb`` asks for it.
+def interrupted_state(folder: Path) -> Path:
+    """Returns the file that a run goes on from.
 
     Raises:
-        InputError: the service cannot be reached or wants a login.
+        InputError: there is none.
     """
-    if settings.logger.wandb == "disabled":
-        yield
-        return
-    import wandb
-
-    try:
-        run = wandb.init(
-            project=settings.logger.project,
-            mode=cast(Any, settings.logger.wandb),
-            dir=folder.path,
-            config=asdict(settings),
-            sync_tensorboard=True,
-        )
-    except wandb.errors.Error as error:
+    file = folder / STATE_FILE
+    if not file.is_file():
         raise InputError(
-            f"logger.wandb={settings.logger.wandb} failed ({error}); run 'wandb login' or choose "
-            "logger.wandb=offline"
-        ) from error
-    try:
-        yield
-    finally:
-        run.finish()
-
-
-class ProgressBar(BaseCallback):
-    """Shows on standard error how many requests were routed.
-
-    Args:
-        total: requests in all.
-    """
-
-    def __init__(self, total: int) -> None:
-        super().__init__()
-        self.total = total
-
-    def _on_training_start(self) -> None:
-        self.bar = tqdm(total=self.total, desc="training", unit="request", unit_scale=True)
-
-    def _on_step(self) -> bool:
-        self.bar.update(self.training_env.num_envs)
-        return True
-
-    def _on_training_end(self) -> None:
-        self.bar.close()
-
-
-class EpisodeMetrics(BaseCallback):
-    """Logs, per rollout, the reward terms, the replicas' shares and the ended episodes.
-
-    Means only: a mean of the percentiles of episodes would be no percentile.
-    """
-
-    EPISODE = ("e2e_mean_s", "ttft_mean_s", "throughput_rps")
-
-    def _on_rollout_start(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.actions: list[Any] = []
-
-    def _on_step(self) -> bool:
-        self.actions.append(self.locals["actions"])
-        for info in self.locals["infos"]:
-            for key, value in info.items():
-                if key.startswith("reward/"):
-                    self.values.setdefault(key, []).append(value)
-            for name in self.EPISODE:
-                if (key := f"episode_metrics/{name}") in info:
-                    self.values.setdefault(f"episode/{name}", []).append(info[key])
-        return True
-
-    def _on_rollout_end(self) -> None:
-        for key, values in self.values.items():
-            self.logger.record(key, float(np.mean(values)))
-        n_replicas = int(cast(spaces.Discrete, self.training_env.action_space).n)
-        shares = np.bincount(np.concatenate(self.actions).ravel(), minlength=n_replicas)
-        for replica, share in enumerate(shares / shares.sum()):
-            self.logger.record(f"replica/share_{replica:02d}", float(share))
+            f"resume={folder}: there is no {STATE_FILE}, the run has not come to PPO or has ended; "
+            "start it anew"
+        )
+    return file

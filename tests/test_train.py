@@ -14,7 +14,6 @@ import yaml
 
 from llmroute_gym.config import (
     ClusterConfig,
-    CurriculumConfig,
     EnvConfig,
     EvaluateConfig,
     EvaluationConfig,
@@ -29,13 +28,23 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.train import train
 
-RESULTS = {"comparison.csv", "config.yaml", "latency_cdf.png", "metrics.csv", "model.zip"}
+RESULTS = {
+    "comparison.csv",
+    "config.yaml",
+    "findings.json",
+    "latency_cdf.png",
+    "metrics.csv",
+    "model.zip",
+    "training.png",
+}
 
 
 def tiny(folder: Path, **settings: object) -> TrainConfig:
     defaults: dict[str, object] = {
         "training": TrainingConfig(ppo_requests=96, rollout_steps=24, epochs=2),
         "env": EnvConfig(num_envs=2, requests_per_episode=20),
+        "warm_start": WarmStartConfig(epochs=2, decisions=60),
+        "stabilization": StabilizationConfig(steps=20),
         "evaluation": EvaluationConfig(runs=2, requests=30, resamples=50),
         "run_dir": str(folder),
     }
@@ -87,7 +96,7 @@ def test_checkpoint_is_one_file_that_carries_its_layout(finished: Path) -> None:
     assert layout["model"]["actor_sizes"] == [64, 64]
 
 
-def test_checkpoint_routes_like_the_model_behind_its_normaliser(finished: Path) -> None:
+def test_checkpoint_routes_like_the_model(finished: Path) -> None:
     from llmroute_gym.envs.observation import SCALE, scale_rows
     from llmroute_gym.sb3.checkpoint import Checkpoint
     from llmroute_gym.sb3.policy_router import PolicyRouter
@@ -95,11 +104,10 @@ def test_checkpoint_routes_like_the_model_behind_its_normaliser(finished: Path) 
     checkpoint = Checkpoint.load(finished)
     router = PolicyRouter(checkpoint)
     rng = np.random.default_rng(0)
-    assert checkpoint.normalizer is not None
+    assert type(checkpoint.model).__name__ == "RouterPPO"
     for _ in range(50):
         observed = rng.exponential(0.3, (4, len(SCALE))) / SCALE
-        normal = checkpoint.normalizer(scale_rows(observed))
-        chosen = int(checkpoint.model.predict(normal, deterministic=True)[0])
+        chosen = int(checkpoint.model.predict(scale_rows(observed), deterministic=True)[0])
         assert router.route(observed, np.ones(4, dtype=bool)) == chosen
         mask = np.arange(4) != chosen
         assert router.route(observed, mask) != chosen
@@ -188,11 +196,17 @@ def test_a_run_that_stops_in_training_leaves_no_results(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("llmroute_gym.training.EpisodeMetrics._on_rollout_end", fail)
+        patch.setattr("llmroute_gym.training.RouterMonitor._on_rollout_end", fail)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(tmp_path / "run"))
     left = {file.name for file in (tmp_path / "run").iterdir()}
-    assert left == {"config.yaml", "metrics.csv.part", "tensorboard"}
+    assert left == {
+        "config.yaml",
+        "findings.json",
+        "metrics.csv.part",
+        "tensorboard",
+        "training_state.zip",
+    }
     train(tiny(tmp_path / "run"))
     assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
 
@@ -212,27 +226,6 @@ def test_wrong_input_is_found_before_anything_is_written(
     with pytest.raises(InputError):
         train(tiny(tmp_path / "run", **settings))
     assert not (tmp_path / "run").exists()
-
-
-def test_keys_without_effect_are_named() -> None:
-    from llmroute_gym.training import without_effect
-
-    said = without_effect(TrainConfig(curriculum=CurriculumConfig(stages=[2.5, 3.5])))
-    assert [line.split(".")[0] for line in said] == [
-        "exploration",
-        "kl",
-        "temperature",
-        "stabilization",
-        "warm_start",
-        "curriculum",
-    ]
-    fewer = without_effect(
-        TrainConfig(
-            stabilization=StabilizationConfig(enabled=False),
-            warm_start=WarmStartConfig(cloning=False),
-        )
-    )
-    assert [line.split(".")[0] for line in fewer] == ["exploration", "kl", "temperature"]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +272,10 @@ def command(tmp_path: Path) -> Command:
 QUICK = (
     "training.ppo_requests=64",
     "env.num_envs=2",
+    "env.requests_per_episode=40",
+    "warm_start.decisions=60",
+    "warm_start.epochs=1",
+    "stabilization.steps=8",
     "evaluation.runs=2",
     "evaluation.requests=30",
     "evaluation.resamples=50",
@@ -289,7 +286,8 @@ def test_command_from_another_folder(command: Command, tmp_path: Path) -> None:
     done = command("+exp=latency_tuned", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "round_robin" in done.stdout
-    assert "no effect yet: temperature." in done.stdout
+    assert "no effect" not in done.stdout
+    assert "reference of the KL: a clone of lor_hybrid, round_robin (120 decisions)" in done.stdout
     assert "1 thread" in done.stdout
     assert "training" in done.stderr  # the progress bar
     (folder,) = (tmp_path / "runs").glob("*/*")

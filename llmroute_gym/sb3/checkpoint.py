@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 
 from llmroute_gym.config import ModelConfig, ObservationConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
+from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.normalizer import Normalizer
+from llmroute_gym.sb3.ppo import RouterPPO
+
+ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
+    kind.__name__: kind for kind in (PPO, RouterPPO, MaskablePPO, RouterMaskablePPO)
+}
+"""What a checkpoint may have been trained with, by name."""
 
 MODEL_FILE = "model.zip"
 _LAYOUT_ENTRY = "llmroute/layout.json"
@@ -28,13 +36,87 @@ class Layout:
         replicas: rows of an observation.
         columns: names of its columns, in order.
         observation: what the columns tell.
-        model: sizes of the networks.
+        model: kind and sizes of the networks.
+        reward_scale: the rewards that the value head foresees were divided by this.
     """
 
     replicas: int
     columns: tuple[str, ...]
     observation: ObservationConfig
     model: ModelConfig
+    reward_scale: float = 1.0
+
+    @classmethod
+    def read(cls, file: Path) -> "Layout | None":
+        """Reads the layout out of a checkpoint; None if the zip file holds none.
+
+        Raises:
+            InputError: the file is damaged, or of a later version.
+        """
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if _LAYOUT_ENTRY not in archive.namelist():
+                    return None
+                return cls._of(json.loads(archive.read(_LAYOUT_ENTRY)))
+        except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+            raise _incomplete(file, error) from error
+
+    @classmethod
+    def _of(cls, stored: dict[str, Any]) -> "Layout":
+        return cls(
+            replicas=int(stored["replicas"]),
+            columns=tuple(stored["columns"]),
+            observation=ObservationConfig(**stored["observation"]),
+            model=ModelConfig(**stored["model"]),
+            reward_scale=float(stored["reward_scale"]),
+        )
+
+    def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
+        """Checks that the networks can read the observations that they will be given.
+
+        Args:
+            replicas: of the cluster.
+            observation: what a router will be told.
+
+        Raises:
+            InputError: naming both layouts.
+        """
+        if self.columns != COLUMNS:
+            raise InputError(
+                f"the checkpoint reads the observation columns {', '.join(self.columns)}, "
+                f"but this version gives {', '.join(COLUMNS)}; train it again"
+            )
+        if self.replicas != replicas and self.model.policy != "replica_set":
+            raise InputError(
+                f"the checkpoint was trained with {self.replicas} replicas and its network "
+                f"takes no other number, got {replicas}; "
+                f"set cluster.replicas={self.replicas} or train again, with model=replica_set "
+                "for any number"
+            )
+        trained, given = asdict(self.observation), asdict(observation)
+        for name, value in trained.items():
+            if given[name] != value:
+                mend = "null" if value is None else value
+                raise InputError(
+                    f"the checkpoint was trained with observation.{name}={mend}, got "
+                    f"{given[name]}; add observation.{name}={mend} or train again"
+                )
+
+    def check_same_networks(self, model: ModelConfig) -> None:
+        """Checks that the networks are those of the settings.
+
+        Raises:
+            InputError: naming both.
+        """
+        trained, given = asdict(self.model), asdict(model)
+        differing = [name for name, value in trained.items() if given[name] != value]
+        if differing:
+            has = ", ".join(f"model.{name}={_shown(trained[name])}" for name in differing)
+            got = ", ".join(f"model.{name}={_shown(given[name])}" for name in differing)
+            raise InputError(
+                f"the checkpoint has {has}, but the settings say {got}; "
+                f"add {has.replace(', model', ' model')}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +126,19 @@ class Checkpoint:
     Attributes:
         model: the trained algorithm.
         layout: what its networks take in.
-        normalizer: statistics of the observations, or None if they are used as they are.
+        normalizer: statistics of the observations, or None if the policy has its own.
     """
 
-    model: PPO
+    model: PPO | MaskablePPO
     layout: Layout
-    normalizer: Normalizer | None
+    normalizer: Normalizer | None = None
 
     def save(self, path: Path) -> None:
-        """Writes everything into one zip file, which ``PPO.load`` reads too."""
+        """Writes everything into one zip file, which the model's own ``load`` reads too."""
         self.model.save(path)
+        stored = {**asdict(self.layout), "algorithm": type(self.model).__name__}
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(_LAYOUT_ENTRY, json.dumps(asdict(self.layout), indent=2))
+            archive.writestr(_LAYOUT_ENTRY, json.dumps(stored, indent=2))
             if self.normalizer is not None:
                 buffer = io.BytesIO()
                 np.savez(buffer, **asdict(self.normalizer))
@@ -71,13 +154,7 @@ class Checkpoint:
         Raises:
             InputError: there is no such file, or it is not a checkpoint of this package.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / MODEL_FILE
-        if not file.is_file():
-            raise InputError(
-                f"checkpoint {file} does not exist; give a run folder or its model.zip"
-            )
+        file = checkpoint_file(path)
         try:
             with zipfile.ZipFile(file) as archive:
                 stored = json.loads(archive.read(_LAYOUT_ENTRY))
@@ -85,48 +162,40 @@ class Checkpoint:
                 if _NORMALIZER_ENTRY in archive.namelist():
                     arrays = np.load(io.BytesIO(archive.read(_NORMALIZER_ENTRY)))
                     normalizer = _normalizer(arrays)
-            layout = Layout(
-                replicas=int(stored["replicas"]),
-                columns=tuple(stored["columns"]),
-                observation=ObservationConfig(**stored["observation"]),
-                model=ModelConfig(**stored["model"]),
-            )
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{file} is not a complete checkpoint of llmroute_gym.train ({error}); "
-                "give the model.zip of a finished run"
-            ) from error
-        return cls(PPO.load(file, device="cpu"), layout, normalizer)
+            layout = Layout._of(stored)
+            algorithm = ALGORITHMS[stored["algorithm"]]
+        except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+            raise _incomplete(file, error) from error
+        return cls(algorithm.load(file, device="cpu"), layout, normalizer)
 
     def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
-        """Checks that the policy can read the observations that it will be given.
+        """Checks that the policy can read the observations, see `Layout.check_fits`."""
+        self.layout.check_fits(replicas, observation)
 
-        Args:
-            replicas: of the cluster.
-            observation: what a router will be told.
 
-        Raises:
-            InputError: naming both layouts.
-        """
-        if self.layout.columns != COLUMNS:
-            raise InputError(
-                f"the checkpoint reads the observation columns {', '.join(self.layout.columns)}, "
-                f"but this version gives {', '.join(COLUMNS)}; train it again"
-            )
-        if self.layout.replicas != replicas:
-            raise InputError(
-                f"the checkpoint was trained with {self.layout.replicas} replicas and its network "
-                f"takes no other number, got {replicas}; "
-                f"set cluster.replicas={self.layout.replicas} or train again"
-            )
-        trained, given = asdict(self.layout.observation), asdict(observation)
-        for name, value in trained.items():
-            if given[name] != value:
-                mend = "null" if value is None else value
-                raise InputError(
-                    f"the checkpoint was trained with observation.{name}={mend}, got "
-                    f"{given[name]}; add observation.{name}={mend} or train again"
-                )
+def checkpoint_file(path: str | Path) -> Path:
+    """Returns the file that a path to a checkpoint or to its run folder stands for.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / MODEL_FILE
+    if not file.is_file():
+        raise InputError(f"checkpoint {file} does not exist; give a run folder or its model.zip")
+    return file
+
+
+def _incomplete(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{file} is not a complete checkpoint of llmroute_gym.train ({error}); "
+        "give the model.zip of a finished run"
+    )
+
+
+def _shown(value: Any) -> str:
+    return str(value).replace(" ", "")
 
 
 def _normalizer(arrays: Any) -> Normalizer:

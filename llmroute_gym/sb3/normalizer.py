@@ -28,8 +28,13 @@ class Normalizer:
     epsilon: float
 
     @classmethod
-    def of(cls, env: VecNormalize) -> "Normalizer":
-        """Takes the statistics of a wrapped environment as they are now."""
+    def of(cls, env: VecNormalize) -> "Normalizer | None":
+        """Takes the statistics of a wrapped environment as they are now.
+
+        None where the environment leaves observations as they are.
+        """
+        if not env.norm_obs:
+            return None
         statistics = cast(RunningMeanStd, env.obs_rms)
         return cls(
             np.array(statistics.mean),

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from llmroute_gym.envs.observation import scale_rows
@@ -21,7 +22,7 @@ class PolicyRouter(Router):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         policy = checkpoint.model.policy
-        assert isinstance(policy, ActorCriticPolicy)
+        assert isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
         policy.set_training_mode(False)
         self.policy = policy
         self.normalizer = checkpoint.normalizer

@@ -1,0 +1,100 @@
+"""Where a policy starts from: random weights, a checkpoint, demonstrations, or both."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmroute_gym.config import TrainConfig
+from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig
+from llmroute_gym.demos import Demos
+from llmroute_gym.errors import InputError
+
+if TYPE_CHECKING:
+    from llmroute_gym.sb3.checkpoint import Layout
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What was found where the settings point to, checked against them.
+
+    Attributes:
+        checkpoint: the file that the weights come from; None starts from random ones.
+        layout: of the checkpoint; None if it is another program's.
+        demos: what is cloned; None where nothing is, or where it is yet to be collected.
+        collects: whether demonstrations are to be collected.
+    """
+
+    checkpoint: Path | None
+    layout: "Layout | None"
+    demos: Demos | None
+    collects: bool
+
+    @classmethod
+    def find(cls, settings: TrainConfig) -> "WarmStart":
+        """Reads what the settings name.
+
+        Raises:
+            InputError: a file is missing, or does not fit the cluster, observation or networks.
+        """
+        start, replicas = settings.warm_start, settings.cluster.replicas
+        checkpoint = layout = demos = None
+        if start.checkpoint is not None:
+            from llmroute_gym.sb3.checkpoint import Layout, checkpoint_file
+
+            checkpoint = checkpoint_file(start.checkpoint)
+            layout = Layout.read(checkpoint)
+            if layout is not None:
+                layout.check_fits(replicas, settings.observation)
+                layout.check_same_networks(settings.model)
+        if start.demos is not None and not start.cloning:
+            raise InputError(
+                f"warm_start.demos={start.demos} would not be read with warm_start.cloning=false; "
+                "set warm_start.cloning=true, or leave the demonstrations out"
+            )
+        if start.demos is not None:
+            demos = Demos.load(start.demos)
+            demos.check_fits(replicas, settings.observation)
+            demos.check_returns(settings.reward, settings.training.gamma)
+        return cls(checkpoint, layout, demos, start.cloning and demos is None)
+
+    def demonstrations(self, settings: TrainConfig) -> Demos | None:
+        """Returns what is to be cloned, collected now if no file holds it; None clones nothing."""
+        if not self.collects:
+            return self.demos
+        from llmroute_gym.collect_demos import collect
+
+        return collect(collection(settings))
+
+    def origin(self, demos: Demos | None) -> str:
+        """Describes the policy that PPO starts from, in words."""
+        parts = []
+        if self.checkpoint is not None:
+            parts.append(f"the checkpoint {self.checkpoint}")
+        if demos is not None:
+            parts.append(f"a clone of {', '.join(demos.routers())} ({len(demos)} decisions)")
+        return ", then ".join(parts) or "the initial policy, its weights random"
+
+
+def collection(settings: TrainConfig) -> CollectDemosConfig:
+    """Returns how a training collects the demonstrations that it was not given."""
+    return CollectDemosConfig(
+        policies=list(settings.warm_start.policies),
+        decisions=settings.warm_start.decisions,
+        qps=settings.qps,
+        gamma=settings.training.gamma,
+        requests_per_episode=settings.env.requests_per_episode,
+        engine=settings.env.engine,
+        cluster=settings.cluster,
+        workload=settings.workload,
+        observation=settings.observation,
+        reward=settings.reward,
+        seed=settings.seed,
+    ).validate()
+
+
+def cloning(settings: TrainConfig) -> CloningConfig:
+    """Returns how a training clones demonstrations."""
+    return CloningConfig(epochs=settings.warm_start.epochs)
