@@ -72,7 +72,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         reward: weights, as `RewardConfig` or a mapping of its fields.
         observation: what a row tells, as `ObservationConfig` or a mapping of its fields.
         engine: `compiled` or `reference`; the numbers are the same.
-        render_mode: `rgb_array`, `ansi`, `human` or None.
+        render_mode: `rgb_array`, `ansi`, `human` (a window, or text in the terminal where there
+            is no display) or None.
 
     `reset(options={"workload": Workload(...)})` plays that workload instead of a drawn one.
 

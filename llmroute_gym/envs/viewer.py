@@ -11,9 +11,9 @@ import numpy.typing as npt
 from llmroute_gym.envs.frame_painter import DPI, Painter, make_painter
 from llmroute_gym.envs.snapshot import Scales, Snapshot
 from llmroute_gym.envs.text_view import text_view
-from llmroute_gym.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 __all__ = ["Snapshot", "Viewer"]
@@ -34,6 +34,7 @@ class Viewer:
         self._scales = Scales()
         self._painter: Painter | None = None
         self._window: Window | None = None
+        self._windowless = False
 
     def frame(self, snapshot: Snapshot) -> npt.NDArray[np.uint8]:
         """Returns a picture of shape (height, width, 3); its size depends on n_replicas only."""
@@ -53,12 +54,15 @@ class Viewer:
     def show(self, snapshot: Snapshot) -> None:
         """Shows a picture in a window; once the user has closed it, does nothing.
 
-        Raises:
-            InputError: there is no display, or Matplotlib's backend has no windows.
+        Where there is no display, or Matplotlib's backend has no windows, prints the text instead.
         """
+        if self._window is None and not self._windowless:
+            self._window = open_window(self.render_fps)
+            self._windowless = self._window is None
         if self._window is None:
-            self._window = Window(self.render_fps)
-        self._window.show(self.frame(snapshot))
+            print(self.text(snapshot))
+        else:
+            self._window.show(self.frame(snapshot))
 
     def close(self) -> None:
         """Closes the window and forgets the episode; may be called more than once."""
@@ -68,30 +72,30 @@ class Viewer:
         self._scales = Scales()
 
 
+def open_window(render_fps: int) -> Window | None:
+    """Opens a window for pictures, or returns None where none can be opened."""
+    from matplotlib import pyplot as plt
+
+    try:
+        figure = plt.figure(dpi=DPI)
+    except Exception:  # each toolkit raises its own class where there is no display
+        return None
+    if figure.canvas.required_interactive_framework is None:
+        plt.close(figure)
+        return None
+    return Window(figure, render_fps)
+
+
 class Window:
     """A window of Matplotlib's backend that shows one picture after the other.
 
     Args:
+        figure: of a backend with windows.
         render_fps: pictures per second at the most.
-
-    Raises:
-        InputError: there is no display, or the backend has no windows.
     """
 
-    def __init__(self, render_fps: int) -> None:
-        from matplotlib import pyplot as plt
-
-        mend = "use render_mode='rgb_array', or 'ansi' for text"
-        try:
-            self._figure = plt.figure(dpi=DPI)
-        except Exception as error:  # each toolkit raises its own class
-            raise InputError(f"render_mode='human' found no display ({error}); {mend}") from error
-        if self._figure.canvas.required_interactive_framework is None:
-            plt.close(self._figure)
-            raise InputError(
-                f"render_mode='human' needs a display, and Matplotlib's backend "
-                f"{plt.get_backend()!r} opens no window; {mend}"
-            )
+    def __init__(self, figure: Figure, render_fps: int) -> None:
+        self._figure = figure
         self._interval_s = 1.0 / render_fps
         self._shown_at_s = 0.0
         self._image: AxesImage | None = None

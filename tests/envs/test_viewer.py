@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from llmroute_gym.envs.snapshot import Scales, nice_end, seconds, short
 from llmroute_gym.envs.viewer import Snapshot, Viewer
-from llmroute_gym.errors import InputError
 from llmroute_gym.sim.signals import N_SIGNALS, Signal
 
 
@@ -226,10 +225,12 @@ def agg_backend() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("agg_backend")
-def test_without_a_display_show_names_the_mend_and_leaves_no_figure() -> None:
+def test_without_a_display_show_prints_the_text_and_leaves_no_figure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     viewer = Viewer()
-    with pytest.raises(InputError, match="use render_mode='rgb_array'"):
-        viewer.show(snapshot())
+    viewer.show(snapshot())
+    assert capsys.readouterr().out == Viewer().text(snapshot()) + "\n"
     assert plt.get_fignums() == []
     viewer.close()
 
