@@ -17,7 +17,7 @@ from llmroute_gym import __version__
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.commands import run_command
 from llmroute_gym.demo_config import CollectDemosConfig
-from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated, import_pyarrow
+from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
@@ -282,7 +282,6 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     Raises:
         InputError: a setting is wrong, or the file holds something that is not to be touched.
     """
-    import_pyarrow()
     path = Path(settings.path or Path(settings.run_dir) / DEMOS_FILE)
     held = _held(path, settings)
     _check(settings)

@@ -190,9 +190,8 @@ class Demos:
         """Writes the file, complete or not at all; equal decisions give equal bytes.
 
         Raises:
-            InputError: it cannot be written, or pyarrow is missing.
+            InputError: it cannot be written.
         """
-        import_pyarrow()
         import pyarrow.parquet as pq
 
         with complete_or_absent(path) as part:
@@ -231,7 +230,6 @@ class Demos:
         Raises:
             InputError: there is none, it is damaged or empty, or a row is wrong.
         """
-        import_pyarrow()
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -322,21 +320,6 @@ def concatenated(parts: Sequence[Demos]) -> Demos:
     """Joins the decisions of one collection, which have one layout and one provenance."""
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     return Demos(parts[0].layout, parts[0].collections, **arrays)
-
-
-def import_pyarrow() -> None:
-    """Makes sure that Parquet can be read and written.
-
-    Raises:
-        InputError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "demonstrations are Parquet files, which need pyarrow; "
-            "pip install 'llmroute-gym[parquet]'"
-        ) from error
 
 
 def _schema(layout: DemoLayout) -> Any:

@@ -17,8 +17,6 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
 from llmroute_gym.sim.signals import Signal
 
-pytest.importorskip("pyarrow", reason="pip install 'llmroute-gym[parquet]'")
-
 
 def small(**settings: object) -> CollectDemosConfig:
     defaults: dict[str, object] = {

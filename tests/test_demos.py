@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
@@ -12,7 +13,6 @@ from llmroute_gym.demos import ARRAYS, METADATA_KEY, DemoLayout, Demos
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 
-pa = pytest.importorskip("pyarrow", reason="pip install 'llmroute-gym[parquet]'")
 pq = pytest.importorskip("pyarrow.parquet")
 
 REPLICAS = 3

@@ -25,8 +25,6 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.pretrain import calibration_error, pretrain
 from llmroute_gym.sb3.checkpoint import Checkpoint
 
-pytest.importorskip("pyarrow", reason="pip install 'llmroute-gym[parquet]'")
-
 RESULTS = {
     "accuracy.csv",
     "comparison.csv",

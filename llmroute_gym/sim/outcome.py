@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.errors import InputError
 from llmroute_gym.files import complete_or_absent
 
 FloatArray = npt.NDArray[np.float64]
@@ -156,14 +155,10 @@ class Outcome:
         """Writes a Parquet file with one row per request; complete or absent.
 
         Raises:
-            InputError: pyarrow is not installed, or the file cannot be written.
+            InputError: the file cannot be written.
         """
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError as error:
-            raise InputError(
-                "to_parquet needs pyarrow; pip install 'llmroute_gym[parquet]', or use to_csv"
-            ) from error
+        import pyarrow
+        from pyarrow import parquet
+
         with complete_or_absent(path) as part:
             parquet.write_table(pyarrow.table(dict(self.columns())), part)
