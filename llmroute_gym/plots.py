@@ -79,8 +79,8 @@ def plot_training(metrics: Path, path: Path) -> None:
                     panel.plot(*zip(*known, strict=True), label=name.split("/")[1])
         panel.set_title(title, fontsize="medium")
         panel.grid(alpha=0.3)
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
         if panel.lines:
-            panel.legend(frameon=False, fontsize="small")
-    figure.supxlabel("Requests")
+            panel.legend(fontsize="small", framealpha=0.6, ncols=2)
+    figure.supxlabel("Thousands of requests")
     figure.savefig(path, dpi=110)

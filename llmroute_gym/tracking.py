@@ -28,7 +28,8 @@ def training_logger(folder: RunFolder, timesteps: int = 0) -> Iterator[Logger]:
         timesteps: of an interrupted run, up to which its rows are kept.
     """
     part = folder.path / f"{METRICS_FILE}.part"
-    kept = _rows_until(part, timesteps)
+    complete = folder.path / METRICS_FILE
+    kept = _rows_until(part if part.exists() else complete, timesteps)
     table = CSVOutputFormat(str(part))
     for row in kept:
         table.write(dict(row), {name: () for name in row}, int(row[_STEP]))
@@ -39,7 +40,7 @@ def training_logger(folder: RunFolder, timesteps: int = 0) -> Iterator[Logger]:
         yield logger
     finally:
         logger.close()
-    part.replace(folder.path / METRICS_FILE)
+    part.replace(complete)
 
 
 def _rows_until(file: Path, timesteps: int) -> list[dict[str, Any]]:

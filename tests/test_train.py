@@ -7,17 +7,21 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from llmroute_gym.build import build_cluster, build_source, estimated_capacity
 from llmroute_gym.config import (
     ClusterConfig,
+    CurriculumConfig,
     EnvConfig,
     EvaluateConfig,
     EvaluationConfig,
-    LoggerConfig,
+    ModelConfig,
     ObservationConfig,
     StabilizationConfig,
     TrainConfig,
@@ -26,6 +30,7 @@ from llmroute_gym.config import (
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
+from llmroute_gym.run_folder import RunFolder
 from llmroute_gym.train import train
 
 RESULTS = {
@@ -244,11 +249,148 @@ def test_requests_are_rounded_up_to_whole_rollouts(
     assert (rollout_steps(settings), rollouts(settings)) == expected
 
 
-def test_wandb_offline_needs_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train(tiny(tmp_path / "run", logger=LoggerConfig(wandb="offline")))
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert (tmp_path / "run" / "comparison.csv").exists()
+class Killed(BaseException):
+    """Nothing in the training catches it, as nothing survives a kill."""
+
+
+@pytest.mark.parametrize(
+    "moment", ["RouterMonitor._on_rollout_end", "RouterPPO._log_update", "Checkpoint.save"]
+)
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    from llmroute_gym import training
+
+    folder, kind = tmp_path / "run", getattr(training, moment.split(".")[0])
+    original, calls = getattr(kind, moment.split(".")[1]), []
+
+    def kill(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 2 or moment == "Checkpoint.save":
+            raise Killed
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, moment.split(".")[1], kill)
+        with pytest.raises(Killed):
+            train(tiny(folder))
+    assert not (folder / "comparison.csv").exists()
+    empty = tmp_path / "made" / "by_hydra"
+    empty.mkdir(parents=True)
+    train(TrainConfig(resume=str(folder), run_dir=str(empty)))
+    assert not empty.exists()
+    assert {file.name for file in folder.iterdir()} == RESULTS | {"tensorboard"}
+    for name in ("comparison.csv", "config.yaml"):
+        again = (folder / name).read_text().replace(str(folder), str(finished))
+        assert again == (finished / name).read_text()
+    first, second = (rows(one / "metrics.csv") for one in (finished, folder))
+    for before, after in zip(first, second, strict=True):
+        for key in ("time/total_timesteps", "train/value_loss", "reward/latency", "coef/kl_ref"):
+            assert before[key] == after[key]
+
+
+def test_what_cannot_be_resumed_says_why(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for resume, words in (
+        (tmp_path / "none", "is no folder"),
+        (tmp_path / "other", "config.yaml does not exist"),
+        (finished, "already holds a finished run"),
+    ):
+        with pytest.raises(InputError, match=words):
+            train(TrainConfig(resume=str(resume), run_dir=str(tmp_path / "made")))
+    RunFolder(tmp_path / "other").write_settings(tiny(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"no training_state\.zip"):
+        train(TrainConfig(resume=str(tmp_path / "other"), run_dir=str(tmp_path / "made")))
+    with pytest.raises(InputError, match="goes on with seed=0, got 5; give no other settings"):
+        train(TrainConfig(resume=str(tmp_path / "other"), seed=5))
+
+
+def test_a_checkpoint_starts_another_training(finished: Path, tmp_path: Path) -> None:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+
+    start = WarmStartConfig(checkpoint=str(finished), cloning=False)
+    train(tiny(tmp_path / "run", warm_start=start, curriculum=CurriculumConfig(stages=[2.5, 3.5])))
+    model, before = (Checkpoint.load(one).model for one in (tmp_path / "run", finished))
+    assert model.reference_origin == f"the checkpoint {finished / 'model.zip'}"
+    reference = model.reference_policy.state_dict()
+    for name, value in before.policy.state_dict().items():
+        if not name.startswith(("value_net", "temperature")):
+            assert torch.equal(reference[name], value), name
+    assert rows(tmp_path / "run" / "metrics.csv")[-2]["curriculum/qps"] == "3.5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": ModelConfig(critic_sizes=[32])}, r"critic_sizes=\[\d+,64\].*sizes=\[32\]"),
+        ({"model": ModelConfig(activation="relu")}, "has model.activation=tanh, but the settings"),
+        ({"cluster": ClusterConfig(replicas=5)}, "trained with 4 replicas"),
+        ({"observation": ObservationConfig(information="router")}, "information=engine"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    finished: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    start = WarmStartConfig(checkpoint=str(finished), cloning=False)
+    with pytest.raises(InputError, match=words):
+        train(tiny(tmp_path / "run", warm_start=start, **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_are_not_finite_end_the_training(tmp_path: Path) -> None:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+
+    hot = TrainingConfig(ppo_requests=96, rollout_steps=24, epochs=2, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"not finite after .* lower training\.learning_rate"):
+        train(tiny(tmp_path / "run", training=hot, warm_start=WarmStartConfig(cloning=False)))
+    found = json.loads((tmp_path / "run" / "findings.json").read_text())
+    assert found[-1]["name"] == "non_finite"
+    weights = Checkpoint.load(tmp_path / "run").model.policy.parameters()
+    assert all(torch.isfinite(weight).all() for weight in weights)
+    assert not (tmp_path / "run" / "comparison.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"env": EnvConfig(num_envs=2, requests_per_episode=20, engine="reference")},
+        {"model": ModelConfig(policy="replica_set", actor_sizes=[8], critic_sizes=[8])},
+        {"stabilization": StabilizationConfig(enabled=False)},
+        {"stabilization": StabilizationConfig(steps=20, policy="lor")},
+    ],
+)
+def test_every_kind_of_training_ends(tmp_path: Path, settings: dict[str, Any]) -> None:
+    none = WarmStartConfig(cloning=False)
+    train(tiny(tmp_path / "run", **{"warm_start": none, **settings}))
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
+
+
+def test_engines_train_the_same_policy(tmp_path: Path) -> None:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+
+    for engine in ("compiled", "reference"):
+        env = EnvConfig(num_envs=2, requests_per_episode=20, engine=engine)
+        train(tiny(tmp_path / engine, env=env, warm_start=WarmStartConfig(cloning=False)))
+    first, second = (
+        Checkpoint.load(tmp_path / engine).model.policy.state_dict()
+        for engine in ("compiled", "reference")
+    )
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], atol=1e-5), name
+
+
+def test_stages_above_the_capacity_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    from llmroute_gym.training import warn_of_overload
+
+    settings = TrainConfig(curriculum=CurriculumConfig(stages=[2.5, 40.0]))
+    cluster = build_cluster(settings.cluster)
+    source = build_source(settings.workload, settings.qps)
+    warn_of_overload(settings, cluster, source)
+    assert "curriculum.stages reaches 40 requests/s, but the cluster serves about" in caplog.text
+    assert 4.5 < estimated_capacity(cluster, source) < 8
+    caplog.clear()
+    warn_of_overload(TrainConfig(), cluster, source)
+    assert caplog.text == ""
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -298,15 +440,23 @@ def test_command_from_another_folder(command: Command, tmp_path: Path) -> None:
     assert len(again.stderr.strip().splitlines()) == 1
 
 
-def test_command_runs_a_grid(command: Command, tmp_path: Path) -> None:
-    done = command("-m", "reward=original,latency_tuned", "+exp=original", *QUICK, "run_dir=grid")
+def test_a_grid_leaves_one_summary(command: Command, tmp_path: Path) -> None:
+    grid = ("reward=original,latency_tuned", "+exp=original", "logger=offline", "run_dir=grid")
+    done = command("-m", *grid, *QUICK)
     assert done.returncode == 0, done.stderr
-    weights = [
-        yaml.safe_load((tmp_path / "grid" / job / "config.yaml").read_text())["reward"]
-        for job in ("0", "1")
+    summary = rows(tmp_path / "grid" / "summary.csv")
+    assert [(row["job"], row["reward"]) for row in summary] == [
+        ("0", "original"),
+        ("1", "latency_tuned"),
     ]
-    assert [one["latency_weight"] for one in weights] == [1.2, 1.7]
-    assert all((tmp_path / "grid" / job / "comparison.csv").exists() for job in ("0", "1"))
+    for row in summary:
+        folder = tmp_path / "grid" / row["job"]
+        assert row["e2e_p99_s"] == rows(folder / "comparison.csv")[0]["e2e_p99_s"]
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        tuned = row["reward"] == "latency_tuned"
+        assert config["reward"]["latency_weight"] == (1.7 if tuned else 1.2)
+        assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    assert "summary: " in done.stdout
 
 
 def test_command_refuses_with_one_sentence(command: Command, tmp_path: Path) -> None:
