@@ -306,7 +306,7 @@ class ModelConfig(Settings):
 
     group: ClassVar[str] = "model"
 
-    policy: str = choice("mlp", "mlp", "replica_set")
+    policy: str = choice("replica_set", "mlp", "replica_set")
     """``mlp`` reads all rows as one vector; ``replica_set`` shares its weights over the replicas,
     does not know their order and serves any number of them."""
     actor_sizes: list[int] = many(64, 64, at_least=1)
