@@ -10,6 +10,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from llmroute_gym.errors import unknown_name
 from llmroute_gym.routers import Router
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.outcome import percentile
+from llmroute_gym.sim.run import BoolArray, Run
 from llmroute_gym.sim.submission import fitting
 from llmroute_gym.sim.workload import TraceWorkload, WorkloadSource
 from llmroute_gym.simulation import ENGINES, route_all
@@ -39,6 +41,14 @@ LATENCIES = {
 METRICS = (*LATENCIES, "throughput_rps")
 PAIRED = ("e2e_mean_s", "e2e_p95_s", "e2e_p99_s", "ttft_p99_s")
 """Metrics whose relative difference to the baseline is reported."""
+
+
+class RoutesMany(Protocol):
+    """A router without a memory of its own, which can decide in several clusters at once."""
+
+    def route_many(self, rows: FloatArray, masks: BoolArray) -> IntArray:
+        """Returns replicas (n,) for rows (n, n_replicas, n_columns), masks (n, n_replicas)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -127,21 +137,34 @@ def serve(
     Returns:
         One outcome per workload.
     """
-    outcomes = []
+    runs: list[Run] = []
+    randomness = []
     for index, workload in enumerate(workloads):
         guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
-        run = ENGINES[config.engine](
-            workload,
-            cluster,
-            observation=observation,
-            predicted_output_tokens=predicted_output_tokens(
-                workload, observation.predicted_output_sigma, guesses
-            ),
+        predicted = predicted_output_tokens(workload, observation.predicted_output_sigma, guesses)
+        start = ENGINES[config.engine]
+        runs.append(
+            start(workload, cluster, observation=observation, predicted_output_tokens=predicted)
         )
-        route_all(run, router, choices)
-        outcomes.append(run.outcome())
-        on_run()
-    return outcomes
+        randomness.append(choices)
+    if hasattr(router, "route_many"):
+        _route_together(runs, cast(RoutesMany, router), on_run)
+    else:
+        for run, rng in zip(runs, randomness, strict=True):
+            route_all(run, router, rng)
+            on_run()
+    return [run.outcome() for run in runs]
+
+
+def _route_together(runs: Sequence[Run], router: RoutesMany, on_run: Callable[[], object]) -> None:
+    """Takes the runs one decision further at a time: a network decides many as fast as one."""
+    while going := [run for run in runs if not run.done]:
+        rows = np.stack([run.rows() for run in going])
+        masks = np.stack([run.mask() for run in going])
+        for run, replica in zip(going, router.route_many(rows, masks).tolist(), strict=True):
+            run.place(replica)
+            if run.done:
+                on_run()
 
 
 def compare(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -38,7 +39,7 @@ class Job(NamedTuple):
 class SweepSummary(Callback):
     """Hydra's hook: notes each job's overrides, and sums the jobs up when all have ended."""
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Notes what the job was started with, in its folder."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return

@@ -29,10 +29,25 @@ class PolicyRouter(Router):
 
     def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
         """Returns the most probable replica among those that the mask allows."""
-        observation = scale_rows(rows)
+        return int(self.route_many(rows[None], mask[None])[0])
+
+    def route_many(
+        self, rows: npt.NDArray[np.float64], masks: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]:
+        """Decides in several clusters at once; a policy has no memory of its own.
+
+        Args:
+            rows: (n, n_replicas, n_columns), in physical units.
+            masks: (n, n_replicas).
+
+        Returns:
+            (n,) replicas.
+        """
+        observations = scale_rows(rows)
         if self.normalizer is not None:
-            observation = self.normalizer(observation)
+            observations = self.normalizer(observations)
         with torch.no_grad():
-            distribution = self.policy.get_distribution(torch.from_numpy(observation[None]))
-            scores = distribution.distribution.logits[0].numpy()  # type: ignore[union-attr]
-        return int(np.argmax(np.where(mask, scores, -np.inf)))
+            distribution = self.policy.get_distribution(torch.from_numpy(observations))
+            scores = distribution.distribution.logits.numpy()  # type: ignore[union-attr]
+        chosen: npt.NDArray[np.int64] = np.argmax(np.where(masks, scores, -np.inf), axis=1)
+        return chosen
