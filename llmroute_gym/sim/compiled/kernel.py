@@ -85,6 +85,215 @@ def _insert_key(replica: int, first: int, count: int, key: int, ints: IntArray) 
     return first
 
 
+@inlined
+def _finish_due(
+    replica: int,
+    cluster: int,
+    now: float,
+    b: int,
+    step: int,
+    context: int,
+    first_key: int,
+    observed: bool,
+    ints: IntArray,
+    floats: FloatArray,
+) -> tuple[int, int, int]:
+    """Takes out the decoding requests whose last token is out; returns b, context, first_key."""
+    block_size = ints[replica + at.BLOCK_SIZE]
+    while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
+        request = ints[first_key] & at.REQUEST_MASK
+        first_key += 1
+        b -= 1
+        ints[replica + at.HISTOGRAM + residue_of(request, step, block_size, ints)] -= 1
+        context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
+        floats[request + at.FINISHED] = now
+        if observed:
+            note_finish(replica, cluster, request, now, ints, floats)
+    return b, context, first_key
+
+
+@inlined
+def _join_prefilled(
+    replica: int,
+    cluster: int,
+    now: float,
+    b: int,
+    step: int,
+    context: int,
+    first_key: int,
+    observed: bool,
+    ints: IntArray,
+    floats: FloatArray,
+) -> tuple[int, int, int]:
+    """Lets the prefills that the ended batch completed decode; returns b, context, first_key."""
+    block_size = ints[replica + at.BLOCK_SIZE]
+    request = ints[replica + at.CHAIN]
+    if request >= 0:
+        ints[replica + at.CHAIN] = -1
+        ints[replica + at.CHAIN_TOKENS] = 0
+        ints[replica + at.CHAIN_DONE] = 0
+    while request >= 0:
+        prompt = ints[request + at.PROMPT]
+        output = ints[request + at.OUTPUT]
+        ints[replica + at.PREFILL_BLOCKS] -= blocks_for(prompt, block_size)
+        ints[replica + at.PREFILL_COUNT] -= 1
+        if math.isnan(floats[request + at.FIRST_TOKEN]):
+            floats[request + at.FIRST_TOKEN] = now
+            if observed:
+                note_first_token(replica, request, now, ints, floats)
+        if output == 1:
+            floats[request + at.FINISHED] = now
+            if observed:
+                note_finish(replica, cluster, request, now, ints, floats)
+        else:
+            key = ((step + output - 1) << at.REQUEST_BITS) | request
+            first_key = _insert_key(replica, first_key, b, key, ints)
+            ints[replica + at.HISTOGRAM + residue(prompt + 1 - step, block_size)] += 1
+            ints[request + at.ORDER] = ints[replica + at.JOINED]
+            ints[replica + at.JOINED] += 1
+            b += 1
+            context += prompt + 1
+        request = ints[request + at.NEXT]
+    return b, context, first_key
+
+
+@inlined
+def _whole_prompts(
+    replica: int, now: float, b: int, step: int, context: int, ints: IntArray, floats: FloatArray
+) -> tuple[int, int, int]:
+    """Admits whole prompts (`prefill_first`); returns how many, their tokens and squares."""
+    block_size = ints[replica + at.BLOCK_SIZE]
+    held = ints[replica + at.PREFILL_BLOCKS]
+    prefills = tokens = squares = longest = 0
+    request = ints[replica + at.HEAD]
+    while request >= 0 and b + ints[replica + at.PREFILL_COUNT] < ints[replica + at.MAX_BATCH]:
+        prompt = ints[request + at.PROMPT]
+        longest = max(longest, prompt)
+        # A restarted prompt that has outgrown the limit would wait for ever: it runs alone.
+        outgrown = prefills == 0 and ints[request + at.PREEMPTIONS] > 0
+        if (prefills + 1) * longest > ints[replica + at.MAX_BATCHED_TOKENS] and not outgrown:
+            break
+        held += blocks_for(prompt, block_size)
+        limit = ints[replica + at.OPEN_BLOCKS]
+        if not has_room(replica, b, context - b, step - 1, held, limit, ints):
+            break
+        admit(replica, request, held, now, ints, floats)
+        chain(replica, request, prompt, ints)
+        prefills += 1
+        tokens += prompt
+        squares += prompt * prompt
+        request = ints[replica + at.HEAD]
+    return prefills, tokens, squares
+
+
+@inlined
+def _next_chunk(replica: int, budget: int, ints: IntArray) -> tuple[int, int]:
+    """Continues the half-done prefill; returns its chunk and the tokens it had before."""
+    request = ints[replica + at.PARTIAL]
+    chunk = done = 0
+    if request >= 0:
+        done = ints[replica + at.PARTIAL_DONE]
+        chunk = min(ints[request + at.PROMPT] - done, budget)
+        ints[replica + at.PARTIAL_SKIPPED] = 1 if chunk <= 0 else 0
+        if chunk > 0 and done + chunk == ints[request + at.PROMPT]:
+            ints[replica + at.PARTIAL] = -1
+            ints[replica + at.PARTIAL_DONE] = 0
+            ints[replica + at.CHAIN_DONE] = done
+            chain(replica, request, chunk, ints)
+        elif chunk > 0:
+            ints[replica + at.PARTIAL_CHUNK] = chunk
+    return max(chunk, 0), done
+
+
+@inlined
+def _chunks(
+    replica: int, now: float, b: int, step: int, context: int, ints: IntArray, floats: FloatArray
+) -> tuple[int, int, int, int, int]:
+    """Fills the batch with prefill chunks (`chunked`).
+
+    Returns:
+        Their number, tokens, squares, chunk times context, and context buckets.
+    """
+    block_size = ints[replica + at.BLOCK_SIZE]
+    budget = ints[replica + at.CHUNK_SIZE] - b
+    chunk, done = _next_chunk(replica, budget, ints)
+    prefills = 1 if chunk > 0 else 0
+    tokens = chunk
+    squares = chunk * chunk
+    budget -= chunk
+    request = ints[replica + at.HEAD]
+    limit = ints[replica + at.MAX_BATCH]
+    while budget > 0 and request >= 0 and b + ints[replica + at.PREFILL_COUNT] < limit:
+        prompt = ints[request + at.PROMPT]
+        held = ints[replica + at.PREFILL_BLOCKS] + blocks_for(prompt, block_size)
+        if not has_room(replica, b, context, step, held, ints[replica + at.OPEN_BLOCKS], ints):
+            break
+        admit(replica, request, held, now, ints, floats)
+        part = min(prompt, budget)
+        budget -= part
+        prefills += 1
+        tokens += part
+        squares += part * part
+        if part == prompt:
+            chain(replica, request, part, ints)
+        else:
+            ints[replica + at.PARTIAL] = request
+            ints[replica + at.PARTIAL_DONE] = 0
+            ints[replica + at.PARTIAL_SKIPPED] = 0
+            ints[replica + at.PARTIAL_CHUNK] = part
+        request = ints[replica + at.HEAD]
+    buckets = (done + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET if chunk > 0 else 0
+    return prefills, tokens, squares, chunk * done, buckets
+
+
+@inlined
+def _decode_run(
+    replica: int,
+    now: float,
+    horizon: float,
+    b: int,
+    step: int,
+    context: int,
+    left: int,
+    mean_time: float,
+    observed: bool,
+    ints: IntArray,
+    floats: FloatArray,
+) -> tuple[float, int, int, float, float, float]:
+    """Runs up to `left` decode batches of the same members, those that end before the horizon.
+
+    Stops early where a slowdown begins.
+
+    Returns:
+        now, step, context, mean_time; time and end of the batch in flight at the horizon, or
+        infinity as its end if there is none.
+    """
+    scale = floats[replica + at.SCALE]
+    next_slowdown = floats[replica + at.NEXT_SLOWDOWN]
+    batch_time = 0.0
+    batch_end = math.inf
+    while left > 0 and now < next_slowdown and batch_end == math.inf:
+        model = ints[replica + at.MODEL]
+        count, first, slope = equal_steps(model, b, context, left, ints, floats)
+        first *= scale
+        slope *= scale
+        if next_slowdown < math.inf:
+            count = _ends_before(next_slowdown, now, first, slope, count - 1) + 1
+        cut = _end_of(now, first, slope, count) >= horizon
+        if cut:
+            count = _ends_before(horizon, now, first, slope, count)
+        now = _end_of(now, first, slope, count)
+        if observed and count > 0:
+            mean_time = mean_after(mean_time, first, slope, count)
+        step += count
+        context += b * count
+        left -= count
+        if cut:
+            batch_time = first + slope * count
+            batch_end = now + batch_time
+    return now, step, context, mean_time, batch_time, batch_end
+
+
 @kernel
 def advance(
     replica: int,
@@ -119,22 +328,15 @@ def advance(
     batch_end = floats[replica + at.BATCH_END]
     batch_time = floats[replica + at.BATCH_TIME]
     mean_time = floats[replica + at.MEAN_BATCH_TIME]
-    scale = floats[replica + at.SCALE]
-    next_slowdown = floats[replica + at.NEXT_SLOWDOWN]
     prefill_first = ints[replica + at.PREFILL_FIRST] == 1
-    max_batch = ints[replica + at.MAX_BATCH]
-    block_size = ints[replica + at.BLOCK_SIZE]
-    num_blocks = ints[replica + at.NUM_BLOCKS]
-    open_blocks = ints[replica + at.OPEN_BLOCKS]
     model = ints[replica + at.MODEL]
-    dense = ints[model + at.DENSE]
 
     while True:
         horizon = until
         if feed_at < feed_end:
             horizon = floats[feed[feed_at] + at.ARRIVED]
         while True:
-            # ---- the end of the batch in flight, or the wake-up of an idle replica
+            # The end of the batch in flight, or the wake-up of an idle replica.
             if batch_end < horizon:
                 now = batch_end
                 if observed:
@@ -152,90 +354,29 @@ def advance(
             else:
                 break
 
-            # ---- build batches until one is in flight at the horizon, or none can be built
-            while True:
-                while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
-                    request = ints[first_key] & at.REQUEST_MASK
-                    first_key += 1
-                    b -= 1
-                    left = residue_of(request, step, block_size, ints)
-                    ints[replica + at.HISTOGRAM + left] -= 1
-                    context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
-                    floats[request + at.FINISHED] = now
-                    if observed:
-                        note_finish(replica, cluster, request, now, ints, floats)
-
-                request = ints[replica + at.CHAIN]
-                if request >= 0:
-                    ints[replica + at.CHAIN] = -1
-                    ints[replica + at.CHAIN_TOKENS] = 0
-                    ints[replica + at.CHAIN_DONE] = 0
-                while request >= 0:
-                    prompt = ints[request + at.PROMPT]
-                    output = ints[request + at.OUTPUT]
-                    ints[replica + at.PREFILL_BLOCKS] -= blocks_for(prompt, block_size)
-                    ints[replica + at.PREFILL_COUNT] -= 1
-                    if math.isnan(floats[request + at.FIRST_TOKEN]):
-                        floats[request + at.FIRST_TOKEN] = now
-                        if observed:
-                            note_first_token(replica, request, now, ints, floats)
-                    if output == 1:
-                        floats[request + at.FINISHED] = now
-                        if observed:
-                            note_finish(replica, cluster, request, now, ints, floats)
-                    else:
-                        key = ((step + output - 1) << at.REQUEST_BITS) | request
-                        first_key = _insert_key(replica, first_key, b, key, ints)
-                        ints[replica + at.HISTOGRAM + residue(prompt + 1 - step, block_size)] += 1
-                        ints[request + at.ORDER] = ints[replica + at.JOINED]
-                        ints[replica + at.JOINED] += 1
-                        b += 1
-                        context += prompt + 1
-                    request = ints[request + at.NEXT]
-
-                if now >= next_slowdown:
+            # Batches are built until one is in flight at the horizon, or none can be built.
+            batch_end = math.inf
+            while batch_end == math.inf:
+                b, context, first_key = _finish_due(
+                    replica, cluster, now, b, step, context, first_key, observed, ints, floats
+                )
+                b, context, first_key = _join_prefilled(
+                    replica, cluster, now, b, step, context, first_key, observed, ints, floats
+                )
+                if now >= floats[replica + at.NEXT_SLOWDOWN]:
                     _new_pace(replica, now, ints, floats)
-                    scale = floats[replica + at.SCALE]
-                    next_slowdown = floats[replica + at.NEXT_SLOWDOWN]
 
-                prefills = 0
-                tokens = 0
-                squares = 0
-                chunk_context = 0
-                buckets = 0
-                decoding = b
+                prefills = tokens = squares = chunk_context = buckets = 0
+                if prefill_first:
+                    prefills, tokens, squares = _whole_prompts(
+                        replica, now, b, step, context, ints, floats
+                    )
+                decoding = 0 if prefills > 0 else b
                 crowded = False
-                request = ints[replica + at.HEAD]
-                if prefill_first and request >= 0:
-                    longest = 0
-                    held = ints[replica + at.PREFILL_BLOCKS]
-                    while request >= 0 and b + ints[replica + at.PREFILL_COUNT] < max_batch:
-                        prompt = ints[request + at.PROMPT]
-                        longest = max(longest, prompt)
-                        if (prefills + 1) * longest > ints[replica + at.MAX_BATCHED_TOKENS] and (
-                            prefills > 0 or ints[request + at.PREEMPTIONS] == 0
-                        ):
-                            break
-                        held += blocks_for(prompt, block_size)
-                        if not has_room(replica, b, context - b, step - 1, held, open_blocks, ints):
-                            break
-                        admit(replica, request, held, now, ints, floats)
-                        chain(replica, request, prompt, ints)
-                        prefills += 1
-                        tokens += prompt
-                        squares += prompt * prompt
-                        request = ints[replica + at.HEAD]
-                    if prefills > 0:
-                        decoding = 0
-                if decoding > 0 and not has_room(
-                    replica,
-                    b,
-                    context,
-                    step,
-                    ints[replica + at.PREFILL_BLOCKS],
-                    num_blocks - 1,
-                    ints,
-                ):
+                if decoding > 0:
+                    held, limit = ints[replica + at.PREFILL_BLOCKS], ints[replica + at.NUM_BLOCKS]
+                    crowded = not has_room(replica, b, context, step, held, limit - 1, ints)
+                if crowded:
                     ints[replica + at.DECODES] = b
                     ints[replica + at.STEP] = step
                     ints[replica + at.CONTEXT] = context
@@ -243,109 +384,51 @@ def advance(
                     make_room(replica, ints, floats)
                     b = decoding = ints[replica + at.DECODES]
                     context = ints[replica + at.CONTEXT]
-                    crowded = True
                 if not prefill_first:
-                    budget = ints[replica + at.CHUNK_SIZE] - b
-                    request = ints[replica + at.PARTIAL]
-                    if request >= 0:
-                        done = ints[replica + at.PARTIAL_DONE]
-                        chunk = min(ints[request + at.PROMPT] - done, budget)
-                        ints[replica + at.PARTIAL_SKIPPED] = 1
-                        if chunk > 0:
-                            ints[replica + at.PARTIAL_SKIPPED] = 0
-                            budget -= chunk
-                            prefills = 1
-                            tokens = chunk
-                            squares = chunk * chunk
-                            chunk_context = chunk * done
-                            buckets = (done + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET
-                            if done + chunk == ints[request + at.PROMPT]:
-                                ints[replica + at.PARTIAL] = -1
-                                ints[replica + at.PARTIAL_DONE] = 0
-                                ints[replica + at.CHAIN_DONE] = done
-                                chain(replica, request, chunk, ints)
-                            else:
-                                ints[replica + at.PARTIAL_CHUNK] = chunk
-                    request = ints[replica + at.HEAD]
-                    while (
-                        budget > 0
-                        and request >= 0
-                        and b + ints[replica + at.PREFILL_COUNT] < max_batch
-                    ):
-                        prompt = ints[request + at.PROMPT]
-                        held = ints[replica + at.PREFILL_BLOCKS] + blocks_for(prompt, block_size)
-                        if not has_room(replica, b, context, step, held, open_blocks, ints):
-                            break
-                        admit(replica, request, held, now, ints, floats)
-                        chunk = min(prompt, budget)
-                        budget -= chunk
-                        prefills += 1
-                        tokens += chunk
-                        squares += chunk * chunk
-                        if chunk == prompt:
-                            chain(replica, request, chunk, ints)
-                        else:
-                            ints[replica + at.PARTIAL] = request
-                            ints[replica + at.PARTIAL_DONE] = 0
-                            ints[replica + at.PARTIAL_SKIPPED] = 0
-                            ints[replica + at.PARTIAL_CHUNK] = chunk
-                        request = ints[replica + at.HEAD]
+                    prefills, tokens, squares, chunk_context, buckets = _chunks(
+                        replica, now, b, step, context, ints, floats
+                    )
 
                 if prefills > 0:
                     in_decode = 1 if decoding > 0 else 0
-                    seconds = floats[dense + tokens + decoding]
+                    seconds = floats[ints[model + at.DENSE] + tokens + decoding]
                     seconds += decode_seconds(model, decoding, context, ints, floats)
                     seconds += prefill_seconds(
                         model, prefills, squares, chunk_context, buckets, ints, floats
                     )
-                    batch_time = seconds * scale
+                    batch_time = seconds * floats[replica + at.SCALE]
                     batch_end = now + batch_time
-                    break
-                if b == 0:
-                    if ints[replica + at.HEAD] >= 0:
-                        continue  # the only request restarted itself and can run again
-                    batch_end = math.inf
+                elif b > 0:
+                    in_decode = 1
+                    left = 1  # after restarts the next batch may admit what this one could not
+                    if not crowded:
+                        left = steps_with_room(
+                            replica,
+                            b,
+                            context,
+                            step,
+                            ints[replica + at.PREFILL_BLOCKS],
+                            ints[replica + at.NUM_BLOCKS] - 1,
+                            (ints[first_key] >> at.REQUEST_BITS) - step,
+                            ints,
+                        )
+                    now, step, context, mean_time, batch_time, batch_end = _decode_run(
+                        replica,
+                        now,
+                        horizon,
+                        b,
+                        step,
+                        context,
+                        left,
+                        mean_time,
+                        observed,
+                        ints,
+                        floats,
+                    )
+                elif ints[replica + at.HEAD] < 0:
                     in_decode = 0
                     break
-
-                # ---- a run of decode batches with the same members
-                in_decode = 1
-                left = 1  # after restarts the next batch may admit what this one could not
-                if not crowded:
-                    left = steps_with_room(
-                        replica,
-                        b,
-                        context,
-                        step,
-                        ints[replica + at.PREFILL_BLOCKS],
-                        num_blocks - 1,
-                        (ints[first_key] >> at.REQUEST_BITS) - step,
-                        ints,
-                    )
-                in_flight = False
-                while left > 0 and now < next_slowdown:
-                    count, first, slope = equal_steps(model, b, context, left, ints, floats)
-                    first *= scale
-                    slope *= scale
-                    if next_slowdown < math.inf:
-                        count = min(
-                            count, _ends_before(next_slowdown, now, first, slope, count) + 1
-                        )
-                    if _end_of(now, first, slope, count) >= horizon:
-                        count = _ends_before(horizon, now, first, slope, count)
-                        batch_time = first + slope * count
-                        in_flight = True
-                    now = _end_of(now, first, slope, count)
-                    if observed and count > 0:
-                        mean_time = mean_after(mean_time, first, slope, count)
-                    step += count
-                    context += b * count
-                    left -= count
-                    if in_flight:
-                        batch_end = now + batch_time
-                        break
-                if in_flight:
-                    break
+                # Else the only request has restarted itself, and can run again.
         if feed_at == feed_end:
             break
         push(replica, feed[feed_at], observed, ints)
