@@ -9,6 +9,7 @@ from llmroute_gym.config import TrainConfig
 from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers import make
 
 if TYPE_CHECKING:
     from llmroute_gym.sb3.checkpoint import Layout
@@ -37,7 +38,8 @@ class WarmStart:
         """Reads what the settings name.
 
         Raises:
-            InputError: a file is missing, or does not fit the cluster, observation or networks.
+            InputError: a file is missing, or does not fit the cluster, observation or networks; or
+                a router that shall demonstrate is unknown.
         """
         start, replicas = settings.warm_start, settings.cluster.replicas
         checkpoint = layout = demos = None
@@ -58,7 +60,11 @@ class WarmStart:
             demos = Demos.load(start.demos)
             demos.check_fits(replicas, settings.observation)
             demos.check_returns(settings.reward, settings.training.gamma)
-        return cls(checkpoint, layout, demos, start.cloning and demos is None)
+        collects = start.cloning and demos is None
+        if collects:
+            for name in collection(settings).policies:
+                make(name)
+        return cls(checkpoint, layout, demos, collects)
 
     def demonstrations(self, settings: TrainConfig) -> Demos | None:
         """Returns what is to be cloned, collected now if no file holds it; None clones nothing."""

@@ -141,7 +141,6 @@ def test_evaluating_the_checkpoint_gives_the_numbers_of_the_training(
             {"observation": ObservationConfig(information="router")},
             "observation.information=engine, got router",
         ),
-        ({"cluster": ClusterConfig(replicas=5)}, "trained with 4 replicas"),
         ({"observation": ObservationConfig(predicted_output_sigma=0.5)}, "sigma=null, got 0.5"),
     ],
 )
@@ -158,6 +157,28 @@ def test_checkpoint_of_another_layout_is_refused(
         )
     assert words in str(error.value)
     assert not (tmp_path / "no").exists()
+
+
+def test_only_a_policy_over_a_set_serves_other_numbers_of_replicas(
+    finished: Path, tmp_path: Path
+) -> None:
+    from llmroute_gym.envs.observation import COLUMNS
+    from llmroute_gym.sb3.checkpoint import Layout
+
+    told = ObservationConfig()
+    with pytest.raises(InputError, match="trained with 4 replicas and its network takes no other"):
+        Layout(4, COLUMNS, told, ModelConfig(policy="mlp")).check_fits(5, told)
+    evaluate(
+        EvaluateConfig(
+            runs=2,
+            requests=30,
+            resamples=50,
+            checkpoint=str(finished),
+            cluster=ClusterConfig(replicas=7),
+            run_dir=str(tmp_path / "seven"),
+        )
+    )
+    assert len(rows(tmp_path / "seven" / "comparison.csv")) == 3
 
 
 def test_checkpoint_with_other_columns_is_refused(
@@ -223,6 +244,10 @@ def test_a_run_that_stops_in_training_leaves_no_results(
         {"evaluation": EvaluationConfig(baseline="jsq")},
         {"cluster": ClusterConfig(profile="none")},
         {"cluster": ClusterConfig(num_blocks=30)},
+        {"stabilization": StabilizationConfig(policy="lro")},
+        {"warm_start": WarmStartConfig(policies=["lro"])},
+        {"warm_start": WarmStartConfig(demos="none.parquet")},
+        {"warm_start": WarmStartConfig(checkpoint="none.zip")},
     ],
 )
 def test_wrong_input_is_found_before_anything_is_written(
@@ -319,12 +344,22 @@ def test_a_checkpoint_starts_another_training(finished: Path, tmp_path: Path) ->
     assert rows(tmp_path / "run" / "metrics.csv")[-2]["curriculum/qps"] == "3.5"
 
 
+def test_a_stock_checkpoint_starts_a_training_too(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    env = make_vec_env("llmroute_gym:LLMRoute-v0", 1)
+    PPO("MlpPolicy", env, device="cpu").save(tmp_path / "stock.zip")
+    start = WarmStartConfig(checkpoint=str(tmp_path / "stock.zip"), cloning=False)
+    train(tiny(tmp_path / "run", warm_start=start))
+    assert rows(tmp_path / "run" / "metrics.csv")[-1]["train/kl_ref"] != ""
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"model": ModelConfig(critic_sizes=[32])}, r"critic_sizes=\[\d+,64\].*sizes=\[32\]"),
         ({"model": ModelConfig(activation="relu")}, "has model.activation=tanh, but the settings"),
-        ({"cluster": ClusterConfig(replicas=5)}, "trained with 4 replicas"),
         ({"observation": ObservationConfig(information="router")}, "information=engine"),
     ],
 )
