@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,27 @@ def percentile(values: FloatArray, q: float) -> float:
         values: (n,), infinity for a request that never got there.
         q: 0 to 100.
     """
-    return _percentile_of_sorted(np.sort(values), q)
+    return (
+        float(percentiles_of_sorted(np.sort(values)[None], (q,))[0, 0]) if len(values) else math.nan
+    )
 
 
-def _percentile_of_sorted(ordered: FloatArray, q: float) -> float:
-    if not len(ordered):
-        return math.nan
-    position = (len(ordered) - 1) * q / 100
-    low, high = math.floor(position), math.ceil(position)
-    if not math.isfinite(ordered[high]):
-        return math.inf if high > low or not math.isfinite(ordered[low]) else float(ordered[low])
-    return float(ordered[low] + (ordered[high] - ordered[low]) * (position - low))
+def percentiles_of_sorted(ordered: FloatArray, qs: Sequence[float]) -> FloatArray:
+    """Returns percentiles (linear interpolation) of rows of ascending values.
+
+    Args:
+        ordered: (n_rows, n), n >= 1; infinity stands last.
+        qs: 0 to 100 each.
+
+    Returns:
+        (n_rows, n_qs); infinite where infinity takes part.
+    """
+    position = (ordered.shape[1] - 1) * np.asarray(qs) / 100
+    low = np.floor(position).astype(np.int64)
+    below, above = ordered[:, low], ordered[:, np.ceil(position).astype(np.int64)]
+    finite = np.isfinite(above)
+    rise = np.subtract(above, below, where=finite, out=np.zeros_like(above))
+    return np.where(finite, below + rise * (position - low), np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +126,12 @@ class Outcome:
         names = ("ttft", "tpot", "e2e", "queue")
         values = np.stack([getattr(self, f"{name}_s") for name in names])
         means, ordered = values.mean(axis=1), np.sort(values, axis=1)
-        for name, mean, row in zip(names, means.tolist(), ordered, strict=True):
-            numbers[f"{name}_mean_s"] = mean
-            for q in PERCENTILES:
-                numbers[f"{name}_p{q}_s"] = _percentile_of_sorted(row, q)
-            numbers[f"{name}_max_s"] = float(row[-1])
+        percentiles = percentiles_of_sorted(ordered, PERCENTILES).tolist()
+        for row, name in enumerate(names):
+            numbers[f"{name}_mean_s"] = float(means[row])
+            for q, value in zip(PERCENTILES, percentiles[row], strict=True):
+                numbers[f"{name}_p{q}_s"] = value
+            numbers[f"{name}_max_s"] = float(ordered[row, -1])
         finished = self.finished_at_s[~self.rejected]
         makespan = float(finished.max() - self.arrived_at_s[0]) if len(finished) else 0.0
         numbers["makespan_s"] = makespan
