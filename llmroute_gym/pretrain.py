@@ -129,7 +129,6 @@ def clone_checkpoint(
     from llmroute_gym.envs.observation import COLUMNS
     from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
     from llmroute_gym.sb3.cloning import clone
-    from llmroute_gym.sb3.normalizer import Normalizer
     from llmroute_gym.training import make_model, make_vec_env, needs_masks
 
     torch.set_num_threads(settings.training.torch_threads)
@@ -147,7 +146,7 @@ def clone_checkpoint(
         model = make_model(shared, env, masked=needs_masks(cluster))
         cloning = clone(model, demos, settings.cloning, settings.seed)
         layout = Layout(len(cluster), COLUMNS, settings.observation, settings.model)
-        return Checkpoint(model, layout, Normalizer.of(env)), cloning
+        return Checkpoint(model, layout), cloning
     finally:
         env.close()
 
@@ -157,11 +156,8 @@ def measure(checkpoint: "Checkpoint", cloning: "Cloning") -> list[RouterAccuracy
     from llmroute_gym.sb3.cloning import action_logits, knows_order
 
     demos = cloning.validation
-    observation = demos.observation
-    if checkpoint.normalizer is not None:
-        observation = checkpoint.normalizer(observation)
     policy = cast(Any, checkpoint.model.policy)
-    logs = action_logits(policy, observation, demos.mask)
+    logs = action_logits(policy, demos.observation, demos.mask)
     attainable = attainable_accuracy(demos, ordered=knows_order(policy))
     rows = []
     for name in demos.routers():

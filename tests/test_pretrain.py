@@ -58,7 +58,7 @@ def tiny(file: Path, folder: Path, **settings: Any) -> PretrainConfig:
     defaults: dict[str, Any] = {
         "demos": str(file),
         "cloning": CloningConfig(epochs=3),
-        "model": ModelConfig(actor_sizes=[8], critic_sizes=[8]),
+        "model": ModelConfig(policy="mlp", actor_sizes=[8], critic_sizes=[8]),
         "evaluation": EvaluationConfig(
             routers=[], runs=2, requests=30, resamples=50, engine="reference"
         ),
@@ -113,7 +113,7 @@ def test_the_learning_curve_marks_the_epochs_kept(finished: Path) -> None:
 def test_the_checkpoint_is_one_of_a_training(finished: Path) -> None:
     checkpoint = Checkpoint.load(finished)
     checkpoint.check_fits(4, ObservationConfig())
-    assert checkpoint.layout.model == ModelConfig(actor_sizes=[8], critic_sizes=[8])
+    assert checkpoint.layout.model == ModelConfig(policy="mlp", actor_sizes=[8], critic_sizes=[8])
 
 
 def test_equal_seeds_give_equal_clones(file: Path, finished: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
-"""A trained policy in one file: the model's zip with its layout and statistics inside."""
+"""A trained policy in one file: the model's zip with the layout of its inputs inside."""
 
-import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 
@@ -15,7 +13,6 @@ from llmroute_gym.config import ModelConfig, ObservationConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
-from llmroute_gym.sb3.normalizer import Normalizer
 from llmroute_gym.sb3.ppo import RouterPPO
 
 ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
@@ -25,7 +22,6 @@ ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
 
 MODEL_FILE = "model.zip"
 _LAYOUT_ENTRY = "llmroute/layout.json"
-_NORMALIZER_ENTRY = "llmroute/normalizer.npz"
 
 
 @dataclass(frozen=True)
@@ -126,12 +122,10 @@ class Checkpoint:
     Attributes:
         model: the trained algorithm.
         layout: what its networks take in.
-        normalizer: statistics of the observations, or None if the policy has its own.
     """
 
     model: PPO | MaskablePPO
     layout: Layout
-    normalizer: Normalizer | None = None
 
     def save(self, path: Path) -> None:
         """Writes everything into one zip file, which the model's own ``load`` reads too."""
@@ -139,10 +133,6 @@ class Checkpoint:
         stored = {**asdict(self.layout), "algorithm": type(self.model).__name__}
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(_LAYOUT_ENTRY, json.dumps(stored, indent=2))
-            if self.normalizer is not None:
-                buffer = io.BytesIO()
-                np.savez(buffer, **asdict(self.normalizer))
-                archive.writestr(_NORMALIZER_ENTRY, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Checkpoint":
@@ -158,15 +148,11 @@ class Checkpoint:
         try:
             with zipfile.ZipFile(file) as archive:
                 stored = json.loads(archive.read(_LAYOUT_ENTRY))
-                normalizer = None
-                if _NORMALIZER_ENTRY in archive.namelist():
-                    arrays = np.load(io.BytesIO(archive.read(_NORMALIZER_ENTRY)))
-                    normalizer = _normalizer(arrays)
             layout = Layout._of(stored)
             algorithm = ALGORITHMS[stored["algorithm"]]
         except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
             raise _incomplete(file, error) from error
-        return cls(algorithm.load(file, device="cpu"), layout, normalizer)
+        return cls(algorithm.load(file, device="cpu"), layout)
 
     def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
         """Checks that the policy can read the observations, see `Layout.check_fits`."""
@@ -196,13 +182,3 @@ def _incomplete(file: Path, error: Exception) -> InputError:
 
 def _shown(value: Any) -> str:
     return str(value).replace(" ", "")
-
-
-def _normalizer(arrays: Any) -> Normalizer:
-    return Normalizer(
-        arrays["mean"],
-        arrays["variance"],
-        float(arrays["count"]),
-        float(arrays["clip"]),
-        float(arrays["epsilon"]),
-    )

@@ -25,7 +25,6 @@ class PolicyRouter(Router):
         assert isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
         policy.set_training_mode(False)
         self.policy = policy
-        self.normalizer = checkpoint.normalizer
 
     def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
         """Returns the most probable replica among those that the mask allows."""
@@ -44,8 +43,6 @@ class PolicyRouter(Router):
             (n,) replicas.
         """
         observations = scale_rows(rows)
-        if self.normalizer is not None:
-            observations = self.normalizer(observations)
         with torch.no_grad():
             distribution = self.policy.get_distribution(torch.from_numpy(observations))
             scores = distribution.distribution.logits.numpy()  # type: ignore[union-attr]
