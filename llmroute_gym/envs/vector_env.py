@@ -1,6 +1,7 @@
 """Many LLMRoute-v0 environments stepped together on the compiled engine."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -122,9 +123,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise unknown_name("reset option of the vector environment", key, [])
         self._seed(seed)
         if self._episodes is None:
-            from llmroute_gym.envs.episodes import Episodes  # Numba is slow to import
-
-            self._episodes = Episodes(
+            self._episodes = _load_episodes()(
                 self.cluster,
                 self.num_envs,
                 self.requests_per_episode,
@@ -262,3 +261,15 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 episodes.rows(wrong),
                 f" in environment {wrong}",
             )
+
+
+def _load_episodes() -> type["Episodes"]:
+    """Imports the kernels only when they are needed: Numba takes half a second."""
+    from llmroute_gym.sim.compiled.stale import drop_stale_kernels
+
+    folder = Path(__file__).parent
+    drop_stale_kernels(folder, folder / "reward.py", folder / "vector_step.py")
+
+    from llmroute_gym.envs.episodes import Episodes
+
+    return Episodes

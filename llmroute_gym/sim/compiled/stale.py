@@ -13,11 +13,17 @@ from llmroute_gym.sim import batch_time, signals
 _HERE = Path(__file__).parent
 
 
-def drop_stale_kernels() -> None:
-    """Deletes this package's kernel cache unless it was made from the present sources."""
-    sources = [*sorted(_HERE.glob("*.py")), Path(batch_time.__file__), Path(signals.__file__)]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    cache = _HERE / "__pycache__"
+def drop_stale_kernels(folder: Path = _HERE, *further_sources: Path) -> None:
+    """Deletes the kernel cache of a folder unless it was made from the present sources.
+
+    Args:
+        folder: holds modules with kernels; call this before any of them is imported.
+        further_sources: files that its kernels are made of, beside those of this package.
+    """
+    ours = [*sorted(_HERE.glob("*.py")), Path(batch_time.__file__), Path(signals.__file__)]
+    sources = b"".join(path.read_bytes() for path in (*ours, *further_sources))
+    digest = hashlib.sha256(sources).hexdigest()
+    cache = folder / "__pycache__"
     stamp = cache / "kernels.sha256"
     with contextlib.suppress(OSError):  # an installation that cannot be written does not change
         if stamp.exists() and stamp.read_text() == digest:
