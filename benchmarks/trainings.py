@@ -1,0 +1,445 @@
+"""What the benchmarks of trainings share: settings, trainings kept between runs, and their tails.
+
+A policy is trained and served once for the same settings, requests and source code; a benchmark
+that was interrupted goes on with what it has. Percentiles are taken over all requests of all runs
+and training seeds together, none left out. Their intervals resample whole runs, because requests
+that share queues depend on each other, and training seeds, because trainings differ.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+import llmroute_gym
+from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.commands import config_dir, register_schemas
+from llmroute_gym.comparison import Estimate, common_workloads, serve
+from llmroute_gym.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    ObservationConfig,
+    TrainConfig,
+    WorkloadConfig,
+)
+from llmroute_gym.files import complete_or_absent
+from llmroute_gym.routers import Router, make
+from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.sim import Workload
+from llmroute_gym.sim.outcome import percentile
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+LOG_FILE = "training.log"
+LATENCIES = ("e2e", "ttft")
+PERCENTILES = (50, 95, 99)
+UNTRAINED = ("run_dir", "resume", "logger", "evaluation")
+"""Settings that a trained policy does not depend on."""
+CONFIDENCE = 0.95
+
+
+def composed(*overrides: str) -> TrainConfig:
+    """Returns the settings that ``python -m llmroute_gym.train OVERRIDES`` trains with."""
+    register_schemas()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        settings = OmegaConf.to_object(compose("train", [*overrides, "run_dir=unset"]))
+    return cast(TrainConfig, settings).validate()
+
+
+# Training
+
+
+class Training(NamedTuple):
+    """A training and what it is called."""
+
+    name: str
+    settings: TrainConfig
+
+
+def train_once(settings: TrainConfig, folder: Path, name: str = "training") -> Path:
+    """Trains as the command does, without its comparison, unless that has been done before.
+
+    Args:
+        settings: of the training; `run_dir` is not used.
+        folder: that holds the finished trainings.
+        name: the beginning of the name of the training's own folder.
+
+    Returns:
+        The folder of the training with ``model.zip``, ``metrics.csv``, ``findings.json``,
+        ``config.yaml`` and ``training.log``.
+
+    Raises:
+        InputError: a setting is wrong, or the training met numbers that are not finite.
+    """
+    finished = folder / f"{name}-{digest(settings)}"
+    if finished.is_dir():
+        return finished
+    # Slow to import: not where nothing is trained.
+    from llmroute_gym.training import learn
+    from llmroute_gym.warm_start import WarmStart
+
+    part = folder / f".{finished.name}.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        run = RunFolder(part)
+        run.write_settings(replace(settings, run_dir=str(finished)))
+        with _logged(part / LOG_FILE):
+            source = build_source(settings.workload, settings.qps)
+            start = WarmStart.find(settings)
+            learn(settings, build_cluster(settings.cluster), source, run, start)
+        shutil.rmtree(part / "tensorboard", ignore_errors=True)
+        if not finished.is_dir():
+            part.rename(finished)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return finished
+
+
+def digest(settings: TrainConfig) -> str:
+    """Returns a short name of all that a training depends on: settings, files and source code."""
+    stored = {key: value for key, value in asdict(settings).items() if key not in UNTRAINED}
+    files = [_content(path) for path in _files(settings)]
+    facts = json.dumps([stored, files, source_digest()], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+@cache
+def source_digest() -> str:
+    """Returns a digest of the package's source code and shipped profiles."""
+    root = Path(llmroute_gym.__file__).parent
+    kept = (path for path in root.rglob("*") if path.suffix in (".py", ".yaml", ".npz", ".csv"))
+    whole = hashlib.sha256()
+    for path in sorted(kept):
+        whole.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
+def _files(settings: TrainConfig) -> Iterator[Path]:
+    start = settings.warm_start
+    for given, name in (
+        (start.checkpoint, "model.zip"),
+        (start.demos, "demos.parquet"),
+        (settings.workload.path, ""),
+    ):
+        if given is not None:
+            yield Path(given) / name if name and Path(given).is_dir() else Path(given)
+
+
+def _content(path: Path) -> str:
+    # A file that is missing is left to the training, which says so.
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+
+
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Sends what a training says, progress bars included, to a file."""
+    logger = logging.getLogger("llmroute_gym")
+    before = logger.level, logger.propagate
+    with file.open("w", encoding="utf-8") as log, redirect_stderr(log):
+        handler = logging.StreamHandler(log)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
+
+
+# Serving
+
+
+class Cell(NamedTuple):
+    """A load that policies are compared at."""
+
+    arrivals: str
+    """``poisson`` or another option of the group workload/arrivals; ``trace`` replays a file."""
+    qps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The requests that every policy serves.
+
+    Attributes:
+        cells: the loads.
+        workloads: of each cell, one per run, all with the same number of runs and requests.
+        cluster: the replicas.
+        config: the seed of the requests, runs and resamples.
+        observation: what a router is told.
+    """
+
+    cells: Sequence[Cell]
+    workloads: Sequence[Sequence[Workload]]
+    cluster: ClusterConfig
+    config: EvaluationConfig
+    observation: ObservationConfig
+
+    @classmethod
+    def draw(
+        cls,
+        cells: Sequence[Cell],
+        config: EvaluationConfig,
+        trace: Path | None = None,
+        settings: TrainConfig | None = None,
+    ) -> "Evaluation":
+        """Draws the requests; run i of every synthetic cell has requests of the same lengths.
+
+        Args:
+            cells: the loads.
+            config: runs, requests per run and the seed.
+            trace: what the arrivals ``trace`` replay.
+            settings: name the cluster, the lengths and the observation; None takes the defaults.
+
+        Raises:
+            InputError: the trace cannot be read.
+        """
+        settings = settings or TrainConfig()
+        cluster = build_cluster(settings.cluster)
+        workloads = []
+        for cell in cells:
+            source = build_source(_workload(cell, trace, settings.workload), cell.qps)
+            workloads.append(common_workloads(source, cluster, config))
+        return cls(tuple(cells), workloads, settings.cluster, config, settings.observation)
+
+    def where(self, **wanted: object) -> IntArray:
+        """Returns the indices of the cells with the given arrivals or qps."""
+        return np.array(
+            [
+                index
+                for index, cell in enumerate(self.cells)
+                if all(getattr(cell, name) == value for name, value in wanted.items())
+            ],
+            dtype=np.int64,
+        )
+
+    @property
+    def digest(self) -> str:
+        """A short name of the requests and of the source code."""
+        whole = hashlib.sha256(source_digest().encode())
+        whole.update(repr((self.cluster, self.observation, self.config.seed)).encode())
+        for workload in (one for runs in self.workloads for one in runs):
+            for column in (workload.arrived_at_s, workload.prompt_tokens, workload.output_tokens):
+                whole.update(column.tobytes())
+        return whole.hexdigest()[:16]
+
+
+def _workload(cell: Cell, trace: Path | None, lengths_of: WorkloadConfig) -> WorkloadConfig:
+    if cell.arrivals == "trace":
+        arrivals = {"process": "trace", "path": str(trace)}
+        return WorkloadConfig(source="trace", path=str(trace), arrivals=arrivals).validate()
+    options = composed(f"workload/arrivals={cell.arrivals}").workload.arrivals
+    return replace(lengths_of, arrivals=options)
+
+
+class Served(NamedTuple):
+    """Latencies in seconds, each of shape (n_seeds, n_cells, n_runs, n_requests)."""
+
+    e2e: FloatArray
+    ttft: FloatArray
+
+    @classmethod
+    def of_seeds(cls, served: Sequence["Served"]) -> "Served":
+        """Puts the trainings of one configuration together."""
+        return cls(*(np.concatenate(columns) for columns in zip(*served, strict=True)))
+
+    def seed(self, index: int) -> "Served":
+        """Returns one training."""
+        return Served(*(column[index : index + 1] for column in self))
+
+
+def serve_router(router: str | Router, evaluation: Evaluation) -> Served:
+    """Serves all runs of all cells with one router, a network deciding in all of them at once."""
+    together = [workload for runs in evaluation.workloads for workload in runs]
+    router = make(router) if isinstance(router, str) else router
+    cluster = build_cluster(evaluation.cluster)
+    outcomes = serve(router, together, cluster, evaluation.config, evaluation.observation)
+    shape = (1, len(evaluation.cells), evaluation.config.runs, evaluation.config.requests)
+    columns = (
+        np.concatenate([getattr(one, f"{latency}_s") for one in outcomes]).reshape(shape)
+        for latency in LATENCIES
+    )
+    return Served(*columns)
+
+
+def serve_once(training: Path, evaluation: Evaluation) -> Served:
+    """Serves the common requests with a trained policy, unless its folder holds the result already.
+
+    Args:
+        training: from `train_once`.
+        evaluation: what is served.
+    """
+    file = training / f"served-{evaluation.digest}.npz"
+    if not file.is_file():
+        from llmroute_gym.sb3.checkpoint import Checkpoint
+        from llmroute_gym.sb3.policy_router import PolicyRouter
+
+        served = serve_router(PolicyRouter(Checkpoint.load(training)), evaluation)
+        with complete_or_absent(file) as part:
+            np.savez(part, **served._asdict())
+    with np.load(file) as stored:
+        return Served(**stored)
+
+
+def train_and_serve(training: Training, folder: Path, evaluation: Evaluation) -> Path:
+    """Does what `train_once` and `serve_once` do; returns the training's folder."""
+    import torch
+
+    torch.set_num_threads(1)
+    done = train_once(training.settings, folder, training.name)
+    serve_once(done, evaluation)
+    return done
+
+
+def train_all(
+    trainings: Sequence[Training],
+    folder: Path,
+    evaluation: Evaluation,
+    jobs: int = 1,
+    work: Callable[[Training, Path, Evaluation], Path] = train_and_serve,
+) -> dict[str, Path]:
+    """Trains and serves whatever is not there yet, with a progress bar.
+
+    Args:
+        trainings: with names of their own.
+        folder: that holds the finished trainings.
+        evaluation: what each policy serves.
+        jobs: processes; the results are the same with any number.
+        work: what is done for each training.
+
+    Returns:
+        Name to folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Path] = {}
+    with tqdm(total=len(trainings), desc="trainings", unit="training") as bar:
+        for training, path in _results(trainings, folder, evaluation, jobs, work):
+            found[training.name] = path
+            bar.set_postfix_str(training.name)
+            bar.update()
+    return {training.name: found[training.name] for training in trainings}
+
+
+def _results(
+    trainings: Sequence[Training],
+    folder: Path,
+    evaluation: Evaluation,
+    jobs: int,
+    work: Callable[[Training, Path, Evaluation], Path],
+) -> Iterable[tuple[Training, Path]]:
+    if jobs == 1:
+        for training in trainings:
+            yield training, work(training, folder, evaluation)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(work, one, folder, evaluation): one for one in trainings}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+# Numbers and their intervals
+
+
+class Resampling(NamedTuple):
+    """How often each run and each training seed is counted.
+
+    The first row counts each once and gives the estimate; the others are the bootstrap's. One
+    resampling is used for all that is compared, so that differences are paired.
+    """
+
+    seeds: IntArray
+    """(1 + n_resamples, n_seeds)"""
+    runs: IntArray
+    """(1 + n_resamples, n_runs)"""
+
+    @classmethod
+    def draw(cls, n_seeds: int, config: EvaluationConfig) -> "Resampling":
+        """Draws seeds and runs with replacement, each as many as there are."""
+        rng = np.random.default_rng([config.seed, config.runs, 3])
+
+        def counts(n: int) -> IntArray:
+            draws = rng.multinomial(n, np.full(n, 1 / n), size=config.resamples)
+            return np.vstack([np.ones((1, n), dtype=np.int64), draws])
+
+        return cls(counts(n_seeds), counts(config.runs))
+
+    def percentiles(
+        self, latency: FloatArray, percents: Sequence[float] = PERCENTILES
+    ) -> FloatArray:
+        """Returns percentiles over all requests for each row of counts.
+
+        Args:
+            latency: (n_seeds, n_cells, n_runs, n_requests), seconds; one seed stands for a rule,
+                which needs no training.
+            percents: 0 to 100 each.
+
+        Returns:
+            (1 + n_resamples, n_percents), as if counted requests stood there as often.
+        """
+        n_seeds, _, n_runs, _ = latency.shape
+        seeds = self.seeds if n_seeds == self.seeds.shape[1] else np.ones_like(self.seeds[:, :1])
+        assert (n_seeds, n_runs) == (seeds.shape[1], self.runs.shape[1])
+        groups = np.arange(n_seeds * n_runs, dtype=np.int32).reshape(n_seeds, 1, n_runs, 1)
+        group = np.broadcast_to(groups, latency.shape).ravel()
+        order = np.argsort(latency, axis=None, kind="stable")
+        values, group = latency.ravel()[order], group[order]
+        weights = (seeds[:, :, None] * self.runs[:, None, :]).reshape(len(seeds), -1)
+        found = np.empty((len(seeds), len(percents)))
+        for row, weight in enumerate(weights):
+            found[row] = _weighted(values, np.cumsum(weight[group]), percents)
+        return found
+
+    def means(self, per_seed: FloatArray) -> FloatArray:
+        """Returns the mean over trainings for each row of counts, (1 + n_resamples,)."""
+        return (self.seeds @ per_seed) / self.seeds.sum(axis=1)
+
+
+def _weighted(values: FloatArray, counted: IntArray, percents: Sequence[float]) -> FloatArray:
+    """Returns percentiles of ascending values, given how many requests stand up to each."""
+    position = (counted[-1] - 1) * np.asarray(percents) / 100
+    low = np.floor(position)
+    below = values[np.searchsorted(counted, low, side="right")]
+    above = values[np.searchsorted(counted, np.ceil(position), side="right")]
+    rise = np.subtract(above, below, where=np.isfinite(above), out=np.zeros_like(above))
+    return np.where(np.isfinite(above), below + rise * (position - low), np.inf)
+
+
+def estimate(resampled: FloatArray, confidence: float = CONFIDENCE) -> Estimate:
+    """Takes the first value as the estimate and the rest as its bootstrap distribution."""
+    tail = 50 * (1 - confidence)
+    rest = np.where(np.isnan(resampled[1:]), np.inf, resampled[1:])
+    return Estimate(float(resampled[0]), percentile(rest, tail), percentile(rest, 100 - tail))
+
+
+def change(resampled: FloatArray, baseline: FloatArray) -> FloatArray:
+    """Returns relative differences: -0.1 is 10% less."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return resampled / baseline - 1
+
+
+def column(training: Path, name: str) -> FloatArray:
+    """Reads the known values of a column of a training's ``metrics.csv``, (n,)."""
+    import csv
+
+    with (training / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows: list[Mapping[str, Any]] = list(csv.DictReader(file))
+    return np.array([float(row[name]) for row in rows if row.get(name)])
