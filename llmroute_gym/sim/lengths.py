@@ -295,16 +295,21 @@ class TableLengths(LengthModel):
         return self.prompt_edges, self.output_edges, self.counts
 
     @cached_property
-    def _cells(self) -> IntArray:
-        """The cell of every counted request, shape (n,), in the order of the cells."""
-        return np.repeat(np.arange(self.counts.size), self.counts.ravel())
+    def _bounds(self) -> IntArray:
+        """Of every counted request, in the order of the cells, its cell: shape (n, 4).
+
+        First prompt, end of prompts, first output, end of outputs.
+        """
+        cells = np.repeat(np.arange(self.counts.size), self.counts.ravel())
+        rows, columns = np.divmod(cells, self.counts.shape[1])
+        edges = (self.prompt_edges, rows), (self.output_edges, columns)
+        return np.stack([ends[cell + j] for ends, cell in edges for j in (0, 1)], axis=1)
 
     def _draw(self, n_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        cell = self._cells[rng.integers(len(self._cells), size=n_requests)]
-        rows, columns = np.divmod(cell, self.counts.shape[1])
+        bounds = self._bounds[rng.integers(len(self._bounds), size=n_requests)]
         return (
-            rng.integers(self.prompt_edges[rows], self.prompt_edges[rows + 1]),
-            rng.integers(self.output_edges[columns], self.output_edges[columns + 1]),
+            rng.integers(bounds[:, 0], bounds[:, 1]),
+            rng.integers(bounds[:, 2], bounds[:, 3]),
         )
 
 

@@ -324,8 +324,8 @@ def _times(values: npt.ArrayLike) -> FloatArray:
     times = _numeric("arrived_at_s", values).astype(np.float64)
     if times.size == 0:
         raise InputError("a workload needs at least one request, got none")
-    wrong = ~(np.isfinite(times) & (times >= 0))
-    if wrong.any():
+    if not (times.min() >= 0 and times.max() < math.inf):
+        wrong = ~(np.isfinite(times) & (times >= 0))
         index = int(wrong.argmax())
         raise InputError(
             f"arrived_at_s[{index}] must be finite and >= 0 seconds, got {times[index]:g}"
@@ -343,6 +343,9 @@ def _integers(
             f"{name} has {given.size} entries, but arrived_at_s has {size}; give one per request"
         )
     high = np.iinfo(np.int64).max if low is None else MAX_TOKENS
+    least = np.iinfo(np.int64).min if low is None else low
+    if given.dtype == np.int64 and given.min() >= least and given.max() <= high:
+        return given.copy()
     wrong = ~np.isfinite(given) | (given > high)
     if given.dtype.kind == "f":
         wrong |= given != np.trunc(given)
