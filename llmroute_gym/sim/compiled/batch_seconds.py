@@ -21,12 +21,28 @@ def context_bucket(contexts: int, requests: int) -> int:
 
 
 @inlined
-def segment_of(floats: FloatArray, knots: int, count: int, x: float) -> int:
-    """Returns the segment of ascending knots that x lies in; the outermost ones go on."""
-    j = 0
-    while j < count - 2 and floats[knots + j + 1] <= x:
+def segment_of(ints: IntArray, floats: FloatArray, axis: int, x: float) -> int:
+    """Returns the segment of an axis that x >= 0 lies in; the outermost ones go on.
+
+    Args:
+        ints: memory.
+        floats: the same memory.
+        axis: word of an axis, see `layout`.
+        x: a coordinate.
+    """
+    cells = ints[axis + at.CELLS]
+    j = ints[axis + at.FIRST_CELL + min(int(x) // at.CELL_WIDTH, cells - 1)]
+    knots = axis + at.FIRST_CELL + cells
+    last = ints[axis + at.KNOTS] - 2
+    while j < last and floats[knots + j + 1] <= x:
         j += 1
     return j
+
+
+@inlined
+def knots_of(ints: IntArray, axis: int) -> int:
+    """Returns the word of an axis's first knot."""
+    return axis + at.FIRST_CELL + ints[axis + at.CELLS]
 
 
 @kernel
@@ -44,8 +60,9 @@ def decode_seconds(
     if kind == at.TABLE:
         return floats[row + context_bucket(contexts, decodes)]
     mean = contexts / decodes
-    knots = ints[model + at.DECODE_KNOTS]
-    j = segment_of(floats, knots, columns, mean)
+    axis = ints[model + at.DECODE_AXIS]
+    j = segment_of(ints, floats, axis, mean)
+    knots = knots_of(ints, axis)
     low, high = floats[knots + j], floats[knots + j + 1]
     u = (mean - low) / (high - low)
     return (1.0 - u) * floats[row + j] + u * floats[row + j + 1]
@@ -84,8 +101,9 @@ def equal_steps(
         slope = floats[start] * decodes
     else:
         mean = contexts / decodes
-        knots = ints[model + at.DECODE_KNOTS]
-        segment = segment_of(floats, knots, columns, mean)
+        axis = ints[model + at.DECODE_AXIS]
+        segment = segment_of(ints, floats, axis, mean)
+        knots = knots_of(ints, axis)
         low, high = floats[knots + segment], floats[knots + segment + 1]
         value = start + (decodes - 1) * columns + segment
         slope = (floats[value + 1] - floats[value]) / (high - low)
@@ -136,13 +154,12 @@ def _table_prefill(
 def _profile_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:
-    rows = ints[model + at.PREFILL_ROWS]
     columns = ints[model + at.PREFILL_COLUMNS]
-    row_knots = ints[model + at.PREFILL_KNOTS]
-    column_knots = row_knots + rows
+    row_axis, column_axis = ints[model + at.ROW_AXIS], ints[model + at.COLUMN_AXIS]
     y, x = math.sqrt(chunk_squares), float(buckets)
-    i = segment_of(floats, row_knots, rows, y)
-    j = segment_of(floats, column_knots, columns, x)
+    i = segment_of(ints, floats, row_axis, y)
+    j = segment_of(ints, floats, column_axis, x)
+    row_knots, column_knots = knots_of(ints, row_axis), knots_of(ints, column_axis)
     v = (y - floats[row_knots + i]) / (floats[row_knots + i + 1] - floats[row_knots + i])
     u = (x - floats[column_knots + j]) / (floats[column_knots + j + 1] - floats[column_knots + j])
     low = ints[model + at.PREFILL] + i * columns + j

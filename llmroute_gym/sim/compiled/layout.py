@@ -121,14 +121,21 @@ KIND: Final = 0
 DENSE: Final = 1  # seconds of everything but attention, by tokens in the batch
 DECODE: Final = 2  # [decodes - 1, ceil(mean context / 64) or knot]; FORMULA: per token
 DECODE_COLUMNS: Final = 3
-DECODE_KNOTS: Final = 4  # mean contexts, ascending
+DECODE_AXIS: Final = 4  # PROFILE: of mean contexts
 PREFILL: Final = 5  # [rows, columns]; FORMULA: per pair of tokens
 PREFILL_ROWS: Final = 6
 PREFILL_COLUMNS: Final = 7
-PREFILL_KNOTS: Final = 8  # row knots, then column knots
-GQA: Final = 9
-DENSE_LEAST: Final = 10  # the least of DENSE from so many tokens on
-MODEL_WORDS: Final = 11
+ROW_AXIS: Final = 8  # PROFILE: of PREFILL
+COLUMN_AXIS: Final = 9
+GQA: Final = 10
+DENSE_LEAST: Final = 11  # the least of DENSE from so many tokens on
+MODEL_WORDS: Final = 12
+
+# An axis of a grid: ascending knots, and where to start looking for the segment of a coordinate.
+KNOTS: Final = 0  # how many
+CELLS: Final = 1  # how many
+FIRST_CELL: Final = 2  # per CELL_WIDTH, the segment at its start; then the knots (f)
+CELL_WIDTH: Final = 16
 
 TABLE: Final = 0
 PROFILE: Final = 1

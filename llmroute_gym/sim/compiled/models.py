@@ -108,12 +108,11 @@ class FlatModels:
         )
         row[at.DECODE] = self._add(decode)
         row[at.DECODE_COLUMNS] = len(knots)
-        row[at.DECODE_KNOTS] = self._add(knots)
+        row[at.DECODE_AXIS] = self._add(axis(knots))
         row[at.PREFILL] = self._add(model.prefill_s)
         row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
-        row[at.PREFILL_KNOTS] = self._add(
-            np.concatenate([model.prefill_root, model.prefill_context])
-        )
+        row[at.ROW_AXIS] = self._add(axis(model.prefill_root))
+        row[at.COLUMN_AXIS] = self._add(axis(model.prefill_context))
         row[at.GQA] = model.gqa
 
     def _add_formula(self, row: IntArray, model: FormulaBatchTime) -> None:
@@ -144,6 +143,18 @@ def extended(table: FloatArray, axis: int, length: int) -> FloatArray:
     slope = last - np.take(table, [-2], axis)
     steps = np.arange(1, missing + 1).reshape([-1 if a == axis else 1 for a in (0, 1)])
     return np.concatenate([table, last + slope * steps], axis)
+
+
+def axis(knots: FloatArray) -> FloatArray:
+    """Returns the words of an axis, see `layout`, seen as floats.
+
+    Args:
+        knots: (n,) ascending, n >= 2, the first of them 0.
+    """
+    starts = np.arange(0.0, knots[-1], at.CELL_WIDTH)
+    cells = np.minimum(np.searchsorted(knots, starts, side="right") - 1, len(knots) - 2)
+    head = np.concatenate([[len(knots), len(cells)], cells]).astype(np.int64)
+    return np.concatenate([head.view(np.float64), knots])
 
 
 def batching(gqa: bool, n: int) -> FloatArray:
