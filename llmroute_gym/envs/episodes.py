@@ -9,7 +9,6 @@ from llmroute_gym.envs.observation import HIGH, SCALE
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.sim.compiled.memory import Memory
-from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.stepping import NO_FEED
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
@@ -54,7 +53,6 @@ class Episodes:
         self._memory = Memory(
             cluster, num_envs, n_requests, FIRST_LONGEST, observation, reward.latency_threshold
         )
-        self._rows = np.zeros((len(cluster), N_SIGNALS))
         self._fits: dict[int, tuple[BoolArray, BoolArray]] = {}
         self._workloads: list[Workload | None] = [None] * num_envs
         self.masks = np.ones((num_envs, len(cluster)), dtype=np.bool_)
@@ -102,7 +100,6 @@ class Episodes:
             self._weights,
             SCALE,
             HIGH,
-            self._rows,
             out,
             self.terms,
             self.rewards,
@@ -122,7 +119,6 @@ class Episodes:
             self.masks[indices],
             SCALE,
             HIGH,
-            self._rows,
             out,
             self._memory.ints,
             self._memory.floats,
@@ -131,18 +127,21 @@ class Episodes:
 
     def rows(self, index: int) -> FloatArray:
         """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS)."""
-        rows = np.empty_like(self._rows)
-        memory = self._memory
-        cluster = int(memory.clusters[index])
-        write_rows(cluster, self.masks[index], rows, memory.ints, memory.floats)
-        return rows
+        return self._memory.rows(index, self.masks[index])
 
     def outcome(self, index: int) -> Outcome:
         """Returns what became of one environment's requests."""
+        return self._memory.outcome(index, self._workload(index))
+
+    def outcomes(self, indices: IntArray) -> Outcome:
+        """Returns what became of some environments' requests, arrays (n, n_requests)."""
+        return self._memory.outcomes(indices, [self._workload(index) for index in indices])
+
+    def _workload(self, index: int) -> Workload:
         workload = self._workloads[index]
         if workload is None:
             raise gym.error.ResetNeeded(f"environment {index} has not been reset")
-        return self._memory.outcome(index, workload)
+        return workload
 
     def _set_mask(self, index: int, request: int) -> None:
         fits = self._fits.get(index)

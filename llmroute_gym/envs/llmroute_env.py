@@ -18,7 +18,7 @@ from llmroute_gym.envs.viewer import Snapshot, Viewer
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.sim.arrivals import arrival_process
 from llmroute_gym.sim.lengths import length_model
-from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.outcome import Outcome, stacked, summaries
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval, Run
 from llmroute_gym.sim.signals import Signal
@@ -184,7 +184,9 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         info.update({f"reward/{name}": value for name, value in terms._asdict().items()})
         terminated = run.next_request == len(run.workload)
         if terminated:
-            info.update(episode_metrics(run.outcome(), len(self.cluster), self.reward_config))
+            outcomes = stacked([run.outcome()])
+            metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
+            info.update({name: float(value[0]) for name, value in metrics.items()})
         if self.render_mode == "human":
             self.render()
         return self._observe(), reward, terminated, False, info
@@ -383,13 +385,25 @@ def masked_error(
     )
 
 
-def episode_metrics(outcome: Outcome, n_replicas: int, reward: RewardConfig) -> dict[str, float]:
-    """Returns `episode_metrics/...` over all requests of an episode."""
-    metrics = outcome.summary(goodput_latency_s=reward.latency_threshold)
-    shares = np.bincount(outcome.replica[outcome.replica >= 0], minlength=n_replicas)
-    for replica, count in enumerate(shares):
-        metrics[f"share_{replica:02d}"] = count / len(outcome)
-    return {f"episode_metrics/{name}": float(value) for name, value in metrics.items()}
+def episode_metrics(
+    outcomes: Outcome, n_replicas: int, reward: RewardConfig
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Returns `episode_metrics/...` over all requests of each episode, shape (n_episodes,) each.
+
+    Args:
+        outcomes: its arrays have shape (n_episodes, n_requests).
+        n_replicas: of the cluster.
+        reward: its latency threshold is that of goodput.
+    """
+    metrics = summaries(outcomes, reward.latency_threshold)
+    n_episodes, n_requests = outcomes.replica.shape
+    # The rejected, at -1, are counted in a column of their own.
+    cells = outcomes.replica + 1 + np.arange(n_episodes)[:, None] * (n_replicas + 1)
+    counts = np.bincount(cells.ravel(), minlength=n_episodes * (n_replicas + 1))
+    shares = counts.reshape(n_episodes, n_replicas + 1) / n_requests
+    for replica in range(n_replicas):
+        metrics[f"share_{replica:02d}"] = shares[:, replica + 1]
+    return {f"episode_metrics/{name}": value.astype(float) for name, value in metrics.items()}
 
 
 def recent_latencies(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 
+_TERMS = tuple(f"reward/{name}" for name in RewardTerms._fields)
+
 
 class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """`num_envs` copies of `LLMRouteEnv`, in one kernel call per step.
@@ -155,8 +157,8 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         terminated = self._steps >= self.requests_per_episode
         truncated = (self._steps >= self.max_episode_steps) & ~terminated
         infos = self._infos()
-        for column, name in enumerate(RewardTerms._fields):
-            self._put(infos, f"reward/{name}", episodes.terms[:, column].copy())
+        for name, values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
+            self._put(infos, name, values)
         ended = terminated | truncated
         if ended.any():
             self._restart(ended, terminated, observations, infos)
@@ -202,25 +204,30 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         infos: Infos,
     ) -> None:
         """Starts the next episode where one has ended; what was last seen goes to `infos`."""
-        final_info: Infos = dict(infos)
+        indices = np.flatnonzero(ended)
+        final_info: Infos = {**infos, **self._metrics(terminated)}
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in np.flatnonzero(ended):
+        for index in indices:
             final_obs[index] = observations[index].copy()
-            if terminated[index]:
-                outcome = self.outcome(int(index))
-                metrics = episode_metrics(outcome, len(self.cluster), self.reward_config)
-                for key, value in metrics.items():
-                    if key not in final_info:
-                        final_info[key] = np.zeros(self.num_envs)
-                        final_info[f"_{key}"] = terminated.copy()
-                    final_info[key][index] = value
             self._start(int(index))
         self._steps[ended] = 0
         infos.update(self._infos())
         infos.update(final_obs=final_obs, _final_obs=ended.copy())
         infos.update(final_info=final_info, _final_info=ended.copy())
-        indices = np.flatnonzero(ended)
         observations[indices] = self._started().observe(indices)
+
+    def _metrics(self, terminated: npt.NDArray[np.bool_]) -> Infos:
+        """Returns the metrics of the episodes that are over, 0 for the others."""
+        infos: Infos = {}
+        indices = np.flatnonzero(terminated)
+        if len(indices):
+            outcomes = self._started().outcomes(indices)
+            metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
+            for key, values in metrics.items():
+                infos[key] = np.zeros(self.num_envs)
+                infos[key][indices] = values
+                infos[f"_{key}"] = terminated.copy()
+        return infos
 
     def _infos(self) -> Infos:
         episodes = self._started()
@@ -237,18 +244,20 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = np.asarray(actions)
         n_replicas = len(self.cluster)
-        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
+        if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise InputError(
                 f"actions must be integers of shape ({self.num_envs},), got {array.dtype} of shape "
                 f"{array.shape}"
             )
-        if array.min() < 0 or array.max() >= n_replicas:
+        checked = array.astype(np.int64)
+        # Seen without sign, a negative number is larger than any replica.
+        if checked.view(np.uint64).max() >= n_replicas:
             wrong = int(np.flatnonzero((array < 0) | (array >= n_replicas))[0])
             raise range_error(int(array[wrong]), n_replicas, f" in environment {wrong}")
         episodes = self._started()
         if not episodes.all_allowed:
-            self._check_masks(array, episodes)
-        return np.array(array, dtype=np.int64)
+            self._check_masks(checked, episodes)
+        return checked
 
     def _check_masks(self, actions: npt.NDArray[np.integer], episodes: "Episodes") -> None:
         allowed = episodes.masks[np.arange(self.num_envs), actions]

@@ -9,40 +9,8 @@ from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
-from llmroute_gym.sim.signals import N_SIGNALS
 
-_COLUMNS = int(N_SIGNALS)
 _write_reward = inlined(write_reward)
-
-
-@kernel
-def observe(
-    cluster: int,
-    mask: BoolArray,
-    scale: FloatArray,
-    high: FloatArray,
-    rows: FloatArray,
-    out: npt.NDArray[np.float32],
-    ints: IntArray,
-    floats: FloatArray,
-) -> None:
-    """Writes one environment's observation.
-
-    Args:
-        cluster: its word.
-        mask: (n_replicas,).
-        scale: (N_SIGNALS,) factors.
-        high: (N_SIGNALS,) upper bounds.
-        rows: (n_replicas, N_SIGNALS) scratch.
-        out: (n_replicas, N_SIGNALS) is filled.
-        ints: memory.
-        floats: the same memory.
-    """
-    write_rows(cluster, mask, rows, ints, floats)
-    for r in range(len(rows)):
-        for column in range(_COLUMNS):
-            value = rows[r, column] * scale[column]  # never negative
-            out[r, column] = value if value < high[column] else high[column]
 
 
 @kernel
@@ -54,7 +22,6 @@ def step_all(
     weights: FloatArray,
     scale: FloatArray,
     high: FloatArray,
-    rows: FloatArray,
     out: npt.NDArray[np.float32],
     terms: FloatArray,
     rewards: FloatArray,
@@ -74,7 +41,6 @@ def step_all(
         weights: (4,) likewise.
         scale: (N_SIGNALS,) factors of the observation.
         high: (N_SIGNALS,) its upper bounds.
-        rows: (n_replicas, N_SIGNALS) scratch.
         out: (n_environments, n_replicas, N_SIGNALS) is filled with observations.
         terms: (n_environments, 4) is filled with unweighted reward terms.
         rewards: (n_environments,) is filled.
@@ -88,7 +54,7 @@ def step_all(
         cluster = clusters[e]
         _, area, late_area, rate, spread = place(cluster, actions[e], no_feed, ints, floats)
         rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[e])
-        observe(cluster, masks[e], scale, high, rows, out[e], ints, floats)
+        write_rows(cluster, masks[e], scale, high, out[e], ints, floats)
         now_s[e] = floats[cluster + at.NOW]
         done = ints[cluster + at.NEXT_REQUEST] - ints[cluster + at.FIRST_REQUEST]
         numbers[e] = done // at.REQUEST_WORDS
@@ -100,11 +66,10 @@ def observe_all(
     masks: BoolArray,
     scale: FloatArray,
     high: FloatArray,
-    rows: FloatArray,
     out: npt.NDArray[np.float32],
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
     """Observes some environments; arguments as in `step_all`."""
     for e in range(len(clusters)):
-        observe(clusters[e], masks[e], scale, high, rows, out[e], ints, floats)
+        write_rows(clusters[e], masks[e], scale, high, out[e], ints, floats)

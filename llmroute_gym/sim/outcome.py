@@ -16,6 +16,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 PERCENTILES = (50, 90, 95, 99)
+COUNTS = ("requests", "rejected", "preemptions")
+"""Metrics of a summary that are whole numbers."""
 
 
 def percentile(values: FloatArray, q: float) -> float:
@@ -122,25 +124,11 @@ class Outcome:
             `{ttft,tpot,e2e,queue}_{mean,p50,p90,p95,p99,max}_s`, `throughput_rps`,
             `makespan_s`, `requests`, `rejected`, `preemptions`, and `goodput_rps` if asked.
         """
-        numbers: dict[str, float] = {"requests": len(self), "rejected": int(self.rejected.sum())}
-        names = ("ttft", "tpot", "e2e", "queue")
-        values = np.stack([getattr(self, f"{name}_s") for name in names])
-        means, ordered = values.mean(axis=1), np.sort(values, axis=1)
-        percentiles = percentiles_of_sorted(ordered, PERCENTILES).tolist()
-        for row, name in enumerate(names):
-            numbers[f"{name}_mean_s"] = float(means[row])
-            for q, value in zip(PERCENTILES, percentiles[row], strict=True):
-                numbers[f"{name}_p{q}_s"] = value
-            numbers[f"{name}_max_s"] = float(ordered[row, -1])
-        finished = self.finished_at_s[~self.rejected]
-        makespan = float(finished.max() - self.arrived_at_s[0]) if len(finished) else 0.0
-        numbers["makespan_s"] = makespan
-        numbers["throughput_rps"] = len(finished) / makespan if makespan > 0 else 0.0
-        if goodput_latency_s is not None:
-            in_time = int((self.e2e_s <= goodput_latency_s).sum())
-            numbers["goodput_rps"] = in_time / makespan if makespan > 0 else 0.0
-        numbers["preemptions"] = int(self.preemptions.sum())
-        return numbers
+        numbers = summaries(stacked([self]), goodput_latency_s)
+        return {
+            name: int(value[0]) if name in COUNTS else float(value[0])
+            for name, value in numbers.items()
+        }
 
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
         """Returns the arrays by name, with `request` (0 to n - 1) first."""
@@ -173,3 +161,50 @@ class Outcome:
 
         with complete_or_absent(path) as part:
             parquet.write_table(pyarrow.table(dict(self.columns())), part)
+
+
+def stacked(outcomes: Sequence[Outcome]) -> Outcome:
+    """Returns runs with equally many requests as one, arrays of shape (n_runs, n_requests)."""
+    names = [field.name for field in fields(Outcome)]
+    return Outcome(*(np.stack([getattr(one, name) for one in outcomes]) for name in names))
+
+
+def summaries(
+    outcomes: Outcome, goodput_latency_s: float | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Returns the metrics of `Outcome.summary` for several runs at once, shape (n_runs,) each.
+
+    Args:
+        outcomes: of runs with equally many requests; its arrays have shape (n_runs, n_requests).
+        goodput_latency_s: as for `Outcome.summary`.
+    """
+    rejected = outcomes.rejected
+    n_runs, n_requests = rejected.shape
+    served = n_requests - rejected.sum(axis=1)
+    numbers: dict[str, npt.NDArray[Any]] = {
+        "requests": np.full(n_runs, n_requests),
+        "rejected": n_requests - served,
+    }
+    names = ("ttft", "tpot", "e2e", "queue")
+    values = np.stack([getattr(outcomes, f"{name}_s") for name in names])
+    means, ordered = values.mean(axis=2), np.sort(values, axis=2)
+    percentiles = percentiles_of_sorted(ordered.reshape(-1, n_requests), PERCENTILES)
+    percentiles = percentiles.reshape(len(names), n_runs, len(PERCENTILES))
+    for kind, name in enumerate(names):
+        numbers[f"{name}_mean_s"] = means[kind]
+        for column, q in enumerate(PERCENTILES):
+            numbers[f"{name}_p{q}_s"] = percentiles[kind, :, column]
+        numbers[f"{name}_max_s"] = ordered[kind, :, -1]
+    ends = np.where(rejected, -np.inf, outcomes.finished_at_s).max(axis=1)
+    makespan = np.where(served > 0, ends - outcomes.arrived_at_s[:, 0], 0.0)
+    numbers["makespan_s"] = makespan
+    numbers["throughput_rps"] = _rate(served, makespan)
+    if goodput_latency_s is not None:
+        in_time = (outcomes.e2e_s <= goodput_latency_s).sum(axis=1)
+        numbers["goodput_rps"] = _rate(in_time, makespan)
+    numbers["preemptions"] = outcomes.preemptions.sum(axis=1)
+    return numbers
+
+
+def _rate(requests: IntArray, seconds: FloatArray) -> FloatArray:
+    return np.divide(requests, seconds, where=seconds > 0, out=np.zeros(len(seconds)))

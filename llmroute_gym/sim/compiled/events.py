@@ -13,35 +13,6 @@ _KEPT = (1.0 - BATCH_TIME_WEIGHT) ** np.arange(512)
 """What is left of an average after so many batches; nothing that shows after the last."""
 
 
-@kernel
-def write_requests(
-    first: int,
-    arrived_at_s: FloatArray,
-    prompt_tokens: IntArray,
-    output_tokens: IntArray,
-    predicted_output_tokens: FloatArray,
-    ints: IntArray,
-    floats: FloatArray,
-) -> None:
-    """Fills the rows of requests that are still to arrive, from word `first` on."""
-    request = first
-    for i in range(len(arrived_at_s)):
-        floats[request + at.ARRIVED] = arrived_at_s[i]
-        ints[request + at.PROMPT] = prompt_tokens[i]
-        ints[request + at.OUTPUT] = output_tokens[i]
-        ints[request + at.NEXT] = -1
-        floats[request + at.SCHEDULED] = math.nan
-        floats[request + at.FIRST_TOKEN] = math.nan
-        floats[request + at.FINISHED] = math.nan
-        ints[request + at.ORDER] = 0
-        ints[request + at.PREEMPTIONS] = 0
-        ints[request + at.REPLICA] = -1
-        ints[request + at.NEXT_PLACED] = -1
-        ints[request + at.ORIGINAL_PROMPT] = prompt_tokens[i]
-        floats[request + at.PREDICTED] = predicted_output_tokens[i]
-        request += at.REQUEST_WORDS
-
-
 @inlined
 def push(replica: int, request: int, observed: bool, ints: IntArray) -> None:
     """Puts a request at the end of a replica's waiting queue."""

@@ -1,18 +1,28 @@
 """The block of memory of a run: laid out here, worked on by the kernels."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.events import write_requests
 from llmroute_gym.sim.compiled.models import FlatModels
+from llmroute_gym.sim.compiled.observing import write_rows
+from llmroute_gym.sim.compiled.starting import write_cluster, write_replicas, write_requests
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
-from llmroute_gym.sim.run import FloatArray, IntArray
+from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
+from llmroute_gym.sim.signals import N_SIGNALS
 from llmroute_gym.sim.workload import Workload
+
+_ONES = np.ones(N_SIGNALS)
+_UNBOUNDED = np.full(N_SIGNALS, np.inf)
+
+Number = TypeVar("Number", bound=np.generic)
 
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
@@ -73,9 +83,32 @@ class Memory:
             kept = self.ints[: self._first_model]
             self._allocate(2 * longest)
             self.ints[: self._first_model] = kept
-        self._write_replicas(index)
-        self._write_requests(index, workload, predicted_output_tokens)
-        self._write_cluster(index, float(workload.arrived_at_s[0]))
+        first_replica = self._first_replica + index * self._template.size
+        first_request = self._first_request + index * self._n_requests * at.REQUEST_WORDS
+        write_replicas(first_replica, self._template, self._sorting_words, self.ints)
+        write_requests(
+            first_request,
+            workload.arrived_at_s,
+            workload.prompt_tokens,
+            workload.output_tokens,
+            predicted_output_tokens,
+            self.ints,
+            self.floats,
+        )
+        write_cluster(
+            index * at.CLUSTER_WORDS,
+            first_replica,
+            first_replica + self._template.size,
+            self._replica_words,
+            first_request,
+            first_request + self._n_requests * at.REQUEST_WORDS,
+            INFORMATION[self._observation.information],
+            float(workload.arrived_at_s[0]),
+            float(self._late_after_s),
+            float(self._observation.signal_interval_s),
+            self.ints,
+            self.floats,
+        )
 
     def column(self, index: int, column: int, of_floats: bool = False) -> npt.NDArray[np.generic]:
         """Returns a view of one column of an environment's requests, shape (n_requests,)."""
@@ -94,24 +127,51 @@ class Memory:
         n = len(self._cluster)
         return self._first_replica + (index * n + np.arange(n)) * self._replica_words
 
-    def outcome(self, index: int, workload: Workload) -> Outcome:
-        """Returns what became of the workload that environment `index` was started with."""
-        replica = np.array(self.column(index, at.REPLICA), dtype=np.int64)
+    def rows(self, index: int, mask: BoolArray) -> FloatArray:
+        """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS)."""
+        rows = np.empty((len(self._cluster), N_SIGNALS))
+        cluster = index * at.CLUSTER_WORDS
+        # A copy: Numba would compile another kernel for a mask that is read-only.
+        write_rows(cluster, mask.copy(), _ONES, _UNBOUNDED, rows, self.ints, self.floats)
+        return rows
+
+    def outcomes(self, indices: IntArray, workloads: Sequence[Workload]) -> Outcome:
+        """Returns what became of the workloads that environments were started with.
+
+        Args:
+            indices: (n_runs,) the environments.
+            workloads: theirs.
+
+        Returns:
+            Arrays of shape (n_runs, n_requests).
+        """
+        replica = self._column_of(indices, at.REPLICA, self.ints)
         rejected = replica < 0
 
         def times(column: int) -> FloatArray:
-            return np.where(rejected, np.inf, self.column(index, column, of_floats=True))
+            return np.where(rejected, np.inf, self._column_of(indices, column, self.floats))
 
         return Outcome(
-            arrived_at_s=workload.arrived_at_s,
+            arrived_at_s=np.stack([one.arrived_at_s for one in workloads]),
             scheduled_at_s=times(at.SCHEDULED),
             first_token_at_s=times(at.FIRST_TOKEN),
             finished_at_s=times(at.FINISHED),
             replica=replica,
-            prompt_tokens=workload.prompt_tokens,
-            output_tokens=workload.output_tokens,
-            preemptions=np.array(self.column(index, at.PREEMPTIONS), dtype=np.int64),
+            prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
+            output_tokens=np.stack([one.output_tokens for one in workloads]),
+            preemptions=self._column_of(indices, at.PREEMPTIONS, self.ints),
         )
+
+    def outcome(self, index: int, workload: Workload) -> Outcome:
+        """Returns the same of one environment, arrays of shape (n_requests,)."""
+        one = self.outcomes(np.array([index]), [workload])
+        return Outcome(*(getattr(one, field.name)[0] for field in fields(one)))
+
+    def _column_of(
+        self, indices: IntArray, column: int, memory: npt.NDArray[Number]
+    ) -> npt.NDArray[Number]:
+        rows = memory[self._first_request : self._first_model]
+        return rows.reshape(-1, self._n_requests, at.REQUEST_WORDS)[indices, :, column]
 
     def _allocate(self, longest_request: int) -> None:
         """Makes the memory, with models that reach up to `longest_request` tokens."""
@@ -145,42 +205,6 @@ class Memory:
             first_slowdown += 2 * len(replica.slowdowns)
             row[at.SLOWDOWN_END] = first_slowdown
         return rows
-
-    def _write_replicas(self, index: int) -> None:
-        words = self.replicas(index)
-        rows = self._template.copy()
-        first_keys = at.HISTOGRAM + rows[:, at.BLOCK_SIZE]
-        rows[:, at.FIRST_KEY] = words + first_keys
-        rows[:, at.LAST_KEY] = words + self._replica_words - self._sorting_words
-        self.ints[words[0] : words[0] + rows.size] = rows.ravel()
-
-    def _write_requests(self, index: int, workload: Workload, predicted: FloatArray) -> None:
-        write_requests(
-            self._first_request + index * self._n_requests * at.REQUEST_WORDS,
-            workload.arrived_at_s,
-            workload.prompt_tokens,
-            workload.output_tokens,
-            predicted,
-            self.ints,
-            self.floats,
-        )
-
-    def _write_cluster(self, index: int, now_s: float) -> None:
-        cluster = self.clusters[index]
-        ints = self.ints[cluster : cluster + at.CLUSTER_WORDS]
-        floats = self.floats[cluster : cluster + at.CLUSTER_WORDS]
-        replicas, requests = self.replicas(index), self.requests(index)
-        ints[:] = 0
-        ints[at.FIRST_REQUEST] = ints[at.NEXT_REQUEST] = ints[at.NEXT_LATE] = requests[0]
-        ints[at.LAST_REQUEST] = requests[-1] + at.REQUEST_WORDS
-        ints[at.FIRST_REPLICA] = replicas[0]
-        ints[at.END_REPLICA] = replicas[-1] + self._replica_words
-        ints[at.REPLICA_WORDS] = self._replica_words
-        ints[at.INFORMATION] = INFORMATION[self._observation.information]
-        for column in (at.NOW, at.FADED_AT, at.PREVIOUS_ARRIVAL, at.READ_AT):
-            floats[column] = now_s
-        floats[at.LATE_AFTER] = self._late_after_s
-        floats[at.SIGNAL_INTERVAL] = self._observation.signal_interval_s
 
 
 def _largest_batch(replica: Replica, longest_request: int) -> int:

@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import inlined, kernel
@@ -111,15 +114,29 @@ def read_engine(
     floats[seen + _BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
 
 
+@inlined
+def _scaled(value: float, column: int, scale: FloatArray, high: FloatArray) -> float:
+    scaled = value * scale[column]  # never negative
+    return scaled if scaled < high[column] else high[column]
+
+
 @kernel
 def write_rows(
-    cluster: int, mask: BoolArray, out: FloatArray, ints: IntArray, floats: FloatArray
+    cluster: int,
+    mask: BoolArray,
+    scale: FloatArray,
+    high: FloatArray,
+    out: npt.NDArray[np.floating],
+    ints: IntArray,
+    floats: FloatArray,
 ) -> None:
     """Writes what a router knows now.
 
     Args:
         cluster: its word.
         mask: (n_replicas,) replicas that may take the request.
+        scale: (N_SIGNALS,) what each column is multiplied by.
+        high: (N_SIGNALS,) what it is clipped to then.
         out: (n_replicas, N_SIGNALS) is filled.
         ints: memory.
         floats: the same memory.
@@ -134,19 +151,26 @@ def write_rows(
         prompt = float(ints[request + at.ORIGINAL_PROMPT])
         output = floats[request + at.PREDICTED]
         since = now - floats[cluster + at.PREVIOUS_ARRIVAL]
-    arrival_rate = floats[cluster + at.ARRIVAL_WEIGHT] / RATE_TIME_S / n_replicas
     completions = floats[cluster + at.E2E_WEIGHT]
-    completion_rate = completions / RATE_TIME_S / n_replicas
     e2e = floats[cluster + at.E2E_TOTAL] / completions if completions > FADED else 0.0
+    arrival_rate = floats[cluster + at.ARRIVAL_WEIGHT] / RATE_TIME_S / n_replicas
+    completion_rate = completions / RATE_TIME_S / n_replicas
+    prompt = _scaled(prompt, _PROMPT_TOKENS, scale, high)
+    output = _scaled(output, _PREDICTED_OUTPUT_TOKENS, scale, high)
+    since = _scaled(since, _SINCE_LAST_ARRIVAL_S, scale, high)
+    e2e = _scaled(e2e, _E2E_S, scale, high)
+    arrival_rate = _scaled(arrival_rate, _ARRIVAL_RATE, scale, high)
+    completion_rate = _scaled(completion_rate, _COMPLETION_RATE, scale, high)
     fresh = information == at.ROUTER or floats[cluster + at.SIGNAL_INTERVAL] == 0.0
     replica = ints[cluster + at.FIRST_REPLICA]
     for r in range(n_replicas):
         if fresh:
             read_engine(replica, now, information, ints, floats)
         for column in range(_ENGINE_SIGNALS):
-            out[r, column] = floats[replica + at.SEEN + column]
+            out[r, column] = _scaled(floats[replica + at.SEEN + column], column, scale, high)
         remaining = remaining_tokens(replica, ints) if information == at.ORACLE else 0
-        out[r, _SPEED] = floats[replica + at.SPEED]
+        rounds = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
+        out[r, _SPEED] = _scaled(floats[replica + at.SPEED], _SPEED, scale, high)
         out[r, _AVAILABLE] = 1.0 if mask[r] else 0.0
         out[r, _PROMPT_TOKENS] = prompt
         out[r, _PREDICTED_OUTPUT_TOKENS] = output
@@ -155,6 +179,6 @@ def write_rows(
         out[r, _COMPLETION_RATE] = completion_rate
         out[r, _E2E_S] = e2e
         out[r, _SINCE_LAST_ARRIVAL_S] = since
-        out[r, _REMAINING_TOKENS] = remaining
-        out[r, _ROUNDS_SINCE_CHOSEN] = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
+        out[r, _REMAINING_TOKENS] = _scaled(remaining, _REMAINING_TOKENS, scale, high)
+        out[r, _ROUNDS_SINCE_CHOSEN] = _scaled(rounds, _ROUNDS_SINCE_CHOSEN, scale, high)
         replica += ints[cluster + at.REPLICA_WORDS]

@@ -6,7 +6,6 @@ import numpy as np
 
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
-from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.routing import (
     pairs_of,
     serve_assigned,
@@ -18,7 +17,6 @@ from llmroute_gym.sim.compiled.stepping import NO_FEED, place
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
-from llmroute_gym.sim.signals import N_SIGNALS
 
 
 class CompiledRun(Run):
@@ -93,9 +91,7 @@ class CompiledRun(Run):
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
-        rows = np.empty((len(self.cluster), N_SIGNALS))
-        write_rows(0, self.mask().copy(), rows, self._memory.ints, self._memory.floats)
-        return rows
+        return self._memory.rows(0, self.mask())
 
     def outcome(self) -> Outcome:
         """Returns what became of every request; complete once `done`."""

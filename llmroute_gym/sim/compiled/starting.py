@@ -1,0 +1,89 @@
+"""How an environment's rows look before its first decision."""
+
+import math
+
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.jit import kernel
+from llmroute_gym.sim.run import FloatArray, IntArray
+
+
+@kernel
+def write_cluster(
+    cluster: int,
+    first_replica: int,
+    end_replica: int,
+    replica_words: int,
+    first_request: int,
+    last_request: int,
+    information: int,
+    now: float,
+    late_after: float,
+    signal_interval: float,
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Fills the row of a cluster with nothing in it; arguments as the words of `layout`."""
+    for column in range(at.CLUSTER_WORDS):
+        ints[cluster + column] = 0
+    ints[cluster + at.FIRST_REQUEST] = first_request
+    ints[cluster + at.NEXT_REQUEST] = first_request
+    ints[cluster + at.NEXT_LATE] = first_request
+    ints[cluster + at.LAST_REQUEST] = last_request
+    ints[cluster + at.FIRST_REPLICA] = first_replica
+    ints[cluster + at.END_REPLICA] = end_replica
+    ints[cluster + at.REPLICA_WORDS] = replica_words
+    ints[cluster + at.INFORMATION] = information
+    floats[cluster + at.NOW] = now
+    floats[cluster + at.FADED_AT] = now
+    floats[cluster + at.PREVIOUS_ARRIVAL] = now
+    floats[cluster + at.READ_AT] = now
+    floats[cluster + at.LATE_AFTER] = late_after
+    floats[cluster + at.SIGNAL_INTERVAL] = signal_interval
+
+
+@kernel
+def write_replicas(first: int, idle: IntArray, sorting_words: int, ints: IntArray) -> None:
+    """Fills the rows of idle replicas.
+
+    Args:
+        first: word of the first one.
+        idle: (n_replicas, replica words) their rows, but for where their keys stand.
+        sorting_words: words at a row's end that are left for sorting.
+        ints: memory.
+    """
+    replica_words = idle.shape[1]
+    for r in range(idle.shape[0]):
+        replica = first + r * replica_words
+        for column in range(replica_words):
+            ints[replica + column] = idle[r, column]
+        ints[replica + at.FIRST_KEY] = replica + at.HISTOGRAM + idle[r, at.BLOCK_SIZE]
+        ints[replica + at.LAST_KEY] = replica + replica_words - sorting_words
+
+
+@kernel
+def write_requests(
+    first: int,
+    arrived_at_s: FloatArray,
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    predicted_output_tokens: FloatArray,
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Fills the rows of requests that are still to arrive, from word `first` on."""
+    request = first
+    for i in range(len(arrived_at_s)):
+        floats[request + at.ARRIVED] = arrived_at_s[i]
+        ints[request + at.PROMPT] = prompt_tokens[i]
+        ints[request + at.OUTPUT] = output_tokens[i]
+        ints[request + at.NEXT] = -1
+        floats[request + at.SCHEDULED] = math.nan
+        floats[request + at.FIRST_TOKEN] = math.nan
+        floats[request + at.FINISHED] = math.nan
+        ints[request + at.ORDER] = 0
+        ints[request + at.PREEMPTIONS] = 0
+        ints[request + at.REPLICA] = -1
+        ints[request + at.NEXT_PLACED] = -1
+        ints[request + at.ORIGINAL_PROMPT] = prompt_tokens[i]
+        floats[request + at.PREDICTED] = predicted_output_tokens[i]
+        request += at.REQUEST_WORDS
