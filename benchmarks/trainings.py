@@ -6,6 +6,7 @@ and training seeds together, none left out. Their intervals resample whole runs,
 that share queues depend on each other, and training seeds, because trainings differ.
 """
 
+import csv
 import hashlib
 import json
 import logging
@@ -46,6 +47,9 @@ from llmroute_gym.sim.outcome import percentile
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+FOLDER = CACHE / "llmroute-gym" / "trainings"
+"""Where trainings are kept between runs, unless another folder is given."""
 LOG_FILE = "training.log"
 LATENCIES = ("e2e", "ttft")
 PERCENTILES = (50, 95, 99)
@@ -221,16 +225,12 @@ class Evaluation:
             workloads.append(common_workloads(source, cluster, config))
         return cls(tuple(cells), workloads, settings.cluster, config, settings.observation)
 
-    def where(self, **wanted: object) -> IntArray:
-        """Returns the indices of the cells with the given arrivals or qps."""
-        return np.array(
-            [
-                index
-                for index, cell in enumerate(self.cells)
-                if all(getattr(cell, name) == value for name, value in wanted.items())
-            ],
-            dtype=np.int64,
-        )
+    def where(self, arrivals: str | None = None, qps: float | None = None) -> IntArray:
+        """Returns the indices of the cells with these arrivals and this load; None takes all."""
+        chosen = [
+            arrivals in (None, cell.arrivals) and qps in (None, cell.qps) for cell in self.cells
+        ]
+        return np.flatnonzero(chosen)
 
     @property
     def digest(self) -> str:
@@ -265,6 +265,10 @@ class Served(NamedTuple):
     def seed(self, index: int) -> "Served":
         """Returns one training."""
         return Served(*(column[index : index + 1] for column in self))
+
+    def at(self, cells: IntArray) -> "Served":
+        """Returns some of the cells."""
+        return Served(*(column[:, cells] for column in self))
 
 
 def serve_router(router: str | Router, evaluation: Evaluation) -> Served:
@@ -382,6 +386,10 @@ class Resampling(NamedTuple):
 
         return cls(counts(n_seeds), counts(config.runs))
 
+    def once(self) -> "Resampling":
+        """Returns the first row alone: estimates without a bootstrap."""
+        return Resampling(self.seeds[:1], self.runs[:1])
+
     def percentiles(
         self, latency: FloatArray, percents: Sequence[float] = PERCENTILES
     ) -> FloatArray:
@@ -436,10 +444,8 @@ def change(resampled: FloatArray, baseline: FloatArray) -> FloatArray:
         return resampled / baseline - 1
 
 
-def column(training: Path, name: str) -> FloatArray:
+def logged(training: Path, name: str) -> FloatArray:
     """Reads the known values of a column of a training's ``metrics.csv``, (n,)."""
-    import csv
-
     with (training / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows: list[Mapping[str, Any]] = list(csv.DictReader(file))
     return np.array([float(row[name]) for row in rows if row.get(name)])
