@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from stage_numbers import (
     BASELINE,
     CLONES,
+    LIGHT_AND_HEAVY,
     LOADS,
     NEAR,
     P95,
@@ -123,45 +124,37 @@ TICKS = (-0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 3, 9, 29, 99
 
 
 def plot(measured: Measured, path: Path) -> None:
-    """Draws the learning curves of stages 1 and 3, and every training of stage 2."""
-    figure = Figure(figsize=(15, 5.4), layout="constrained")
-    first, second, third = figure.subplots(1, 3)
-    _curves(
-        first,
-        measured,
-        {
+    """Draws the learning curves of stages 1 and 3 and every training of stage 2."""
+    figure = Figure(figsize=(13, 10.5), layout="constrained")
+    panels = figure.subplots(2, 2)
+    for panel, load in zip(panels[0], LIGHT_AND_HEAVY, strict=True):
+        shown = {
             "none-no-reference-unstabilised": "PPO alone, no reference, off",
             "none-no-reference": "PPO alone, no reference, on",
             "demos-unstabilised": "demonstrations, off",
             "demos": "demonstrations, on",
-        },
-        f"Stage 1: stabilisation, at {LOADS[0]} requests/s",
-    )
-    _dots(second, measured)
-    _curves(
-        third,
-        measured,
-        {
-            "none": "PPO alone",
-            "none-no-reference": "PPO alone, no reference",
-            "demos": "demonstrations, then PPO",
-            "demos-no-reference": "the same, no reference",
-        },
-        f"Stage 3: demonstrations, at {LOADS[0]} requests/s",
-    )
-    first.set_ylabel("P95 of end-to-end latency against round robin")
-    figure.savefig(path, dpi=110)
+        }
+        title = f"Stage 1: stabilisation, trained at {LOADS[0]}, served at {LOADS[load]} requests/s"
+        _curves(panel, measured, shown, load, title)
+    _dots(panels[1, 0], measured)
+    shown = {
+        "none": "PPO alone",
+        "none-no-reference": "PPO alone, no reference",
+        "demos": "demonstrations, then PPO",
+        "demos-no-reference": "the same, no reference",
+    }
+    _curves(panels[1, 1], measured, shown, 0, f"Stage 3: demonstrations, at {LOADS[0]} requests/s")
+    figure.supylabel("P95 of end-to-end latency against round robin")
+    figure.savefig(path, dpi=100)
 
 
 def _relative_axis(panel: Axes, title: str) -> None:
     panel.axhspan(-NEAR, NEAR, color="0.9", zorder=0)
     panel.axhline(0, color="0.4", linewidth=0.8)
     panel.set_yscale("symlog", linthresh=LINEAR, linscale=1.5)
-    low, high = panel.get_ylim()
-    panel.set_ylim(min(low, -LINEAR), max(high, LINEAR))
-    panel.set_yticks(
-        [one for one in TICKS if min(low, -LINEAR) <= one <= max(high, LINEAR)],
-    )
+    low, high = min(1.1 * panel.dataLim.ymin, -LINEAR), max(1.1 * panel.dataLim.ymax, LINEAR)
+    panel.set_yticks([one for one in TICKS if low <= one <= high])
+    panel.set_ylim(low, high)
     panel.yaxis.set_major_formatter(FuncFormatter(_change))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.set_title(title, fontsize="medium")
@@ -172,11 +165,13 @@ def _change(value: float, _: int) -> str:
     return f"×{1 + value:g}" if value >= 1 else f"{value:+.0%}" if value else "0"
 
 
-def _curves(panel: Axes, measured: Measured, shown: Mapping[str, str], title: str) -> None:
-    there = own_tail(measured, BASELINE, 0, P95)[0]
+def _curves(
+    panel: Axes, measured: Measured, shown: Mapping[str, str], load: int, title: str
+) -> None:
+    there = own_tail(measured, BASELINE, load, P95)[0]
     for number, (name, label) in enumerate(shown.items()):
         watched = measured.courses[name]
-        curves = np.array([one.p95_s[:, 0] / there - 1 for one in watched])
+        curves = np.array([one.p95_s[:, load] / there - 1 for one in watched])
         thousands = watched[0].decisions / 1000
         panel.plot(thousands, curves.T, color=f"C{number}", linewidth=0.6, alpha=0.6)
         panel.plot(
@@ -189,13 +184,14 @@ def _curves(panel: Axes, measured: Measured, shown: Mapping[str, str], title: st
 
 def _dots(panel: Axes, measured: Measured) -> None:
     shown = [(start, suffix) for start in ("none", "demos") for suffix in ("", "-ramp", "-heavy")]
+    starts = {"none": "PPO alone", "demos": "demonstrations"}
     at = {"": "2.5", "-ramp": "2.5 to 4.5", "-heavy": "4.5"}
     for number, (start, suffix) in enumerate(shown):
         colour = f"C{number % 3}"
         for load in range(len(LOADS)):
             changes = own_changes(measured, start + suffix, load, P95)
             place = load + 0.13 * (number - (len(shown) - 1) / 2)
-            label = f"{'PPO alone' if start == 'none' else 'demonstrations'}, at {at[suffix]}"
+            label = f"{starts[start]}, trained at {at[suffix]}"
             panel.plot(
                 np.full(len(changes), place),
                 changes,
@@ -208,7 +204,7 @@ def _dots(panel: Axes, measured: Measured) -> None:
             )
     panel.set_xticks(range(len(LOADS)), [f"{load:g}" for load in LOADS])
     panel.set_xlabel("Served load (requests/s); one mark per seed")
-    _relative_axis(panel, "Stage 2: trained at")
+    _relative_axis(panel, "Stage 2: rising load")
     _legend_below(panel)
 
 

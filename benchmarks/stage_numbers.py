@@ -13,6 +13,8 @@ from llmroute_gym.sim.outcome import percentile
 
 LOADS = (2.5, 3.5, 4.5)
 """Requests per second, the tuning log's."""
+LIGHT_AND_HEAVY = (0, len(LOADS) - 1)
+"""Indices of the load that most trainings see, and of the heaviest."""
 RULES = BASELINE, OTHER = "round_robin", "lor"
 PERCENTS = P95, P99 = (95, 99)
 NEAR = 0.02

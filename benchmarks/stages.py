@@ -1,6 +1,6 @@
 """Measures the tuning log's three stages, and what cloning and the KL to its clone are worth.
 
-    python benchmarks/stages.py                 # train, serve, print
+    python benchmarks/stages.py                 # train, serve, print; half an hour on one core
     python benchmarks/stages.py --write         # and fill benchmarks/README.md, stages.csv, .png
     python benchmarks/stages.py --seeds 10      # more trainings of each configuration
     python benchmarks/stages.py --quick         # see that it works
@@ -40,6 +40,7 @@ from stage_numbers import (
     CLONES,
     CONFIGURATIONS,
     LABELS,
+    LIGHT_AND_HEAVY,
     LOADS,
     NEAR,
     OTHER,
@@ -170,27 +171,26 @@ def stage_1(measured: Measured) -> str:
     ):
         for name, switch in ((off, "off"), (on, "on")):
             moved = [movement(one, SETTLED) for one in measured.courses[name]]
+            cells = [
+                f"{pooled_change(measured, name, load, P95)}<br>"
+                f"{_spread(own_changes(measured, name, load, P95))}"
+                for load in range(len(LOADS))
+            ]
+            near = [in_words(needed(measured, name, load)) for load in LIGHT_AND_HEAVY]
             rows.append(
                 [
                     LABELS[name],
                     switch,
-                    _moved(moved, "mean"),
-                    _moved(moved, "variance"),
-                    pooled_change(measured, name, 0, P95),
-                    _spread(own_changes(measured, name, 0, P95)),
+                    *(_moved(moved, of) for of in ("mean", "variance")),
+                    *cells,
                     pooled_change(measured, name, 0, P99),
-                    in_words(needed(measured, name, 0)),
+                    *near,
                 ]
             )
-    titles = [
-        "start",
-        "stabilisation",
-        "means move",
-        "variances move",
-        "P95",
-        "P95 of each seed (%)",
-    ]
-    return table([*titles, "P99", "decisions to within 2%"], rows)
+    titles = ["start", "stabilisation", "means move", "variances move"]
+    titles += [*(f"P95 at {load}" for load in LOADS), f"P99 at {LOADS[0]}"]
+    titles += [f"decisions to within 2% at {LOADS[load]}" for load in LIGHT_AND_HEAVY]
+    return table(titles, rows)
 
 
 def _spread(values: FloatArray) -> str:
@@ -343,7 +343,7 @@ def section(measured: Measured, command: str) -> str:
         "",
         "### Stage 1: statistics stabilisation",
         "",
-        f"At {LOADS[0]} requests/s. How far the observation statistics move over the first "
+        f"Trained at {LOADS[0]} requests/s. How far the observation statistics move over the first "
         f"{SETTLED} updates, on average over the columns and that which moves most (both averaged "
         "over the seeds): means in standard deviations, variances relative to themselves. They are "
         "frozen while there is a reference, so that only trainings without one move them. Where "
