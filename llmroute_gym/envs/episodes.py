@@ -9,7 +9,6 @@ from llmroute_gym.envs.observation import HIGH, SCALE
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.sim.compiled.memory import Memory
-from llmroute_gym.sim.compiled.stepping import NO_FEED
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
@@ -105,7 +104,6 @@ class Episodes:
             self.rewards,
             self.now_s,
             self.numbers,
-            NO_FEED,
             self._memory.ints,
             self._memory.floats,
         )

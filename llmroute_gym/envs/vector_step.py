@@ -27,7 +27,6 @@ def step_all(
     rewards: FloatArray,
     now_s: FloatArray,
     numbers: IntArray,
-    no_feed: IntArray,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -46,13 +45,12 @@ def step_all(
         rewards: (n_environments,) is filled.
         now_s: (n_environments,) is filled with the times of the next decisions, seconds.
         numbers: (n_environments,) is filled with the numbers of the requests at hand.
-        no_feed: an empty feed for `advance`.
         ints: memory.
         floats: the same memory.
     """
     for e in range(len(clusters)):
         cluster = clusters[e]
-        _, area, late_area, rate, spread = place(cluster, actions[e], no_feed, ints, floats)
+        _, area, late_area, rate, spread = place(cluster, actions[e], ints, floats)
         rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[e])
         write_rows(cluster, masks[e], scale, high, out[e], ints, floats)
         now_s[e] = floats[cluster + at.NOW]

@@ -6,7 +6,7 @@ import numpy as np
 
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET, GQA_BATCHING_PENALTY
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.run import FloatArray, IntArray
 
 
@@ -30,7 +30,10 @@ def segment_of(ints: IntArray, floats: FloatArray, axis: int, x: float) -> int:
         axis: word of an axis, see `layout`.
         x: a coordinate.
     """
+    assume(axis >= 0)
     cells = ints[axis + at.CELLS]
+    assume(cells >= 1)
+    assume(x >= 0.0)
     j = ints[axis + at.FIRST_CELL + min(int(x) // at.CELL_WIDTH, cells - 1)]
     knots = axis + at.FIRST_CELL + cells
     last = ints[axis + at.KNOTS] - 2
@@ -50,6 +53,7 @@ def decode_seconds(
     model: int, decodes: int, contexts: int, ints: IntArray, floats: FloatArray
 ) -> float:
     """Returns the decode attention's seconds, 0 without decodes."""
+    assume(model >= 0)
     if decodes == 0:
         return 0.0
     kind = ints[model + at.KIND]
@@ -57,6 +61,8 @@ def decode_seconds(
         return floats[ints[model + at.DECODE]] * contexts
     columns = ints[model + at.DECODE_COLUMNS]
     row = ints[model + at.DECODE] + (decodes - 1) * columns
+    assume(row >= 0)
+    assume(contexts >= 0)
     if kind == at.TABLE:
         return floats[row + context_bucket(contexts, decodes)]
     mean = contexts / decodes
@@ -87,8 +93,13 @@ def equal_steps(
         first; slope.
     """
     kind = ints[model + at.KIND]
-    base = floats[ints[model + at.DENSE] + decodes]
+    dense = ints[model + at.DENSE]
     start = ints[model + at.DECODE]
+    assume(dense >= 0)
+    assume(start >= 0)
+    assume(decodes >= 1)
+    assume(contexts >= 0)
+    base = floats[dense + decodes]
     columns = ints[model + at.DECODE_COLUMNS]
     count = most
     slope = 0.0
@@ -118,6 +129,7 @@ def steps_seconds(
     model: int, decodes: int, contexts: int, steps: int, ints: IntArray, floats: FloatArray
 ) -> float:
     """Returns the seconds of decode batches of the same members, before slowdown and speed."""
+    assume(model >= 0)
     total = 0.0
     while steps > 0:
         count, first, slope = equal_steps(model, decodes, contexts, steps, ints, floats)
@@ -139,6 +151,7 @@ def _along(floats: FloatArray, row: int, columns: int, column: int) -> float:
 def _table_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:
+    assume(model >= 0)
     start = ints[model + at.PREFILL]
     rows = ints[model + at.PREFILL_ROWS]
     columns = ints[model + at.PREFILL_COLUMNS]
@@ -154,6 +167,7 @@ def _table_prefill(
 def _profile_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:
+    assume(model >= 0)
     columns = ints[model + at.PREFILL_COLUMNS]
     row_axis, column_axis = ints[model + at.ROW_AXIS], ints[model + at.COLUMN_AXIS]
     y, x = math.sqrt(chunk_squares), float(buckets)
@@ -163,6 +177,7 @@ def _profile_prefill(
     v = (y - floats[row_knots + i]) / (floats[row_knots + i + 1] - floats[row_knots + i])
     u = (x - floats[column_knots + j]) / (floats[column_knots + j + 1] - floats[column_knots + j])
     low = ints[model + at.PREFILL] + i * columns + j
+    assume(low >= 0)
     high = low + columns
     return (1.0 - v) * ((1.0 - u) * floats[low] + u * floats[low + 1]) + v * (
         (1.0 - u) * floats[high] + u * floats[high + 1]
@@ -180,6 +195,7 @@ def prefill_seconds(
     floats: FloatArray,
 ) -> float:
     """Returns the prefill attention's seconds of at least one chunk."""
+    assume(model >= 0)
     kind = ints[model + at.KIND]
     if kind == at.FORMULA:
         return floats[ints[model + at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)

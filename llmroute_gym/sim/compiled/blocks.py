@@ -8,7 +8,7 @@ proves that there is room.
 """
 
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.run import IntArray
 
 _USUAL = 16
@@ -48,6 +48,7 @@ def decode_blocks(replica: int, contexts: int, step: int, ints: IntArray) -> int
         step: the step at which `done` reaches those tokens.
         ints: memory.
     """
+    assume(replica >= 0)
     block_size = ints[replica + at.BLOCK_SIZE]
     full = residue(-step, block_size)  # of contexts that end with their block
     counts = replica + at.HISTOGRAM
@@ -97,6 +98,7 @@ def _counted_steps(
     replica: int, contexts: int, step: int, held: int, limit: int, most: int, ints: IntArray
 ) -> int:
     """The same, counted block by block."""
+    assume(replica >= 0)
     block_size = ints[replica + at.BLOCK_SIZE]
     used = held + decode_blocks(replica, contexts, step, ints)
     growing = residue(1 - step, block_size)  # the residue that took a new block at step 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.run import FloatArray, IntArray
 from llmroute_gym.sim.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
 
@@ -72,6 +72,8 @@ def note_first_token(
     replica: int, request: int, now: float, ints: IntArray, floats: FloatArray
 ) -> None:
     """Books a first token: what streams, and the average of times to first token."""
+    assume(replica >= 0)
+    assume(request >= 0)
     prompt = ints[request + at.ORIGINAL_PROMPT]
     ints[replica + at.SILENT] -= 1
     ints[replica + at.SILENT_PROMPT] -= prompt
@@ -89,6 +91,9 @@ def note_finish(
     replica: int, cluster: int, request: int, now: float, ints: IntArray, floats: FloatArray
 ) -> None:
     """Books a finish: the integrals of the interval and the average of latencies."""
+    assume(replica >= 0)
+    assume(cluster >= 0)
+    assume(request >= 0)
     ints[replica + at.TOTAL] -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
     ints[replica + at.STREAMING] -= 1
     ints[replica + at.STREAMING_PROMPT] -= ints[request + at.ORIGINAL_PROMPT]

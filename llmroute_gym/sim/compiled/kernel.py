@@ -30,7 +30,7 @@ from llmroute_gym.sim.compiled.events import (
     push,
 )
 from llmroute_gym.sim.compiled.eviction import make_room
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.run import FloatArray, IntArray
 
 
@@ -100,6 +100,7 @@ def _finish_due(
 ) -> tuple[int, int, int]:
     """Takes out the decoding requests whose last token is out; returns b, context, first_key."""
     block_size = ints[replica + at.BLOCK_SIZE]
+    assume(first_key >= 0)
     while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
         request = ints[first_key] & at.REQUEST_MASK
         first_key += 1
@@ -274,6 +275,7 @@ def _decode_run(
     batch_end = math.inf
     while left > 0 and now < next_slowdown and batch_end == math.inf:
         model = ints[replica + at.MODEL]
+        assume(model >= 0)
         count, first, slope = equal_steps(model, b, context, left, ints, floats)
         first *= scale
         slope *= scale
@@ -298,9 +300,7 @@ def _decode_run(
 def advance(
     replica: int,
     cluster: int,
-    feed: IntArray,
-    feed_at: int,
-    feed_end: int,
+    feed: int,
     until: float,
     observed: bool,
     ints: IntArray,
@@ -311,14 +311,15 @@ def advance(
     Args:
         replica: its word.
         cluster: word of its cluster, for the books of an observed run.
-        feed: words of requests that arrive at this replica on the way, by arrival.
-        feed_at: index of the first of them.
-        feed_end: one past the last of them.
+        feed: the first request that arrives at this replica on the way, the others linked to it
+            by arrival; -1 if there is none.
         until: seconds; what happens at that instant is left.
         observed: whether signals and reward integrals are kept.
         ints: memory, see `layout`.
         floats: the same memory.
     """
+    assume(replica >= 0)
+    assume(cluster >= 0)
     # The hot state lives in locals; everything else is touched where it changes.
     b = ints[replica + at.DECODES]
     step = ints[replica + at.STEP]
@@ -330,11 +331,14 @@ def advance(
     mean_time = floats[replica + at.MEAN_BATCH_TIME]
     prefill_first = ints[replica + at.PREFILL_FIRST] == 1
     model = ints[replica + at.MODEL]
+    dense = ints[model + at.DENSE]
+    assume(model >= 0)
+    assume(dense >= 0)
 
     while True:
         horizon = until
-        if feed_at < feed_end:
-            horizon = floats[feed[feed_at] + at.ARRIVED]
+        if feed >= 0:
+            horizon = floats[feed + at.ARRIVED]
         while True:
             # The end of the batch in flight, or the wake-up of an idle replica.
             if batch_end < horizon:
@@ -391,7 +395,9 @@ def advance(
 
                 if prefills > 0:
                     in_decode = 1 if decoding > 0 else 0
-                    seconds = floats[ints[model + at.DENSE] + tokens + decoding]
+                    in_batch = tokens + decoding
+                    assume(in_batch >= 0)
+                    seconds = floats[dense + in_batch]
                     seconds += decode_seconds(model, decoding, context, ints, floats)
                     seconds += prefill_seconds(
                         model, prefills, squares, chunk_context, buckets, ints, floats
@@ -429,10 +435,11 @@ def advance(
                     in_decode = 0
                     break
                 # Else the only request has restarted itself, and can run again.
-        if feed_at == feed_end:
+        if feed < 0:
             break
-        push(replica, feed[feed_at], observed, ints)
-        feed_at += 1
+        following = ints[feed + at.NEXT]
+        push(replica, feed, observed, ints)
+        feed = following
 
     ints[replica + at.DECODES] = b
     ints[replica + at.STEP] = step

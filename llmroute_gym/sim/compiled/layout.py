@@ -94,11 +94,22 @@ KEEP_PROMPT: Final = 47  # 1 for restart="recompute"
 MODEL: Final = 48
 SPEED: Final = 49  # f
 LEAST_SCALE: Final = 50  # f, the smallest SCALE that its slowdowns can bring
+# Requests that were sent to it but that it has not been run on to yet, linked by arrival.
+FEED: Final = 51  # the first, -1 if there is none
+FEED_END: Final = 52  # the last
+FEED_COUNT: Final = 53
+# When it may next finish a request, whatever arrives; see `waking`.
+SOONEST: Final = 54  # f, a lower bound while memory suffices
+SOONEST_SHORT: Final = 55  # f, another one that needs no memory
+SPARE: Final = 56  # tokens that arrivals may bring before memory can run short
+STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
+FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
+PACE: Final = 59  # f, the same of a batch with all that decode now
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
 # sort them in.
-SEEN: Final = 52
-HISTOGRAM: Final = 60
+SEEN: Final = 60
+HISTOGRAM: Final = 68
 
 # A request.
 ARRIVED: Final = 0  # f
@@ -129,7 +140,10 @@ ROW_AXIS: Final = 8  # PROFILE: of PREFILL
 COLUMN_AXIS: Final = 9
 GQA: Final = 10
 DENSE_LEAST: Final = 11  # the least of DENSE from so many tokens on
-MODEL_WORDS: Final = 12
+LEAST: Final = (
+    12  # a model whose decode batches take no longer than this one's with further members
+)
+MODEL_WORDS: Final = 13
 
 # An axis of a grid: ascending knots, and where to start looking for the segment of a coordinate.
 KNOTS: Final = 0  # how many

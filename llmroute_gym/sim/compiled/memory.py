@@ -218,7 +218,7 @@ def _fill_limits(row: IntArray, replica: Replica) -> None:
     """Fills an idle replica's row but for what depends on where it stands."""
     floats = row.view(np.float64)
     row[[at.HEAD, at.TAIL, at.PARTIAL, at.CHAIN, at.CHAIN_END]] = -1
-    row[[at.FIRST_PLACED, at.LAST_PLACED]] = -1
+    row[[at.FIRST_PLACED, at.LAST_PLACED, at.FEED, at.FEED_END]] = -1
     row[at.PREFILL_FIRST] = replica.scheduler == "prefill_first"
     row[at.MAX_BATCH] = replica.max_batch
     row[at.MAX_BATCHED_TOKENS] = replica.max_batched_tokens

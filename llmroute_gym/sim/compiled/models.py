@@ -16,6 +16,7 @@ from llmroute_gym.sim.batch_time import (
     TableBatchTime,
 )
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.least import least_of_profile, least_of_table
 from llmroute_gym.sim.profile_time import ProfileBatchTime
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,10 +51,15 @@ class FlatModels:
     ) -> None:
         distinct = list({id(model): model for model in models}.values())
         position = {id(model): index for index, model in enumerate(distinct)}
-        self.word_of = [first_word + position[id(model)] * at.MODEL_WORDS for model in models]
+        both = 2 * at.MODEL_WORDS  # the rows of a model and of its least
+        self.word_of = [first_word + position[id(model)] * both for model in models]
         self._parts: list[FloatArray] = []
-        self._next_word = first_word + len(distinct) * at.MODEL_WORDS
-        rows = [self._flatten(one, max_tokens, max_context, max_batch) for one in distinct]
+        self._next_word = first_word + len(distinct) * both
+        rows = []
+        for index, one in enumerate(distinct):
+            row, least = self._flatten(one, max_tokens, max_context, max_batch)
+            row[at.LEAST] = first_word + index * both + at.MODEL_WORDS
+            rows += [row, least]
         tables = np.concatenate(self._parts).view(np.int64)
         self.words: IntArray = np.concatenate([*rows, tables])
 
@@ -66,53 +72,42 @@ class FlatModels:
 
     def _flatten(
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
-    ) -> IntArray:
+    ) -> tuple[IntArray, IntArray]:
+        """Returns the rows of a model and of its least, see `LEAST` in `layout`."""
         if not isinstance(model, TableBatchTime | ProfileBatchTime | FormulaBatchTime):
             raise InputError(
                 f"the compiled engine knows table, profile and formula batch times, not "
                 f"{type(model).__name__}; use engine='reference'"
             )
         row = np.zeros(at.MODEL_WORDS, dtype=np.int64)
-        dense = _dense_seconds(model, max_tokens)
+        dense = _dense_seconds(model, max(max_tokens, max_batch))
         # Indexed by tokens, from 1.
-        row[at.DENSE] = self._add(dense) - 1
-        row[at.DENSE_LEAST] = self._add(np.minimum.accumulate(dense[::-1])[::-1]) - 1
-        if isinstance(model, TableBatchTime):
-            self._add_table(row, model, max_context, max_batch)
-        elif isinstance(model, ProfileBatchTime):
-            self._add_profile(row, model, max_batch)
-        else:
+        row[at.DENSE] = self._add(dense[:max_tokens]) - 1
+        row[at.DENSE_LEAST] = self._add(_least_from(dense)) - 1
+        if isinstance(model, FormulaBatchTime):
             self._add_formula(row, model)
-        return row
-
-    def _add_table(
-        self, row: IntArray, model: TableBatchTime, max_context: int, max_batch: int
-    ) -> None:
-        columns = max(-(-max_context // CONTEXT_BUCKET) + 1, model.decode_s.shape[1])
-        decode = extended(extended(model.decode_s, 1, columns), 0, max_batch)
-        row[at.KIND] = at.TABLE
-        row[at.DECODE] = self._add(decode * batching(model.gqa, decode.shape[0])[:, None])
-        row[at.DECODE_COLUMNS] = columns
-        row[at.PREFILL] = self._add(model.prefill_s)
-        row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
-        row[at.GQA] = model.gqa
-
-    def _add_profile(self, row: IntArray, model: ProfileBatchTime, max_batch: int) -> None:
-        row[at.KIND] = at.PROFILE
-        knots = model.decode_context
-        decode = np.array(
-            [
-                [_part(model, decodes, context) for context in knots]
-                for decodes in range(1, max_batch + 1)
-            ]
-        )
+            return row, row.copy()
+        self._add_prefill(row, model)
+        # In powers of two, so that grids are made once for many workloads.
+        reach = 1 << (max(max_context, _USUAL_REACH) - 1).bit_length()
+        decode, bounds = _decode_grids(model, reach, max_batch, dense)
         row[at.DECODE] = self._add(decode)
-        row[at.DECODE_COLUMNS] = len(knots)
-        row[at.DECODE_AXIS] = self._add(axis(knots))
+        row[at.DECODE_COLUMNS] = decode.shape[1]
+        least = row.copy()
+        # The grid holds whole batch times here.
+        least[at.DENSE] = self._add(np.zeros(max_batch)) - 1
+        least[at.DECODE] = self._add(bounds)
+        return row, least
+
+    def _add_prefill(self, row: IntArray, model: TableBatchTime | ProfileBatchTime) -> None:
+        row[at.KIND] = at.TABLE
+        if isinstance(model, ProfileBatchTime):
+            row[at.KIND] = at.PROFILE
+            row[at.DECODE_AXIS] = self._add(axis(model.decode_context))
+            row[at.ROW_AXIS] = self._add(axis(model.prefill_root))
+            row[at.COLUMN_AXIS] = self._add(axis(model.prefill_context))
         row[at.PREFILL] = self._add(model.prefill_s)
         row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
-        row[at.ROW_AXIS] = self._add(axis(model.prefill_root))
-        row[at.COLUMN_AXIS] = self._add(axis(model.prefill_context))
         row[at.GQA] = model.gqa
 
     def _add_formula(self, row: IntArray, model: FormulaBatchTime) -> None:
@@ -121,7 +116,10 @@ class FlatModels:
         row[at.PREFILL] = self._add([model.c3])
 
 
+_USUAL_REACH = 4096
+_Grids = dict[tuple[int, int], tuple[FloatArray, FloatArray]]
 _DENSE: WeakKeyDictionary[BatchTimeModel, FloatArray] = WeakKeyDictionary()
+_GRIDS: WeakKeyDictionary[BatchTimeModel, _Grids] = WeakKeyDictionary()
 
 
 def _dense_seconds(model: BatchTimeModel, max_tokens: int) -> FloatArray:
@@ -132,6 +130,38 @@ def _dense_seconds(model: BatchTimeModel, max_tokens: int) -> FloatArray:
         known = np.array([model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in tokens])
         _DENSE[model] = known
     return known[:max_tokens]
+
+
+def _decode_grids(
+    model: TableBatchTime | ProfileBatchTime, reach: int, max_batch: int, dense: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Returns decode attention's seconds by (decodes, context), and the bounds; remembers them.
+
+    Args:
+        model: the batch times.
+        reach: longest mean context, tokens.
+        max_batch: most decodes.
+        dense: (n_tokens,) seconds outside attention.
+    """
+    known = _GRIDS.setdefault(model, {})
+    if (reach, max_batch) not in known:
+        cheapest = _least_from(dense)[:max_batch]
+        if isinstance(model, TableBatchTime):
+            columns = max(reach // CONTEXT_BUCKET + 1, model.decode_s.shape[1])
+            decode = extended(extended(model.decode_s, 1, columns), 0, max_batch)[:max_batch]
+            decode = decode * batching(model.gqa, max_batch)[:, None]
+            bounds = least_of_table(decode, cheapest)
+        else:
+            knots, batches = model.decode_context, range(1, max_batch + 1)
+            decode = np.array([[_part(model, b, context) for context in knots] for b in batches])
+            bounds = least_of_profile(decode, knots, dense[:max_batch], cheapest, reach)
+        known[reach, max_batch] = decode, bounds
+    return known[reach, max_batch]
+
+
+def _least_from(dense: FloatArray) -> FloatArray:
+    """Returns the least of `dense` from each index on."""
+    return np.minimum.accumulate(dense[::-1])[::-1]
 
 
 def extended(table: FloatArray, axis: int, length: int) -> FloatArray:

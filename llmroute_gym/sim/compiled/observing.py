@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
-from llmroute_gym.sim.compiled.jit import inlined, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
 from llmroute_gym.sim.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
 
@@ -44,6 +44,7 @@ def remaining_tokens(replica: int, ints: IntArray) -> int:
 
 @kernel
 def _used_blocks(replica: int, ints: IntArray) -> int:
+    assume(replica >= 0)
     decodes = ints[replica + at.DECODES]
     if decodes == 0:
         return ints[replica + at.PREFILL_BLOCKS]
@@ -56,6 +57,7 @@ def _used_blocks(replica: int, ints: IntArray) -> int:
 
 @kernel
 def _oldest_waiting(replica: int, now: float, ints: IntArray, floats: FloatArray) -> float:
+    assume(replica >= 0)
     oldest = now
     request = ints[replica + at.HEAD]
     left = ints[replica + at.RESTARTED] + 1
@@ -68,6 +70,7 @@ def _oldest_waiting(replica: int, now: float, ints: IntArray, floats: FloatArray
 
 @kernel
 def _oldest_silent(replica: int, now: float, ints: IntArray, floats: FloatArray) -> float:
+    assume(replica >= 0)
     request = ints[replica + at.FIRST_PLACED]
     while request >= 0 and not math.isnan(floats[request + at.FIRST_TOKEN]):
         following = ints[request + at.NEXT_PLACED]
@@ -82,6 +85,7 @@ def read_engine(
     replica: int, now: float, information: int, ints: IntArray, floats: FloatArray
 ) -> None:
     """Stores a replica's own columns of the rows, from its word SEEN on."""
+    assume(replica >= 0)
     seen = replica + at.SEEN
     ttft = 0.0
     weight = floats[replica + at.TTFT_WEIGHT]
@@ -141,6 +145,7 @@ def write_rows(
         ints: memory.
         floats: the same memory.
     """
+    assume(cluster >= 0)
     now = floats[cluster + at.NOW]
     information = ints[cluster + at.INFORMATION]
     n_replicas = len(out)
@@ -164,6 +169,7 @@ def write_rows(
     fresh = information == at.ROUTER or floats[cluster + at.SIGNAL_INTERVAL] == 0.0
     replica = ints[cluster + at.FIRST_REPLICA]
     for r in range(n_replicas):
+        assume(replica >= 0)
         if fresh:
             read_engine(replica, now, information, ints, floats)
         for column in range(_ENGINE_SIGNALS):

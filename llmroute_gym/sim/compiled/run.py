@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.routing import (
@@ -13,7 +11,7 @@ from llmroute_gym.sim.compiled.routing import (
     serve_least,
     serve_least_in_flight,
 )
-from llmroute_gym.sim.compiled.stepping import NO_FEED, place
+from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
@@ -37,7 +35,7 @@ class CompiledRun(Run):
     def _place(self, replica: int, rejected: bool) -> Interval:
         memory = self._memory
         index = -1 if rejected else replica
-        interval = Interval(*place(0, index, NO_FEED, memory.ints, memory.floats))
+        interval = Interval(*place(0, index, memory.ints, memory.floats))
         self.next_request += 1
         self.now_s = float(memory.floats[at.NOW])
         return interval
@@ -50,10 +48,7 @@ class CompiledRun(Run):
                     placed[request] = -1
         memory = self._memory
         memory.column(0, at.REPLICA)[:] = placed
-        order = np.argsort(placed, kind="stable")
-        starts = np.searchsorted(placed[order], np.arange(len(self.cluster) + 1))
-        feed = memory.requests(0)[order]
-        serve_assigned(memory.replicas(0), feed, starts, memory.ints, memory.floats)
+        serve_assigned(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
         self.next_request = len(self.workload)
 
     def serve_least(self, rule: int, *, lazily: bool) -> None:

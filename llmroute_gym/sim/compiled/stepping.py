@@ -2,27 +2,26 @@
 
 import math
 
-import numpy as np
-
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.events import push
-from llmroute_gym.sim.compiled.jit import kernel
+from llmroute_gym.sim.compiled.jit import assume, kernel
 from llmroute_gym.sim.compiled.kernel import advance
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
 from llmroute_gym.sim.run import FloatArray, IntArray
 from llmroute_gym.sim.signals import RATE_TIME_S
 
-NO_FEED = np.zeros(1, dtype=np.int64)
-
 
 @kernel
 def imbalance(cluster: int, ints: IntArray, floats: FloatArray) -> float:
     """Returns the coefficient of variation over replicas of remaining tokens / speed."""
+    assume(cluster >= 0)
     start, end = ints[cluster + at.FIRST_REPLICA], ints[cluster + at.END_REPLICA]
     words = ints[cluster + at.REPLICA_WORDS]
     total = 0.0
     n_replicas = 0
     replica = start
+    assume(start >= 0)
+    assume(words >= 0)
     while replica < end:
         total += remaining_tokens(replica, ints) / floats[replica + at.SPEED]
         n_replicas += 1
@@ -41,6 +40,7 @@ def imbalance(cluster: int, ints: IntArray, floats: FloatArray) -> float:
 @kernel
 def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
     """Fades the averages of the cluster to `now`."""
+    assume(cluster >= 0)
     kept = math.exp((floats[cluster + at.FADED_AT] - now) / RATE_TIME_S)
     floats[cluster + at.E2E_WEIGHT] *= kept
     floats[cluster + at.E2E_TOTAL] *= kept
@@ -49,21 +49,22 @@ def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
 
 
 @kernel
-def _advance_all(
-    cluster: int, until: float, no_feed: IntArray, ints: IntArray, floats: FloatArray
-) -> None:
+def _advance_all(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> None:
+    assume(cluster >= 0)
     end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
     replica = ints[cluster + at.FIRST_REPLICA]
     while replica < end:
+        assume(replica >= 0)
         if floats[replica + at.BATCH_END] < until or (
             floats[replica + at.BATCH_END] == math.inf and ints[replica + at.HEAD] >= 0
         ):
-            advance(replica, cluster, no_feed, 0, 0, until, True, ints, floats)
+            advance(replica, cluster, -1, until, True, ints, floats)
         replica += words
 
 
 @kernel
 def _read_engines(cluster: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+    assume(cluster >= 0)
     end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
     replica = ints[cluster + at.FIRST_REPLICA]
     while replica < end:
@@ -75,6 +76,7 @@ def _read_engines(cluster: int, now: float, ints: IntArray, floats: FloatArray) 
 @kernel
 def _newly_late(cluster: int, last: int, until: float, ints: IntArray, floats: FloatArray) -> float:
     """Counts the requests that become late before `until`; returns their late seconds so far."""
+    assume(cluster >= 0)
     late_after = floats[cluster + at.LATE_AFTER]
     request = ints[cluster + at.NEXT_LATE]
     seconds = 0.0
@@ -91,9 +93,10 @@ def _newly_late(cluster: int, last: int, until: float, ints: IntArray, floats: F
 
 @kernel
 def _run_to(
-    cluster: int, request: int, until: float, no_feed: IntArray, ints: IntArray, floats: FloatArray
+    cluster: int, request: int, until: float, ints: IntArray, floats: FloatArray
 ) -> tuple[float, float]:
     """Runs to the next decision; returns request seconds and late request seconds."""
+    assume(cluster >= 0)
     duration = until - floats[cluster + at.NOW]
     area = ints[cluster + at.IN_SYSTEM] * duration
     late_area = ints[cluster + at.LATE] * duration
@@ -105,23 +108,22 @@ def _run_to(
     if interval > 0.0:
         read_at = min(math.floor(until / interval) * interval, until)
         if read_at > floats[cluster + at.READ_AT]:
-            _advance_all(cluster, read_at, no_feed, ints, floats)
+            _advance_all(cluster, read_at, ints, floats)
             _read_engines(cluster, read_at, ints, floats)
-    _advance_all(cluster, until, no_feed, ints, floats)
+    _advance_all(cluster, until, ints, floats)
     late_area += _newly_late(cluster, request, until, ints, floats)
     floats[cluster + at.NOW] = until
     return area - floats[cluster + at.DONE_AREA], late_area - floats[cluster + at.LATE_AREA]
 
 
 @kernel
-def _drain(
-    cluster: int, last: int, no_feed: IntArray, ints: IntArray, floats: FloatArray
-) -> tuple[float, float]:
+def _drain(cluster: int, last: int, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
     """Runs until all is finished; returns request seconds and late request seconds."""
+    assume(cluster >= 0)
     start = floats[cluster + at.NOW]
     late_after = floats[cluster + at.LATE_AFTER]
     floats[cluster + at.UNTIL] = math.inf
-    _advance_all(cluster, math.inf, no_feed, ints, floats)
+    _advance_all(cluster, math.inf, ints, floats)
     first = ints[cluster + at.FIRST_REQUEST]
     end = start
     for request in range(first, last + 1, at.REQUEST_WORDS):
@@ -147,14 +149,13 @@ def _drain(
 
 @kernel
 def place(
-    cluster: int, replica_index: int, no_feed: IntArray, ints: IntArray, floats: FloatArray
+    cluster: int, replica_index: int, ints: IntArray, floats: FloatArray
 ) -> tuple[float, float, float, float, float]:
     """Sends the request at hand to a replica (-1 drops it) and runs to the next arrival.
 
     Args:
         cluster: its word.
         replica_index: 0 to n_replicas - 1, or -1.
-        no_feed: `NO_FEED`.
         ints: memory.
         floats: the same memory.
 
@@ -162,11 +163,14 @@ def place(
         The fields of `Interval`: duration, request seconds, late request seconds, completion
         rate, imbalance.
     """
+    assume(cluster >= 0)
     request = ints[cluster + at.NEXT_REQUEST]
+    assume(request >= 0)
     start = floats[cluster + at.NOW]
     if replica_index >= 0:
         words = ints[cluster + at.REPLICA_WORDS]
         replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
+        assume(replica >= 0)
         ints[request + at.REPLICA] = replica_index
         push(replica, request, True, ints)
         number = (request - ints[cluster + at.FIRST_REQUEST]) // at.REQUEST_WORDS
@@ -177,9 +181,9 @@ def place(
     following = request + at.REQUEST_WORDS
     if following < ints[cluster + at.LAST_REQUEST]:
         until = floats[following + at.ARRIVED]
-        area, late_area = _run_to(cluster, request, until, no_feed, ints, floats)
+        area, late_area = _run_to(cluster, request, until, ints, floats)
     else:
-        area, late_area = _drain(cluster, request, no_feed, ints, floats)
+        area, late_area = _drain(cluster, request, ints, floats)
     floats[cluster + at.PREVIOUS_ARRIVAL] = start
     ints[cluster + at.NEXT_REQUEST] = following
     rate = floats[cluster + at.E2E_WEIGHT] / RATE_TIME_S

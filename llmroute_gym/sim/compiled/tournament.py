@@ -1,39 +1,62 @@
-"""The least of many numbers that change one at a time: a tree of pairwise minima."""
+"""The least of many numbers that change one at a time: a tree of matches between pairs.
+
+Node 1 is the root, nodes 2i and 2i + 1 play for node i, and the numbers stand in the last level.
+"""
 
 import numpy as np
 
-from llmroute_gym.sim.compiled.jit import inlined
-from llmroute_gym.sim.run import FloatArray
+from llmroute_gym.sim.compiled.jit import assume, inlined
+from llmroute_gym.sim.run import FloatArray, IntArray
+
+Tournament = tuple[FloatArray, IntArray]
 
 
-def tournament(n: int) -> FloatArray:
-    """Returns a tree for n numbers, all infinity; its element 1 is the least."""
+def tournament(n: int) -> Tournament:
+    """Returns a tree for n numbers, all infinity: of each node the least number and its index."""
     leaves = 1
     while leaves < n:
         leaves *= 2
-    return np.full(2 * leaves, np.inf)
+    winners = np.arange(2 * leaves) - leaves
+    for node in range(leaves - 1, 0, -1):
+        winners[node] = winners[2 * node]
+    return np.full(2 * leaves, np.inf), winners
 
 
 @inlined
-def update(tree: FloatArray, index: int, value: float) -> None:
-    """Sets number `index`."""
-    node = len(tree) // 2 + index
-    tree[node] = value
+def update(tree: Tournament, index: int, value: float) -> None:
+    """Sets number `index`; of equal numbers the one with the lowest index wins."""
+    values, winners = tree
+    node = len(values) // 2 + index
+    assume(node >= 0)
+    values[node] = value
+    winner = index
     while node > 1:
-        node //= 2
-        least = min(tree[2 * node], tree[2 * node + 1])
-        if tree[node] == least:
+        other = node ^ 1
+        rival, rival_index = values[other], winners[other]
+        loses = (rival < value) | ((rival == value) & (rival_index < winner))
+        value = rival if loses else value
+        winner = rival_index if loses else winner
+        node >>= 1
+        if values[node] == value and winners[node] == winner:
             break
-        tree[node] = least
+        values[node] = value
+        winners[node] = winner
 
 
 @inlined
-def first_of_least(tree: FloatArray) -> int:
-    """Returns the lowest index of the least number."""
-    leaves = len(tree) // 2
-    node = 1
-    while node < leaves:
-        node *= 2
-        if tree[node + 1] < tree[node]:
-            node += 1
-    return node - leaves
+def least(tree: Tournament) -> float:
+    """Returns the least number."""
+    return tree[0][1]
+
+
+@inlined
+def first_of_least(tree: Tournament) -> int:
+    """Returns its index, the lowest one of equal numbers."""
+    return tree[1][1]
+
+
+@inlined
+def number(tree: Tournament, index: int) -> float:
+    """Returns number `index`."""
+    values = tree[0]
+    return values[len(values) // 2 + index]

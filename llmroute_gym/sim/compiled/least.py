@@ -1,0 +1,74 @@
+"""How long decode batches take at least, whatever requests join them.
+
+Measured batch times are not quite monotone: a batch with one more request is sometimes the faster
+one. A router that lets a replica sleep until it may finish a request needs a bound that holds for
+all members that may join it. While no member leaves, their number and the sum of their contexts
+only grow.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def least_of_table(decode: FloatArray, cheapest: FloatArray) -> FloatArray:
+    """Returns a lower bound of whole batch times by decodes and bucket of the mean context.
+
+    Args:
+        decode: (max_batch, n_buckets) seconds of decode attention of 1, 2, ... requests.
+        cheapest: (max_batch,) the least seconds of everything else, of so many tokens or more.
+
+    Returns:
+        (max_batch, n_buckets): the least time of any batch with as many decodes or more, and
+        contexts whose sum is as large or larger.
+    """
+    times = decode + cheapest[:, None]
+    onwards = np.minimum.accumulate(times[:, ::-1], axis=1)[:, ::-1]
+    n_batch, n_buckets = times.shape
+    buckets = np.arange(n_buckets)
+    shortest = np.where(buckets > 0, CONTEXT_BUCKET * (buckets - 1) + 1, 0)  # mean of a bucket
+    bounds = np.empty_like(times)
+    for index in range(n_batch):
+        members = np.arange(index, n_batch)[:, None] + 1
+        mean = (index + 1) * shortest // members
+        bucket = (mean + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET
+        bounds[index] = onwards[members - 1, bucket].min(axis=0)
+    return bounds
+
+
+def least_of_profile(
+    decode: FloatArray, knots: FloatArray, dense: FloatArray, cheapest: FloatArray, reach: float
+) -> FloatArray:
+    """Returns the same for times that are piecewise linear in the mean context.
+
+    The bound is the time itself times one factor per number of decodes, so it keeps its knots.
+
+    Args:
+        decode: (max_batch, n_knots) seconds of decode attention at the knots.
+        knots: (n_knots,) mean contexts, ascending from 0; the last segment goes on.
+        dense: (max_batch,) seconds of everything else.
+        cheapest: (max_batch,) its least, of so many tokens or more.
+        reach: longest mean context, tokens.
+
+    Returns:
+        (max_batch, n_knots).
+    """
+    n_knots = len(knots)
+    if reach > knots[-1]:
+        slope = (decode[:, -1] - decode[:, -2]) / (knots[-1] - knots[-2])
+        last = decode[:, -1] + slope * (reach - knots[-1])
+        knots, decode = np.append(knots, reach), np.column_stack([decode, last])
+    onwards = np.minimum.accumulate(decode[:, ::-1], axis=1)[:, ::-1] + cheapest[:, None]
+    times = decode + dense[:, None]
+    factors = np.ones(len(times))
+    for index in range(len(times)):
+        for members in range(index + 1, len(times) + 1):
+            shrink = (index + 1) / members
+            # Quotients of linear functions are least where one of them has a knot.
+            at = np.minimum(np.concatenate([knots, knots / shrink]), knots[-1])
+            bound = np.interp(at * shrink, knots, onwards[members - 1])
+            factors[index] = min(factors[index], (bound / np.interp(at, knots, times[index])).min())
+    return factors[:, None] * times[:, :n_knots]
