@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from measuring import DATA, ROOT, origin, table, write_section
 from tqdm import tqdm
 from trainings import (
@@ -62,6 +62,7 @@ METRICS = tuple(f"{latency}_p{q}_s" for latency in LATENCIES for q in PERCENTILE
 COMPARED = ("e2e_p50_s", "e2e_p95_s", "e2e_p99_s", "ttft_p95_s", "ttft_p99_s")
 """Metrics whose changes are reported."""
 P95, P99 = "e2e_p95_s", "e2e_p99_s"
+TICKS = (-0.3, -0.1, -0.03, 0, 0.03, 0.1, 0.3, 1, 3)
 TO_BASELINE, TO_BASE = f"_vs_{BASELINE}", "_vs_changed"
 SWING, EARLY_STOP = "swing", "early_stop"
 
@@ -393,7 +394,7 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
     """Draws each configuration's change of P99: estimate, interval, and a dot for each seed."""
     shown = [one for one in policies if one.name != BASELINE]
     figure = Figure(figsize=(13, 9), layout="constrained")
-    panels = figure.subplots(1, len(LOADS), sharey=True)
+    panels = figure.subplots(1, len(LOADS), sharex=True, sharey=True)
     for panel, qps in zip(panels, LOADS, strict=True):
         for row, one in enumerate(shown):
             for index, arrivals in enumerate(ARRIVALS):
@@ -405,9 +406,12 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
                 panel.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
         panel.axvline(0, color="0.3", linewidth=1)
         panel.set_title(f"{qps:g} requests/s")
-        panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.grid(axis="x", alpha=0.3)
+    # Changes of a few percent and of half as much again shall both be read.
+    panels[0].set_xscale("symlog", linthresh=TICKS[4], linscale=0.6)
+    panels[0].xaxis.set_major_locator(FixedLocator(TICKS))
+    panels[0].xaxis.set_minor_locator(NullLocator())
+    panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set_yticks(range(len(shown)), [one.name for one in shown])
     for label in panels[0].get_yticklabels():
         label.set_fontweight("bold" if label.get_text() in (OLD, NEW, FALLBACK) else "normal")
@@ -416,7 +420,10 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
         panels[0].plot([], [], "D-", color=f"C{index}", markersize=5, label=arrivals)
     panels[0].plot([], [], "o", color="0.4", markersize=3, alpha=0.6, label="one seed")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    figure.supxlabel(f"Change of the end-to-end P99 against {BASELINE}, with 95% intervals")
+    figure.supxlabel(
+        f"Change of the end-to-end P99 against {BASELINE}, with 95% intervals "
+        f"(logarithmic beyond {TICKS[4]:.0%})"
+    )
     with complete_or_absent(path) as part:
         figure.savefig(part, dpi=110)
 
