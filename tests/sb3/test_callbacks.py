@@ -19,6 +19,7 @@ from llmroute_gym.sb3 import (
     RouterPPO,
     TemperatureControl,
     TemperedMlpLstmPolicy,
+    fill_statistics,
 )
 from llmroute_gym.sb3.callbacks.temperature_control import PRESSURE_WEIGHT
 from llmroute_gym.sb3.row_normalizer import normalizers
@@ -194,12 +195,30 @@ def test_bad_settings_of_the_temperature(changes, sentence):
         TemperatureControl(TemperatureConfig(**settings))
 
 
-def test_statistics_stand_still_while_a_reference_is_in_use():
+def test_filled_statistics_stand_still_while_a_reference_is_in_use():
+    options = {**SMALL, "policy_kwargs": {"features_extractor_class": NormalizedRows}}
+    model = RouterPPO("MlpPolicy", toy_vec_env(), **options)
+    fill_statistics(model, 10, seed=0)
+    filled = float(normalizers(model.policy)[0].count)
+    model.set_reference()
+    model.learn(3 * UPDATE, ObservationStatistics())
+    assert float(normalizers(model.policy)[0].count) == filled > 0
+
+
+def test_empty_statistics_are_filled_even_with_a_reference():
     options = {**SMALL, "policy_kwargs": {"features_extractor_class": NormalizedRows}}
     model = RouterPPO("MlpPolicy", toy_vec_env(), **options)
     model.set_reference()
-    model.learn(3 * UPDATE, ObservationStatistics())
-    assert float(normalizers(model.policy)[0].count) == 0
+    model.learn(UPDATE, ObservationStatistics())
+    assert float(normalizers(model.policy)[0].count) == 0  # the rollout is added to the next one
+    model.learn(2 * UPDATE, ObservationStatistics(), reset_num_timesteps=False)
+    after_two = float(normalizers(model.policy)[0].count)
+    assert after_two > 0
+    model.learn(UPDATE, ObservationStatistics(), reset_num_timesteps=False)
+    assert float(normalizers(model.policy)[0].count) > after_two
+
+
+def test_statistics_need_a_policy_that_has_some():
     with pytest.raises(InputError, match="no observation statistics"):
         RouterPPO("MlpPolicy", toy_vec_env(), **SMALL).learn(UPDATE, ObservationStatistics())
 

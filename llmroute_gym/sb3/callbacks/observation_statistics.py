@@ -10,9 +10,10 @@ from llmroute_gym.sb3.row_normalizer import moments, normalizers
 class ObservationStatistics(BaseCallback):
     """Adds each rollout's observations to the policy's statistics at the next rollout's start.
 
-    The policy's normaliser so is the same in a rollout and the update on it. While a reference is
-    in use the statistics stand still, since the policy would otherwise move away from it without
-    having learned anything.
+    The policy's normaliser so is the same in a rollout and the update on it. Where a reference is
+    in use, statistics that were filled before the learning stand still, since the policy would
+    otherwise move away from it without having learned anything. Empty ones are filled even so: the
+    policy would never see normalised observations.
 
     Args:
         verbose: as in all callbacks.
@@ -27,11 +28,15 @@ class ObservationStatistics(BaseCallback):
                 "policy_kwargs={'features_extractor_class': NormalizedRows}"
             )
         forget_if_new(self.model, self.STATE)
+        filled = all(float(one.count) > 0 for one in normalizers(self.model.policy))
+        callback_state(self.model, self.STATE).setdefault("filled_before", filled)
 
     @property
     def frozen(self) -> bool:
         """Whether a reference keeps the statistics as they are."""
-        return bool(getattr(self.model, "has_reference", False))
+        with_reference = bool(getattr(self.model, "has_reference", False))
+        filled_before: bool = callback_state(self.model, self.STATE)["filled_before"]
+        return with_reference and filled_before
 
     def _on_rollout_start(self) -> None:
         pending = callback_state(self.model, self.STATE).pop("pending", None)
