@@ -347,8 +347,8 @@ def section(measured: Measured, command: str) -> str:
         f"{SETTLED} updates, on average over the columns and that which moves most (both averaged "
         "over the seeds): means in standard deviations, variances relative to themselves. Once "
         "filled they are frozen while there is a reference, so that only trainings without one "
-        "move them. Where they are not stabilised a clone fills them from its demonstrations, and PPO alone starts "
-        "without any (mean 0, variance 1).",
+        "move them. Where they are not stabilised a clone fills them from its demonstrations, and "
+        "PPO alone starts without any (mean 0, variance 1).",
         "",
         stage_1(measured),
         "",
