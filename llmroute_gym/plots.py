@@ -73,7 +73,12 @@ def plot_training(metrics: Path, path: Path) -> None:
     for panel, (title, names) in zip(figure.subplots(3, 3).flat, PANELS, strict=True):
         for pattern in names:
             for name in (one for one in columns if fnmatch(one, pattern)):
-                points = [(int(row["time/total_timesteps"]), row[name]) for row in rows]
+                # An update is logged with the rollout after it.
+                late = name.startswith(("train/", "coef/"))
+                points = [
+                    (int(dated["time/total_timesteps"]), row[name])
+                    for dated, row in zip([rows[0], *rows] if late else rows, rows, strict=False)
+                ]
                 known = [(step, float(value)) for step, value in points if value]
                 if known:
                     panel.plot(*zip(*known, strict=True), label=name.split("/")[1])
