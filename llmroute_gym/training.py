@@ -26,6 +26,7 @@ from llmroute_gym.sb3 import (
     NormalizedRows,
     ObservationStatistics,
     RecentLatencies,
+    RelativeRows,
     Replayable,
     RolloutStatistics,
     RouterMaskablePPO,
@@ -54,6 +55,7 @@ FINDINGS_FILE = "findings.json"
 STATE_FILE = "training_state.zip"
 """What an interrupted training goes on from; removed when the training has ended."""
 POLICIES = {"mlp": "MlpPolicy", "replica_set": "ReplicaSetPolicy"}
+EXTRACTORS = {"mlp": NormalizedRows, "replica_set": RelativeRows}
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
@@ -348,7 +350,7 @@ def make_model(settings: TrainConfig, env: VecEnv, *, masked: bool = False) -> M
         policy_kwargs={
             "net_arch": {"pi": list(model.actor_sizes), "vf": list(model.critic_sizes)},
             "activation_fn": ACTIVATIONS[model.activation],
-            "features_extractor_class": NormalizedRows,
+            "features_extractor_class": EXTRACTORS[model.policy],
         },
         device="cpu",
         **ppo_settings(settings, env),

@@ -24,7 +24,12 @@ from llmroute_gym.sb3.replay import Replayable
 from llmroute_gym.sb3.replay_vector import ReplayableVector
 from llmroute_gym.sb3.replica_set import MaskableReplicaSetPolicy, ReplicaSetPolicy
 from llmroute_gym.sb3.resume import load_training_state, remaining_timesteps, save_training_state
-from llmroute_gym.sb3.row_normalizer import NormalizedRows, RowNormalizer, fill_statistics
+from llmroute_gym.sb3.row_normalizer import (
+    NormalizedRows,
+    RelativeRows,
+    RowNormalizer,
+    fill_statistics,
+)
 
 __all__ = [
     "EntropyWarmup",
@@ -35,6 +40,7 @@ __all__ = [
     "NormalizedRows",
     "ObservationStatistics",
     "RecentLatencies",
+    "RelativeRows",
     "Replayable",
     "ReplayableVector",
     "ReplicaSetPolicy",

@@ -16,7 +16,7 @@ from torch import nn
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3.policies import TemperatureMixin
-from llmroute_gym.sb3.row_normalizer import NormalizedRows
+from llmroute_gym.sb3.row_normalizer import RelativeRows
 
 if TYPE_CHECKING:
     _Base = TemperatureMixin
@@ -54,6 +54,7 @@ class RowNetworks(nn.Module):
 
     Args:
         n_columns: of a row.
+        n_relative: how many of these, the last ones, tell how a row differs from the others.
         actor: sizes of the actor's layers.
         critic: sizes of the critic's layers.
         activation: between them.
@@ -62,13 +63,14 @@ class RowNetworks(nn.Module):
     def __init__(
         self,
         n_columns: int,
+        n_relative: int,
         actor: Sequence[int],
         critic: Sequence[int],
         activation: type[nn.Module],
     ) -> None:
         super().__init__()
-        self.n_columns = n_columns
-        self.latent_dim_pi, self.latent_dim_vf = actor[-1], critic[-1]
+        self.n_columns, self.n_relative = n_columns, n_relative
+        self.latent_dim_pi, self.latent_dim_vf = actor[-1] + n_relative, critic[-1]
         self.actor = RowEncoder(n_columns, actor, activation)
         self.actor_joint = nn.Linear(actor[-1], actor[-1])
         self.critic = RowEncoder(n_columns, critic, activation)
@@ -81,12 +83,16 @@ class RowNetworks(nn.Module):
     def forward_actor(self, features: th.Tensor) -> th.Tensor:
         """Returns one code per replica, (batch, n_replicas, latent_dim_pi).
 
+        A row's differences go past the network too: its activations saturate under loads beyond
+        those of the training, and a score that is linear in the differences goes on to rank.
+
         Args:
             features: (batch, n_replicas * n_columns).
         """
-        codes, context = self.actor(self._rows(features))
-        code: th.Tensor = self.activation(self.actor_joint(codes) + context.unsqueeze(1))
-        return code
+        rows = self._rows(features)
+        codes, context = self.actor(rows)
+        code = self.activation(self.actor_joint(codes) + context.unsqueeze(1))
+        return th.cat([code, rows[..., self.n_columns - self.n_relative :]], dim=-1)
 
     def forward_critic(self, features: th.Tensor) -> th.Tensor:
         """Returns one code per observation, (batch, latent_dim_vf)."""
@@ -133,9 +139,10 @@ class MaskableRowCategorical(MaskableCategoricalDistribution):
 class ReplicaSetMixin(_Base):
     """Replaces a policy's networks by ones over the rows of the observation.
 
-    An encoder shared by all rows, a pooled context (mean and maximum over the rows) and one score
-    per row. Permuting the rows permutes the action probabilities, and no weight's shape depends on
-    the number of rows. The idea: Zaheer et al., "Deep Sets", NeurIPS 2017.
+    An encoder shared by all rows (each with its differences from the mean row, see `RelativeRows`),
+    a pooled context (mean and maximum over the rows) and one score per row. Permuting the rows
+    permutes the action probabilities, and no weight's shape depends on the number of rows. The
+    idea: Zaheer et al., "Deep Sets", NeurIPS 2017.
 
     `net_arch` is a list of sizes for both, or `{"pi": [...], "vf": [...]}` for actor and critic.
     """
@@ -155,7 +162,7 @@ class ReplicaSetMixin(_Base):
                 "a ReplicaSetPolicy takes observations of shape (n_replicas, n_columns) and "
                 f"Discrete(n_replicas) actions, got {shape} and {action_space}; use MlpPolicy"
             )
-        kwargs.setdefault("features_extractor_class", NormalizedRows)
+        kwargs.setdefault("features_extractor_class", RelativeRows)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
@@ -168,8 +175,11 @@ class ReplicaSetMixin(_Base):
                 "a ReplicaSetPolicy needs at least one layer in actor and critic, got "
                 f"net_arch={self.net_arch}; set actor_sizes and critic_sizes"
             )
-        n_columns = (self.observation_space.shape or ())[-1]
-        networks: Any = RowNetworks(n_columns, actor, critic, self.activation_fn)
+        n_rows, own_columns = self.observation_space.shape or ()
+        n_columns = self.features_dim // n_rows
+        networks: Any = RowNetworks(
+            n_columns, n_columns - own_columns, actor, critic, self.activation_fn
+        )
         self.mlp_extractor = networks.to(self.device)
 
     def for_replicas(self, n_replicas: int) -> Self:

@@ -18,8 +18,6 @@ from torch import nn
 
 from llmroute_gym.errors import InputError
 
-CLIP = 10.0
-"""Largest absolute value of a normalised column."""
 EPSILON = 1e-6
 """Added to the variance: a column that never changed is not blown up when it does."""
 
@@ -56,7 +54,8 @@ class RowNormalizer(nn.Module):
             return observations
         shift = self.mean.to(observations.dtype)
         scale = th.rsqrt(self.variance + EPSILON).to(observations.dtype)
-        return ((observations - shift) * scale).clamp(-CLIP, CLIP)
+        normalized: th.Tensor = (observations - shift) * scale
+        return normalized
 
     def update(self, mean: FloatArray, variance: FloatArray, count: float) -> None:
         """Adds the moments of `count` more rows.
@@ -79,13 +78,15 @@ class RowNormalizer(nn.Module):
 class NormalizedRows(BaseFeaturesExtractor):
     """Normalises an observation's columns and flattens it; a features extractor for any policy.
 
-    `policy_kwargs={"features_extractor_class": NormalizedRows}`.
+    `policy_kwargs={"features_extractor_class": NormalizedRows}`. Its features are asinh(z) of the
+    normalised columns z: z itself near 0, and its logarithm far out, so that a load that training
+    never saw is neither out of all bounds nor cut off, where all replicas would look alike.
     """
 
     def __init__(self, observation_space: gym.Space[FloatArray]) -> None:
         if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
             raise InputError(
-                "NormalizedRows takes a Box observation with at least one axis, got "
+                f"{type(self).__name__} takes a Box observation with at least one axis, got "
                 f"{observation_space}; leave features_extractor_class out"
             )
         super().__init__(observation_space, int(np.prod(observation_space.shape)))
@@ -93,8 +94,25 @@ class NormalizedRows(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Returns (batch, n_rows * n_columns)."""
-        normalized: th.Tensor = self.normalizer(observations)
-        return normalized.flatten(start_dim=1)
+        return th.asinh(self.normalizer(observations)).flatten(start_dim=1)
+
+
+class RelativeRows(NormalizedRows):
+    """The same, and how each row differs from the mean of all rows.
+
+    A router chooses among replicas, so what matters is how they differ. These differences stay
+    telling when all replicas are loaded as none was in training.
+    """
+
+    def __init__(self, observation_space: gym.Space[FloatArray]) -> None:
+        super().__init__(observation_space)
+        self._features_dim *= 2
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Returns (batch, n_rows * 2 * n_columns), a row's own columns before its differences."""
+        rows = self.normalizer(observations)
+        both = th.cat([rows, rows - rows.mean(dim=-2, keepdim=True)], dim=-1)
+        return th.asinh(both).flatten(start_dim=1)
 
 
 def normalizers(policy: nn.Module) -> list[RowNormalizer]:

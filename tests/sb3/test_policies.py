@@ -9,6 +9,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import (
     MaskableReplicaSetPolicy,
     NormalizedRows,
+    RelativeRows,
     ReplicaSetPolicy,
     RouterMaskablePPO,
     RouterPPO,
@@ -124,7 +125,7 @@ def test_masked_replicas_are_never_chosen():
 
 def test_actor_and_critic_have_sizes_of_their_own():
     policy = replica_set(4, net_arch={"pi": [32, 16], "vf": [8]})
-    assert policy.action_net.score.in_features == 16
+    assert policy.action_net.score.in_features == 16 + 3  # and a row's differences
     assert policy.value_net.in_features == 8
     shared = {id(one) for one in policy.mlp_extractor.actor.parameters()}
     assert not shared & {id(one) for one in policy.mlp_extractor.critic.parameters()}
@@ -151,6 +152,23 @@ def test_statistics_are_those_of_all_rows():
     normalized = normalizer(th.as_tensor(rows, dtype=th.float32)).numpy()
     np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(normalized.std(axis=0), 1, atol=1e-5)
+
+
+def test_loads_beyond_those_seen_still_tell_replicas_apart():
+    extractor = RelativeRows(spaces.Box(0, 256, (2, 3)))
+    calm = np.random.default_rng(0).normal(1.0, 0.1, (50, 2, 3))
+    extractor.normalizer.update(*moments(calm))
+    overload = th.tensor([[[100.0, 1.0, 1.0], [101.0, 1.0, 1.0]]])
+    own, differences = extractor(overload).reshape(2, 2, 3).unbind(1)
+    assert own[0, 0] < own[1, 0] < 10  # a thousand standard deviations
+    assert differences[1, 0] > 2  # five
+    assert th.allclose(differences[0], -differences[1], atol=1e-3)
+
+
+def test_equal_rows_have_no_differences():
+    extractor = RelativeRows(spaces.Box(0, 1, (4, 3)))
+    features = extractor(th.full((1, 4, 3), 0.5)).reshape(4, 2, 3)
+    assert th.equal(features[:, 1], th.zeros(4, 3))
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "ReplicaSetPolicy"])
