@@ -12,7 +12,6 @@ share are run once and kept in a folder: a second call goes on where the first w
 Without --write the files go there too.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,10 +58,10 @@ from stage_numbers import (
     tails,
 )
 from trainings import (
-    FOLDER,
     Cell,
     Evaluation,
     FloatArray,
+    Options,
     Resampling,
     Served,
     Training,
@@ -389,21 +388,9 @@ def section(measured: Measured, command: str) -> str:
 
 def main() -> int:
     """Measures, prints, and writes if asked; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, help=f"trainings of each, default {FULL.seeds}")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, default %(default)s")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="that keeps the trainings")
-    parser.add_argument("--quick", action="store_true", help="short trainings")
-    parser.add_argument("--write", action="store_true", help="report in benchmarks/README.md")
-    options = parser.parse_args()
-    if options.quick and options.write:
-        parser.error("--quick only shows that the benchmark works; leave out --write")
+    options = Options.read(__doc__.splitlines()[0], FULL.seeds, QUICK.seeds)
+    seeds = options.seeds
     sizes = QUICK if options.quick else FULL
-    seeds = sizes.seeds if options.seeds is None else options.seeds
-    if seeds < 1 or options.jobs < 1:
-        parser.error(
-            f"expected at least 1 seed and 1 job, got --seeds {seeds} --jobs {options.jobs}"
-        )
     command = "python benchmarks/stages.py"
     if seeds != FULL.seeds:
         command += f" --seeds {seeds}"

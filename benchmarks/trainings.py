@@ -6,6 +6,7 @@ and training seeds together, none left out. Their intervals resample whole runs,
 that share queues depend on each other, and training seeds, because trainings differ.
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -56,6 +57,42 @@ PERCENTILES = (50, 95, 99)
 UNTRAINED = ("run_dir", "resume", "logger", "evaluation")
 """Settings that a trained policy does not depend on."""
 CONFIDENCE = 0.95
+
+
+class Options(NamedTuple):
+    """What was asked for on the command line."""
+
+    seeds: int
+    jobs: int
+    folder: Path
+    quick: bool
+    write: bool
+
+    @classmethod
+    def read(cls, about: str, seeds: int, quick_seeds: int) -> "Options":
+        """Reads the command line; what is wrong ends in one sentence and exit code 2.
+
+        Args:
+            about: what the command does.
+            seeds: trainings of each configuration, unless a number is given.
+            quick_seeds: the same with ``--quick``.
+        """
+        parser = argparse.ArgumentParser(description=about)
+        parser.add_argument("--seeds", type=int, help=f"trainings of each, default {seeds}")
+        parser.add_argument("--jobs", type=int, default=1, help="processes, default %(default)s")
+        parser.add_argument("--folder", type=Path, default=FOLDER, help="that keeps the trainings")
+        parser.add_argument("--quick", action="store_true", help="short trainings")
+        parser.add_argument("--write", action="store_true", help="report in benchmarks/README.md")
+        given = parser.parse_args()
+        if given.quick and given.write:
+            parser.error("--quick only shows that the benchmark works; leave out --write")
+        if given.seeds is None:
+            given.seeds = quick_seeds if given.quick else seeds
+        if given.seeds < 1 or given.jobs < 1:
+            parser.error(
+                f"expected at least 1 seed and 1 job, got --seeds {given.seeds} --jobs {given.jobs}"
+            )
+        return cls(**vars(given))
 
 
 def composed(*overrides: str) -> TrainConfig:

@@ -10,7 +10,6 @@ in a folder: a second call goes on where the first was interrupted. Without --wr
 there too. Reads `../shared/data` beside the checkout, or `$LLMROUTE_DATA`.
 """
 
-import argparse
 import csv
 import math
 import sys
@@ -26,13 +25,13 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from measuring import DATA, ROOT, origin, table, write_section
 from tqdm import tqdm
 from trainings import (
-    FOLDER,
     LATENCIES,
     PERCENTILES,
     Cell,
     Evaluation,
     FloatArray,
     IntArray,
+    Options,
     Resampling,
     Served,
     Training,
@@ -446,20 +445,9 @@ def report(numbers: Numbers, policies: Sequence[Policy], text: str, folder: Path
 
 def main() -> int:
     """Trains, serves, reports, and writes if asked; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, help=f"trainings per configuration ({FULL.seeds})")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of trainings (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny trainings, few requests")
-    parser.add_argument("--write", action="store_true", help="fill benchmarks/README.md")
-    options = parser.parse_args()
-    if options.quick and options.write:
-        parser.error("--quick only shows that the benchmark works; leave out --write")
-    sizes = QUICK if options.quick else FULL
-    seeds = sizes.seeds if options.seeds is None else options.seeds
-    if seeds < 1 or options.jobs < 1:
-        parser.error(f"expected seeds and jobs >= 1, got --seeds {seeds} --jobs {options.jobs}")
-    sizes = sizes._replace(seeds=seeds)
+    options = Options.read(__doc__.splitlines()[0], FULL.seeds, QUICK.seeds)
+    seeds = options.seeds
+    sizes = (QUICK if options.quick else FULL)._replace(seeds=seeds)
     if not TRACE.is_file():
         print(f"no {TRACE}; set LLMROUTE_DATA to the folder of the data", file=sys.stderr)
         return 2
