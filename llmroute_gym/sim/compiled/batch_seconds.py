@@ -68,10 +68,8 @@ def decode_seconds(
     mean = contexts / decodes
     axis = ints[model + at.DECODE_AXIS]
     j = segment_of(ints, floats, axis, mean)
-    knots = knots_of(ints, axis)
-    low, high = floats[knots + j], floats[knots + j + 1]
-    u = (mean - low) / (high - low)
-    return (1.0 - u) * floats[row + j] + u * floats[row + j + 1]
+    line = row + 2 * j
+    return floats[line] + floats[line + 1] * (mean - floats[knots_of(ints, axis) + j])
 
 
 @inlined
@@ -115,12 +113,11 @@ def equal_steps(
         axis = ints[model + at.DECODE_AXIS]
         segment = segment_of(ints, floats, axis, mean)
         knots = knots_of(ints, axis)
-        low, high = floats[knots + segment], floats[knots + segment + 1]
-        value = start + (decodes - 1) * columns + segment
-        slope = (floats[value + 1] - floats[value]) / (high - low)
-        first = base + floats[value] + slope * (mean - low)
-        if segment < columns - 2:
-            count = min(most, int(high - mean) + 1)
+        line = start + (decodes - 1) * columns + 2 * segment
+        slope = floats[line + 1]
+        first = base + floats[line] + slope * (mean - floats[knots + segment])
+        if 2 * segment < columns - 2:
+            count = min(most, int(floats[knots + segment + 1] - mean) + 1)
     return count, first, slope
 
 
@@ -168,20 +165,12 @@ def _profile_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:
     assume(model >= 0)
-    columns = ints[model + at.PREFILL_COLUMNS]
-    row_axis, column_axis = ints[model + at.ROW_AXIS], ints[model + at.COLUMN_AXIS]
-    y, x = math.sqrt(chunk_squares), float(buckets)
-    i = segment_of(ints, floats, row_axis, y)
-    j = segment_of(ints, floats, column_axis, x)
-    row_knots, column_knots = knots_of(ints, row_axis), knots_of(ints, column_axis)
-    v = (y - floats[row_knots + i]) / (floats[row_knots + i + 1] - floats[row_knots + i])
-    u = (x - floats[column_knots + j]) / (floats[column_knots + j + 1] - floats[column_knots + j])
-    low = ints[model + at.PREFILL] + i * columns + j
-    assume(low >= 0)
-    high = low + columns
-    return (1.0 - v) * ((1.0 - u) * floats[low] + u * floats[low + 1]) + v * (
-        (1.0 - u) * floats[high] + u * floats[high + 1]
-    )
+    root = math.sqrt(chunk_squares)
+    axis = ints[model + at.ROOT_AXIS]
+    j = segment_of(ints, floats, axis, root)
+    line = ints[model + at.PREFILL] + buckets * ints[model + at.PREFILL_COLUMNS] + 2 * j
+    assume(line >= 0)
+    return floats[line] + floats[line + 1] * (root - floats[knots_of(ints, axis) + j])
 
 
 @kernel

@@ -130,20 +130,23 @@ REQUEST_WORDS: Final = 13
 # A model of batch times; its tables are words too.
 KIND: Final = 0
 DENSE: Final = 1  # seconds of everything but attention, by tokens in the batch
-DECODE: Final = 2  # [decodes - 1, ceil(mean context / 64) or knot]; FORMULA: per token
-DECODE_COLUMNS: Final = 3
+DECODE: Final = 2  # TABLE: [decodes - 1, ceil(mean context / 64)]; FORMULA: per token;
+# PROFILE: [decodes - 1, segment of the mean context] lines
+DECODE_COLUMNS: Final = 3  # words per row of DECODE
 DECODE_AXIS: Final = 4  # PROFILE: of mean contexts
-PREFILL: Final = 5  # [rows, columns]; FORMULA: per pair of tokens
+PREFILL: Final = 5  # TABLE: [rows, columns]; FORMULA: per pair of tokens;
+# PROFILE: [context buckets, segment of the root of squared chunks] lines
 PREFILL_ROWS: Final = 6
-PREFILL_COLUMNS: Final = 7
-ROW_AXIS: Final = 8  # PROFILE: of PREFILL
-COLUMN_AXIS: Final = 9
-GQA: Final = 10
-DENSE_LEAST: Final = 11  # the least of DENSE from so many tokens on
+PREFILL_COLUMNS: Final = 7  # words per row of PREFILL
+ROOT_AXIS: Final = 8  # PROFILE: of the roots of squared chunks
+GQA: Final = 9
+DENSE_LEAST: Final = 10  # the least of DENSE from so many tokens on
 LEAST: Final = (
-    12  # a model whose decode batches take no longer than this one's with further members
+    11  # a model whose decode batches take no longer than this one's with further members
 )
-MODEL_WORDS: Final = 13
+MODEL_WORDS: Final = 12
+
+# A line is two words: the seconds at the start of a segment, and the seconds per unit beyond it.
 
 # An axis of a grid: ascending knots, and where to start looking for the segment of a coordinate.
 KNOTS: Final = 0  # how many

@@ -87,9 +87,9 @@ class FlatModels:
         if isinstance(model, FormulaBatchTime):
             self._add_formula(row, model)
             return row, row.copy()
-        self._add_prefill(row, model)
         # In powers of two, so that grids are made once for many workloads.
         reach = 1 << (max(max_context, _USUAL_REACH) - 1).bit_length()
+        self._add_prefill(row, model, reach)
         decode, bounds = _decode_grids(model, reach, max_batch, dense)
         row[at.DECODE] = self._add(decode)
         row[at.DECODE_COLUMNS] = decode.shape[1]
@@ -99,16 +99,22 @@ class FlatModels:
         least[at.DECODE] = self._add(bounds)
         return row, least
 
-    def _add_prefill(self, row: IntArray, model: TableBatchTime | ProfileBatchTime) -> None:
-        row[at.KIND] = at.TABLE
+    def _add_prefill(
+        self, row: IntArray, model: TableBatchTime | ProfileBatchTime, reach: int
+    ) -> None:
+        row[at.GQA] = model.gqa
         if isinstance(model, ProfileBatchTime):
             row[at.KIND] = at.PROFILE
             row[at.DECODE_AXIS] = self._add(axis(model.decode_context))
-            row[at.ROW_AXIS] = self._add(axis(model.prefill_root))
-            row[at.COLUMN_AXIS] = self._add(axis(model.prefill_context))
-        row[at.PREFILL] = self._add(model.prefill_s)
-        row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = model.prefill_s.shape
-        row[at.GQA] = model.gqa
+            row[at.ROOT_AXIS] = self._add(axis(model.prefill_root))
+            buckets = np.arange(reach // CONTEXT_BUCKET + 1)
+            at_buckets = _continued(buckets, model.prefill_context, model.prefill_s).T
+            prefill = lines(model.prefill_root, at_buckets)
+        else:
+            row[at.KIND] = at.TABLE
+            prefill = model.prefill_s
+        row[at.PREFILL] = self._add(prefill)
+        row[at.PREFILL_ROWS], row[at.PREFILL_COLUMNS] = prefill.shape
 
     def _add_formula(self, row: IntArray, model: FormulaBatchTime) -> None:
         row[at.KIND] = at.FORMULA
@@ -155,6 +161,7 @@ def _decode_grids(
             knots, batches = model.decode_context, range(1, max_batch + 1)
             decode = np.array([[_part(model, b, context) for context in knots] for b in batches])
             bounds = least_of_profile(decode, knots, dense[:max_batch], cheapest, reach)
+            decode, bounds = lines(knots, decode), lines(knots, bounds)
         known[reach, max_batch] = decode, bounds
     return known[reach, max_batch]
 
@@ -173,6 +180,27 @@ def extended(table: FloatArray, axis: int, length: int) -> FloatArray:
     slope = last - np.take(table, [-2], axis)
     steps = np.arange(1, missing + 1).reshape([-1 if a == axis else 1 for a in (0, 1)])
     return np.concatenate([table, last + slope * steps], axis)
+
+
+def lines(knots: FloatArray, values: FloatArray) -> FloatArray:
+    """Returns the lines between knots, see `layout`.
+
+    Args:
+        knots: (n,) ascending.
+        values: (n_rows, n) seconds at the knots.
+
+    Returns:
+        (n_rows, 2 (n - 1)).
+    """
+    slopes = np.diff(values, axis=1) / np.diff(knots)
+    return np.stack([values[:, :-1], slopes], axis=2).reshape(len(values), -1)
+
+
+def _continued(x: IntArray, knots: FloatArray, values: FloatArray) -> FloatArray:
+    """Interpolates rows of values linearly at each x, the last segment going on."""
+    segment = np.minimum(np.searchsorted(knots, x, side="right"), len(knots) - 1) - 1
+    slopes = np.diff(values, axis=1) / np.diff(knots)
+    return values[:, segment] + slopes[:, segment] * (x - knots[segment])
 
 
 def axis(knots: FloatArray) -> FloatArray:
