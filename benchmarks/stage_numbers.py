@@ -15,7 +15,7 @@ LOADS = (2.5, 3.5, 4.5)
 """Requests per second, the tuning log's."""
 LIGHT_AND_HEAVY = (0, len(LOADS) - 1)
 """Indices of the load that most trainings see, and of the heaviest."""
-RULES = BASELINE, OTHER = "round_robin", "lor"
+RULES = BASELINE, *OTHERS = "round_robin", "lor", "lor_hybrid"
 PERCENTS = P95, P99 = (95, 99)
 NEAR = 0.02
 """A P95 that is higher than round robin's by no more than this share is near it."""
@@ -25,6 +25,7 @@ SETTLED = 20
 BASE = "+exp=latency_tuned"
 NO_DEMOS = "warm_start=none"
 UNSTABILISED = "stabilization=disabled"
+ONE_TEACHER = (f"warm_start.policies=[{OTHERS[-1]}]",)
 NO_REFERENCE = ("kl.kl_ref_coef_initial=0", "kl.kl_ref_coef_final=0")
 RAMP, HEAVY = "curriculum=qps_ramp", f"training.qps={LOADS[-1]}"
 
@@ -34,6 +35,7 @@ CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "demos-no-reference": NO_REFERENCE,
     "demos-ramp": (RAMP,),
     "demos-heavy": (HEAVY,),
+    "demos-hybrid": ONE_TEACHER,
     "none": (NO_DEMOS,),
     "none-no-reference": (NO_DEMOS, *NO_REFERENCE),
     "none-no-reference-unstabilised": (NO_DEMOS, *NO_REFERENCE, UNSTABILISED),
@@ -45,6 +47,7 @@ LABELS = {
     "demos": "demonstrations, then PPO",
     "demos-unstabilised": "demonstrations, then PPO",
     "demos-no-reference": "demonstrations, then PPO without reference",
+    "demos-hybrid": f"demonstrations of `{OTHERS[-1]}` only, then PPO",
     "none": "PPO alone",
     "none-no-reference": "PPO alone, without reference",
     "none-no-reference-unstabilised": "PPO alone, without reference",

@@ -7,9 +7,9 @@
 
 Stage 1 switches statistics stabilisation off and on, stage 2 raises the load while training, stage
 3 starts from demonstrations. All policies, and many of each training as it went on, serve the same
-requests at three loads, beside round robin and least outstanding requests. Trainings that stages
-share are run once and kept in a folder: a second call goes on where the first was interrupted.
-Without --write the files go there too.
+requests at three loads, beside round robin and two rules that look at the load. Trainings that
+stages share are run once and kept in a folder: a second call goes on where the first was
+interrupted. Without --write the files go there too.
 """
 
 import sys
@@ -42,7 +42,7 @@ from stage_numbers import (
     LIGHT_AND_HEAVY,
     LOADS,
     NEAR,
-    OTHER,
+    OTHERS,
     P95,
     P99,
     PERCENTS,
@@ -234,7 +234,9 @@ def stage_3(measured: Measured) -> str:
         ("demos", START, "demonstrations alone"),
         ("demos", END, LABELS["demos"]),
         ("demos-no-reference", END, LABELS["demos-no-reference"]),
-        (OTHER, END, f"`{OTHER}`"),
+        ("demos-hybrid", START, f"demonstrations of `{OTHERS[-1]}` alone"),
+        ("demos-hybrid", END, LABELS["demos-hybrid"]),
+        *((rule, END, f"`{rule}`") for rule in OTHERS),
     ):
         changes = [pooled_change(measured, name, load, P95, point) for load in range(len(LOADS))]
         near = ["", ""]
@@ -362,7 +364,8 @@ def section(measured: Measured, command: str) -> str:
         "### Stage 3: demonstrations",
         "",
         f"{demos:,} decisions of {', '.join(f'`{one}`' for one in base.warm_start.policies)} are "
-        "cloned. PPO alone keeps a KL to its random initial policy unless it is said to do without "
+        f"cloned, or half as many of `{OTHERS[-1]}` only. PPO "
+        "alone keeps a KL to its random initial policy unless it is said to do without "
         "reference.",
         "",
         stage_3(measured),

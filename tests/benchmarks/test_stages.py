@@ -171,8 +171,8 @@ def test_every_training_stands_in_the_table(measured: Measured, tmp_path: Path) 
     write_csv(measured, tmp_path / "stages.csv")
     with (tmp_path / "stages.csv").open() as file:
         lines = list(csv.DictReader(file))
-    # Two rules; before, early and at the end of two trainings of each; two clones of each.
-    assert len(lines) == len(LOADS) * (2 + 3 * 2 * len(CONFIGURATIONS) + 2 * len(CLONES))
+    # The rules; before, early and at the end of two trainings of each; two clones of each.
+    assert len(lines) == len(LOADS) * (len(RULES) + 3 * 2 * len(CONFIGURATIONS) + 2 * len(CLONES))
     rule, *_ = (line for line in lines if line["configuration"] == "round_robin")
     assert float(rule["e2e_p95_vs_round_robin"]) == 0
     last = [line for line in lines if line["configuration"] == "demos" and line["updates"] == "6"]
