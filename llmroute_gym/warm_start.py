@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmroute_gym.build import build_cluster
+from llmroute_gym.collect_demos import collect, planned_episodes
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig
 from llmroute_gym.demos import Demos
@@ -44,34 +46,29 @@ class WarmStart:
         start, replicas = settings.warm_start, settings.cluster.replicas
         checkpoint = layout = demos = None
         if start.checkpoint is not None:
-            from llmroute_gym.sb3.checkpoint import Layout, checkpoint_file
+            from llmroute_gym.sb3.checkpoint import Layout, check_same_networks, checkpoint_file
+            from llmroute_gym.sb3.pretrained import read_networks
+            from llmroute_gym.training import needs_masks
 
             checkpoint = checkpoint_file(start.checkpoint)
             layout = Layout.read(checkpoint)
             if layout is not None:
                 layout.check_fits(replicas, settings.observation)
-                layout.check_same_networks(settings.model)
-        if start.demos is not None and not start.cloning:
-            raise InputError(
-                f"warm_start.demos={start.demos} would not be read with warm_start.cloning=false; "
-                "set warm_start.cloning=true, or leave the demonstrations out"
-            )
+            masked = needs_masks(build_cluster(settings.cluster))
+            check_same_networks(read_networks(checkpoint, masked=masked), settings.model)
         if start.demos is not None:
             demos = Demos.load(start.demos)
             demos.check_fits(replicas, settings.observation)
-            demos.check_returns(settings.reward, settings.training.gamma)
+            demos.check_returns(settings.reward, settings.training.gamma, settings.cluster)
         collects = start.cloning and demos is None
         if collects:
-            for name in collection(settings).policies:
-                make(name)
+            _check_collection(settings)
         return cls(checkpoint, layout, demos, collects)
 
     def demonstrations(self, settings: TrainConfig) -> Demos | None:
         """Returns what is to be cloned, collected now if no file holds it; None clones nothing."""
         if not self.collects:
             return self.demos
-        from llmroute_gym.collect_demos import collect
-
         return collect(collection(settings))
 
     def origin(self, demos: Demos | None) -> str:
@@ -82,6 +79,18 @@ class WarmStart:
         if demos is not None:
             parts.append(f"a clone of {', '.join(demos.routers())} ({len(demos)} decisions)")
         return ", then ".join(parts) or "the initial policy, its weights random"
+
+
+def _check_collection(settings: TrainConfig) -> None:
+    wanted = collection(settings)
+    for name in wanted.policies:
+        make(name)
+    first, *others = planned_episodes(wanted)
+    if not others:
+        raise InputError(
+            f"warm_start.decisions={wanted.decisions} are all of one episode, and cloning holds "
+            f"whole episodes out; ask for more than the {len(first.recorded)} that it gives"
+        )
 
 
 def collection(settings: TrainConfig) -> CollectDemosConfig:

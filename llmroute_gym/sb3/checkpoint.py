@@ -14,6 +14,7 @@ from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.ppo import RouterPPO
+from llmroute_gym.sb3.pretrained import DAMAGED, reason
 
 ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
     kind.__name__: kind for kind in (PPO, RouterPPO, MaskablePPO, RouterMaskablePPO)
@@ -54,7 +55,7 @@ class Layout:
                 if _LAYOUT_ENTRY not in archive.namelist():
                     return None
                 return cls._of(json.loads(archive.read(_LAYOUT_ENTRY)))
-        except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise _incomplete(file, error) from error
 
     @classmethod
@@ -98,21 +99,22 @@ class Layout:
                     f"{given[name]}; add observation.{name}={mend} or train again"
                 )
 
-    def check_same_networks(self, model: ModelConfig) -> None:
-        """Checks that the networks are those of the settings.
 
-        Raises:
-            InputError: naming both.
-        """
-        trained, given = asdict(self.model), asdict(model)
-        differing = [name for name, value in trained.items() if given[name] != value]
-        if differing:
-            has = ", ".join(f"model.{name}={_shown(trained[name])}" for name in differing)
-            got = ", ".join(f"model.{name}={_shown(given[name])}" for name in differing)
-            raise InputError(
-                f"the checkpoint has {has}, but the settings say {got}; "
-                f"add {has.replace(', model', ' model')}"
-            )
+def check_same_networks(trained: ModelConfig, given: ModelConfig) -> None:
+    """Checks that a checkpoint's networks are those of the settings.
+
+    Raises:
+        InputError: naming both.
+    """
+    there, here = asdict(trained), asdict(given)
+    differing = [name for name, value in there.items() if here[name] != value]
+    if differing:
+        has = ", ".join(f"model.{name}={_shown(there[name])}" for name in differing)
+        got = ", ".join(f"model.{name}={_shown(here[name])}" for name in differing)
+        raise InputError(
+            f"the checkpoint has {has}, but the settings say {got}; "
+            f"add {has.replace(', model', ' model')}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +151,10 @@ class Checkpoint:
             with zipfile.ZipFile(file) as archive:
                 stored = json.loads(archive.read(_LAYOUT_ENTRY))
             layout = Layout._of(stored)
-            algorithm = ALGORITHMS[stored["algorithm"]]
-        except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+            model = ALGORITHMS[stored["algorithm"]].load(file, device="cpu")
+        except DAMAGED as error:
             raise _incomplete(file, error) from error
-        return cls(algorithm.load(file, device="cpu"), layout)
+        return cls(model, layout)
 
     def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
         """Checks that the policy can read the observations, see `Layout.check_fits`."""
@@ -175,7 +177,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
 def _incomplete(file: Path, error: Exception) -> InputError:
     return InputError(
-        f"{file} is not a complete checkpoint of llmroute_gym.train ({error}); "
+        f"{file} is not a complete checkpoint of llmroute_gym.train ({reason(error)}); "
         "give the model.zip of a finished run"
     )
 

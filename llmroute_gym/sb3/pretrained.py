@@ -1,25 +1,42 @@
 """Reading the checkpoints of other trainings."""
 
 import inspect
+import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
+from torch import nn
 
+from llmroute_gym.config import ModelConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.sb3.policies import TemperedMaskableMlpPolicy, TemperedMlpPolicy
+from llmroute_gym.sb3.replica_set import ReplicaSetMixin
 
 TEMPERED: dict[type, type] = {
     ActorCriticPolicy: TemperedMlpPolicy,
     MaskableActorCriticPolicy: TemperedMaskableMlpPolicy,
 }
 """Stock policies and what takes over their weights."""
+
+ACTIVATIONS = ("tanh", "relu")
+"""Those of `ModelConfig.activation`."""
+
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, pickle.UnpicklingError),
+    *(AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError),
+)
+"""What reading a damaged or foreign zip file may raise, from here down to PyTorch."""
+
+_LONGEST_REASON = 120
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -29,6 +46,48 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         InputError: there is no such file, or it is no checkpoint of Stable-Baselines3.
     """
     return _read(path)[1]
+
+
+def read_networks(path: str | Path, *, masked: bool) -> ModelConfig:
+    """Reads which networks a checkpoint of any PPO holds.
+
+    Args:
+        path: of the zip file.
+        masked: whether the training that it starts masks actions.
+
+    Raises:
+        InputError: there is no such file, it is no checkpoint of Stable-Baselines3, or it holds a
+            policy of another kind.
+    """
+    stored, _ = _read(path)
+    policy_class, options = stored["policy_class"], stored.get("policy_kwargs") or {}
+    _check_policy(path, policy_class, masked=masked)
+    sizes = options.get("net_arch")
+    if not isinstance(sizes, dict):
+        # As Stable-Baselines3 reads it.
+        both = [64, 64] if sizes is None else list(sizes)
+        sizes = {"pi": both, "vf": both}
+    activation = getattr(options.get("activation_fn", nn.Tanh), "__name__", "").lower()
+    if activation not in ACTIVATIONS:
+        raise InputError(
+            f"{path} has the activation {activation}, this package knows "
+            f"{' and '.join(ACTIVATIONS)}; train it again with one of them"
+        )
+    return ModelConfig(
+        policy="replica_set" if issubclass(policy_class, ReplicaSetMixin) else "mlp",
+        actor_sizes=list(sizes.get("pi", [])),
+        critic_sizes=list(sizes.get("vf", [])),
+        activation=activation,
+    )
+
+
+def _check_policy(path: str | Path, policy_class: type, *, masked: bool) -> None:
+    wanted = MaskableActorCriticPolicy if masked else ActorCriticPolicy
+    if issubclass(policy_class, RecurrentActorCriticPolicy) or not issubclass(policy_class, wanted):
+        raise InputError(
+            f"{path} holds a {policy_class.__name__}, but this training takes a "
+            f"{wanted.__name__}; give a checkpoint of {'MaskablePPO' if masked else 'PPO'}"
+        )
 
 
 def load_pretrained(
@@ -41,12 +100,7 @@ def load_pretrained(
             raise unknown_name(f"setting of {algorithm.__name__}", name, known)
     stored, _ = _read(path)
     policy_class = stored["policy_class"]
-    wanted = MaskableActorCriticPolicy if issubclass(algorithm, MaskablePPO) else ActorCriticPolicy
-    if not issubclass(policy_class, wanted):
-        raise InputError(
-            f"{path} holds a {policy_class.__name__}, but {algorithm.__name__} takes a "
-            f"{wanted.__name__}; use the class that masks actions for both or for neither"
-        )
+    _check_policy(path, policy_class, masked=issubclass(algorithm, MaskablePPO))
     wrapped = algorithm._wrap_env(env)
     try:
         model = algorithm.load(
@@ -93,14 +147,21 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(f"checkpoint {path} does not exist; give the zip file of a saved model")
     try:
         stored, weights, _ = load_from_zip_file(str(path), device="cpu")
-    except (ValueError, zipfile.BadZipFile, RuntimeError, KeyError) as error:
+    except DAMAGED as error:
         raise InputError(
-            f"{path} is no checkpoint of Stable-Baselines3 ({first_line(error)}); "
+            f"{path} is no checkpoint of Stable-Baselines3 ({reason(error)}); "
             "give the zip file of a saved model"
         ) from error
-    if not stored or "policy_class" not in stored or not weights or "policy" not in weights:
+    policy_class = (stored or {}).get("policy_class")
+    if not stored or not isinstance(policy_class, type) or not weights or "policy" not in weights:
         raise InputError(f"{path} holds no policy; give the zip file of a saved model")
     return stored, dict(weights)
+
+
+def reason(error: Exception) -> str:
+    """Words an error in one line: what it says, or its kind where it says much."""
+    said = " ".join(str(error).split())
+    return said if 0 < len(said) <= _LONGEST_REASON else type(error).__name__
 
 
 def first_line(error: Exception) -> str:
