@@ -234,6 +234,8 @@ class CloneAccuracy(NamedTuple):
     accuracy: float
     attainable: float
     """The router's own rule, its memory, random numbers and ties unknown."""
+    consistent: float
+    """Share of the clone's choices that the rule might have made, whatever decides its ties."""
 
 
 def clone_once(training: Training, folder: Path, evaluation: Evaluation) -> Path:
@@ -283,4 +285,6 @@ def clone_accuracy(clone: Path) -> CloneAccuracy:
     """Reads the accuracy of a clone of one router."""
     with (clone / ACCURACY_FILE).open(newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
-    return CloneAccuracy(float(row["accuracy"]), float(row["attainable_known"]))
+    return CloneAccuracy(
+        float(row["accuracy"]), float(row["attainable_known"]), float(row["consistent"])
+    )

@@ -289,7 +289,7 @@ def imitation(measured: Measured) -> str:
                 ),
             ]
         )
-    titles = ["router", "network", "demonstrations", "accuracy", "attainable"]
+    titles = ["router", "network", "demonstrations", "accuracy", "attainable", "consistent"]
     return table([*titles, *(f"P99 at {load}" for load in LOADS)], rows)
 
 
@@ -382,7 +382,8 @@ def section(measured: Measured, command: str) -> str:
         "Clones of one router: how often they decide as it does on episodes that were not learned "
         "from, mean and range over the seeds (attainable: the rule itself, asked about the same "
         "rows without its memory, its random numbers and, for `replica_set`, the order that breaks "
-        "its ties), and P99 relative to that router's own.",
+        "its ties; consistent: the share of the clone's choices that the rule might have made, its "
+        "ties decided anyhow), and P99 relative to that router's own.",
         "",
         imitation(measured),
     ]

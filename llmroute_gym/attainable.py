@@ -8,10 +8,13 @@ decided on like states, that is done twice: as if the rows told whose decision i
 they told nothing of it, when the best guess is the most probable choice of the mixture.
 
 A policy that does not know the replicas' order cannot break ties by index. For such a policy the
-rows are shuffled before each question, which leaves ties to chance. (Other columns may hint at the
-order, so that a clone can come out a little better.)
+rows are shuffled before each question, which leaves ties to chance. Other columns may hint at the
+order, so that a clone can come out a little better. So it is also counted how often a clone's own
+choice is one that the rule might have made, whatever decides its ties: all of them, for a perfect
+imitation.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +25,7 @@ from llmroute_gym.envs.observation import SCALE
 from llmroute_gym.routers import make
 from llmroute_gym.sim.signals import Signal
 
-DRAWS = 16
+DRAWS = 32
 """How often a rule is asked about each decision."""
 DECISIONS = 1000
 """How many decisions are put to the rules at the most; more are thinned out evenly."""
@@ -39,6 +42,38 @@ class Attainable(NamedTuple):
     """If they do not."""
 
 
+class Imitation(NamedTuple):
+    """What a clone makes of one router's decisions."""
+
+    attainable: Attainable
+    consistent: float
+    """Share of the clone's own choices that the rule might have made."""
+
+
+def imitation(
+    demos: Demos, choices: npt.NDArray[np.int64], *, ordered: bool, seed: int = 0
+) -> dict[str, Imitation]:
+    """Compares a clone's choices with the rules it imitates, by router.
+
+    Args:
+        demos: decisions that were not learned from.
+        choices: (n,) the clone's.
+        ordered: whether the policy knows the replicas' order.
+        seed: of the rules' random numbers and memories.
+    """
+    kept = np.unique(np.linspace(0, len(demos) - 1, DECISIONS).astype(np.int64))
+    demos, choices = demos.select(kept), choices[kept]
+    names = demos.routers()
+    rng = np.random.default_rng(seed)
+    possible = {name: rule_probabilities(name, demos, ordered=ordered, rng=rng) for name in names}
+    attainable = _attainable(demos, possible, rng)
+    result = {}
+    for name in names:
+        might = possible[name][np.arange(len(demos)), choices] > 0
+        result[name] = Imitation(attainable[name], float(might[demos.router == name].mean()))
+    return result
+
+
 def attainable_accuracy(demos: Demos, *, ordered: bool, seed: int = 0) -> dict[str, Attainable]:
     """Returns what is attainable on decisions, by router.
 
@@ -47,19 +82,22 @@ def attainable_accuracy(demos: Demos, *, ordered: bool, seed: int = 0) -> dict[s
         ordered: whether the policy knows the replicas' order.
         seed: of the rules' random numbers and memories.
     """
-    demos = demos.select(np.unique(np.linspace(0, len(demos) - 1, DECISIONS).astype(np.int64)))
-    names = demos.routers()
-    rng = np.random.default_rng(seed)
-    choices = {name: rule_probabilities(name, demos, ordered=ordered, rng=rng) for name in names}
-    shares = {name: float((demos.router == name).mean()) for name in names}
-    mixture = np.sum([shares[name] * choices[name] for name in names], axis=0)
+    found = imitation(demos, demos.action, ordered=ordered, seed=seed)
+    return {name: one.attainable for name, one in found.items()}
+
+
+def _attainable(
+    demos: Demos, possible: Mapping[str, FloatArray], rng: np.random.Generator
+) -> dict[str, Attainable]:
+    shares = {name: float((demos.router == name).mean()) for name in possible}
+    mixture = np.sum([shares[name] * possible[name] for name in possible], axis=0)
     # A hair of noise: what is left to chance must not go to the lowest index.
     noise = 1e-9 * rng.random((len(demos), demos.layout.replicas))
     guess = np.argmax(mixture + noise, axis=1)
     result = {}
-    for name in names:
+    for name in possible:
         own = demos.router == name
-        known = np.argmax(choices[name] + noise, axis=1)
+        known = np.argmax(possible[name] + noise, axis=1)
         result[name] = Attainable(
             float((known == demos.action)[own].mean()), float((guess == demos.action)[own].mean())
         )

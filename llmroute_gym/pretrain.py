@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import yaml
-from hydra.core.config_store import ConfigStore
 
-from llmroute_gym.attainable import attainable_accuracy
+from llmroute_gym.attainable import imitation
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import common_workloads
@@ -43,6 +42,8 @@ class RouterAccuracy:
         accuracy: share of those whose most probable replica is the demonstrated one.
         attainable_known: the same of the router's own rule, see `llmroute_gym.attainable`.
         attainable_mixed: the same where the rows do not tell whose decision it is.
+        consistent: share of the clone's own choices that the rule might have made, its memory,
+            random numbers and, where the clone does not know the replicas' order, ties left open.
         cross_entropy: of the demonstrated replicas, nats.
         calibration_error: mean distance of confidence and accuracy over bins of confidence,
             weighted by their decisions. Guo et al., "On calibration of modern neural networks",
@@ -54,6 +55,7 @@ class RouterAccuracy:
     accuracy: float
     attainable_known: float
     attainable_mixed: float
+    consistent: float
     cross_entropy: float
     calibration_error: float
 
@@ -80,7 +82,7 @@ def pretrain(settings: PretrainConfig) -> float:
     cluster = build_cluster(settings.cluster)
     demos = Demos.load(settings.demos)
     demos.check_fits(len(cluster), settings.observation)
-    demos.check_returns(settings.reward, settings.training.gamma)
+    demos.check_returns(settings.reward, settings.training.gamma, settings.cluster)
     compared = settings.evaluation.routers or demos.routers()
     evaluation = replace(settings.evaluation, routers=compared)
     rules = rule_routers(evaluation, with_policy=True)
@@ -158,20 +160,22 @@ def measure(checkpoint: "Checkpoint", cloning: "Cloning") -> list[RouterAccuracy
     demos = cloning.validation
     policy = cast(Any, checkpoint.model.policy)
     logs = action_logits(policy, demos.observation, demos.mask)
-    attainable = attainable_accuracy(demos, ordered=knows_order(policy))
+    found = imitation(demos, logs.argmax(axis=1), ordered=knows_order(policy))
     rows = []
     for name in demos.routers():
-        own = demos.router == name
-        rows.append(_accuracy(name, logs[own], demos.action[own], *attainable[name]))
+        own, (attainable, consistent) = demos.router == name, found[name]
+        rows.append(_accuracy(name, logs[own], demos.action[own], *attainable, consistent))
     shares = np.array([row.decisions for row in rows]) / len(demos)
     over_all = [
         float(shares @ np.array([getattr(row, name) for row in rows]))
-        for name in ("attainable_known", "attainable_mixed")
+        for name in ("attainable_known", "attainable_mixed", "consistent")
     ]
     return [*rows, _accuracy(ALL, logs, demos.action, *over_all)]
 
 
-def _accuracy(name: str, logs: Any, action: Any, known: float, mixed: float) -> RouterAccuracy:
+def _accuracy(
+    name: str, logs: Any, action: Any, known: float, mixed: float, consistent: float
+) -> RouterAccuracy:
     right = logs.argmax(axis=1) == action
     confidence = np.exp(logs.max(axis=1))
     return RouterAccuracy(
@@ -180,6 +184,7 @@ def _accuracy(name: str, logs: Any, action: Any, known: float, mixed: float) -> 
         accuracy=float(right.mean()),
         attainable_known=known,
         attainable_mixed=mixed,
+        consistent=consistent,
         cross_entropy=float(-logs[np.arange(len(action)), action].mean()),
         calibration_error=calibration_error(confidence, right),
     )
@@ -229,7 +234,8 @@ def write_curve(cloning: "Cloning", path: Path) -> None:
 def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> str:
     """Lays the accuracies out as text, with what the value head explains."""
     mixed = len(accuracies) > 2
-    titles = ["decisions", "accuracy", "attainable", "cross-entropy", "calibration error"]
+    titles = ["decisions", "accuracy", "attainable", "consistent", "cross-entropy"]
+    titles.append("calibration error")
     lines = [f"{'router':<20}" + "".join(f"{title:>19}" for title in titles)]
     for row in accuracies:
         attainable = f"{row.attainable_known:.1%}"
@@ -239,12 +245,14 @@ def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> 
             f"{row.decisions:,}",
             f"{row.accuracy:.1%}",
             attainable,
+            f"{row.consistent:.1%}",
             f"{row.cross_entropy:.3f}",
             f"{row.calibration_error:.3f}",
         ]
         lines.append(f"{row.router:<20}" + "".join(f"{cell:>19}" for cell in cells))
     note = "On episodes that were not learned from; attainable: what the rules themselves foretell"
-    note += " (less where the rows do not tell whose decision it is)." if mixed else "."
+    note += " (less where the rows do not tell whose decision it is)" if mixed else ""
+    note += "; consistent: choices of the clone that the rule might have made."
     return (
         "\n".join(lines)
         + f"\n{note}\nThe value head explains {cloning.explained_variance:.0%} of the variance of "
@@ -255,8 +263,7 @@ def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> 
 
 def main() -> None:
     """Runs the command."""
-    ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
-    run_command("pretrain", cast(Any, pretrain))
+    run_command("pretrain", pretrain)
 
 
 if __name__ == "__main__":

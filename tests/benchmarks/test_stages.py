@@ -162,7 +162,7 @@ def measured(watched: Path, evaluation: Evaluation) -> Measured:
         {name: serve_router(name, evaluation) for name in RULES},
         {name: [course(watched, evaluation)] * 2 for name in CONFIGURATIONS},
         dict.fromkeys(CLONES, Served.of_seeds([served, served])),
-        {name: [CloneAccuracy(0.5, 0.75), CloneAccuracy(0.7, 0.75)] for name in CLONES},
+        {name: [CloneAccuracy(0.5, 0.75, 1), CloneAccuracy(0.7, 0.75, 1)] for name in CLONES},
         {name: composed(BASE, *options) for name, options in CONFIGURATIONS.items()},
     )
 
