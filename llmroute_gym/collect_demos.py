@@ -5,22 +5,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from hydra.core.config_store import ConfigStore
 from tqdm import tqdm
 
 from llmroute_gym import __version__
-from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.build import build_cluster, build_source, warn_of_overload
 from llmroute_gym.commands import run_command
 from llmroute_gym.demo_config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
+from llmroute_gym.files import check_writable
 from llmroute_gym.routers import Router, make
 from llmroute_gym.run_folder import RunFolder
 from llmroute_gym.sim import Cluster
@@ -282,10 +282,15 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     Raises:
         InputError: a setting is wrong, or the file holds something that is not to be touched.
     """
-    path = Path(settings.path or Path(settings.run_dir) / DEMOS_FILE)
+    path = Path(settings.path or settings.run_dir)
+    if settings.path is None or path.is_dir():
+        path /= DEMOS_FILE
     held = _held(path, settings)
     _check(settings)
+    check_writable(path)
     folder = RunFolder(settings.run_dir)
+    key = "qps" if settings.workload.qps is None else "workload.qps"
+    warn_of_overload(*_built(settings), key, settings.rate)
     demos = collect(settings)
     if held is not None:
         demos = held.joined(demos)
@@ -300,7 +305,9 @@ def _held(path: Path, settings: CollectDemosConfig) -> Demos | None:
         if not path.exists():
             raise InputError(f"append=true adds to {path}, which does not exist; leave it out")
         held = Demos.load(path)
-        held.check_addition(_layout(settings), settings.policies, settings.seed, path)
+        held.check_addition(
+            _layout(settings), settings.cluster, settings.policies, settings.seed, path
+        )
         return held
     if path.exists():
         raise InputError(
@@ -324,8 +331,7 @@ def summary(demos: Demos) -> str:
 
 def main() -> None:
     """Runs the command."""
-    ConfigStore.instance().store(name="collect_demos_schema", node=CollectDemosConfig)
-    run_command("collect_demos", cast(Any, collect_demos))
+    run_command("collect_demos", collect_demos)
 
 
 if __name__ == "__main__":

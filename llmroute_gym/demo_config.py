@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 from llmroute_gym.config import (
     ENGINES,
+    LARGEST_SEED,
     RUN_DIR,
     ClusterConfig,
     EnvConfig,
@@ -56,7 +57,7 @@ class CollectDemosConfig(Settings):
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
 
     @property
@@ -70,8 +71,9 @@ class CollectDemosConfig(Settings):
         for key, example in (("policies", "[round_robin,lor_hybrid]"), ("loads", "[1.0]")):
             if not getattr(self, key):
                 raise InputError(f"{key} is empty; name at least one, such as {key}={example}")
-        if len(set(self.policies)) < len(self.policies):
-            raise InputError(f"policies names a router twice: {', '.join(self.policies)}")
+        for name in self.policies:
+            if self.policies.count(name) > 1:
+                raise InputError(f"policies names {name} twice; name each router once")
         return self
 
 
@@ -117,7 +119,7 @@ class PretrainConfig(Settings):
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(routers=[]))
     """The comparison; without ``routers`` it is with those imitated."""
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
 
     @property

@@ -18,6 +18,7 @@ layout that all rows share and the provenance of each collection:
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,10 +27,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.config import ObservationConfig, RewardConfig
+from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.files import complete_or_absent
+
+log = logging.getLogger(__name__)
 
 DEMOS_FILE = "demos.parquet"
 METADATA_KEY = b"llmroute_gym.demos"
@@ -124,20 +127,28 @@ class Demos:
         return Demos(self.layout, self.collections, **chosen)
 
     def check_addition(
-        self, layout: DemoLayout, routers: Iterable[str], seed: int, path: str | Path
+        self,
+        layout: DemoLayout,
+        cluster: ClusterConfig,
+        routers: Iterable[str],
+        seed: int,
+        path: str | Path,
     ) -> None:
         """Checks that a collection may be added to these decisions.
 
         Args:
             layout: of the collection.
+            cluster: of the collection.
             routers: names of its routers.
             seed: of the collection.
             path: of the file that holds these decisions, for the sentences.
 
         Raises:
-            InputError: the layouts differ, or a router's episodes of this seed are there already.
+            InputError: the layouts or clusters differ, or a router's episodes of this seed are
+                there already.
         """
-        if differences := self.layout.differences(layout):
+        differences = self.layout.differences(layout) or self.cluster_differences(cluster)
+        if differences:
             raise InputError(
                 f"{path} holds demonstrations of another layout: {'; '.join(differences)}; "
                 "collect into another file with path=FILE"
@@ -149,6 +160,15 @@ class Demos:
                     f"{path} already holds decisions of {router} with seed {seed}, and equal "
                     "seeds give equal requests; choose another with seed=N"
                 )
+
+    def cluster_differences(self, cluster: ClusterConfig) -> list[str]:
+        """Returns in what the replicas behind the decisions differ from a cluster."""
+        here = asdict(cluster)
+        return [
+            f"cluster.{name} is {_shown(value)} there and {_shown(here[name])} here"
+            for name, value in self.collections[0].get("cluster", {}).items()
+            if name in here and value != here[name]
+        ]
 
     def joined(self, other: "Demos") -> "Demos":
         """Returns these decisions and others of the same layout after them."""
@@ -171,12 +191,21 @@ class Demos:
                 "set the same here or collect them again"
             )
 
-    def check_returns(self, reward: RewardConfig, gamma: float) -> None:
+    def check_returns(self, reward: RewardConfig, gamma: float, cluster: ClusterConfig) -> None:
         """Checks that the returns are those that a training will see.
+
+        Warns where they come from other replicas: the decisions may be worth imitating, but the
+        returns foretell another machine's latencies.
 
         Raises:
             InputError: the demonstrations have another discount or other weights.
         """
+        if differences := self.cluster_differences(cluster):
+            log.warning(
+                "the demonstrations come from other replicas (%s); their returns are not those "
+                "of this cluster",
+                "; ".join(differences),
+            )
         given = DemoLayout(
             self.layout.replicas, self.layout.columns, self.layout.observation, reward, gamma
         )

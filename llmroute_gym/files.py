@@ -7,6 +7,21 @@ from pathlib import Path
 from llmroute_gym.errors import InputError
 
 
+def check_writable(path: str | Path) -> None:
+    """Tries to write where a file shall stand, before it has cost anything to make.
+
+    Args:
+        path: of the file; its folder is created.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    path = Path(path)
+    with complete_or_absent(path.with_name(f".{path.name}.try")) as part:
+        part.touch()
+    path.with_name(f".{path.name}.try").unlink()
+
+
 @contextmanager
 def complete_or_absent(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and renames it to `path` when all went well.

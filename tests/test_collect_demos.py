@@ -137,6 +137,7 @@ def test_more_decisions_are_appended(tmp_path: Path) -> None:
         ({"cluster": ClusterConfig(replicas=3)}, "replicas is 4 there and 3 here"),
         ({"observation": ObservationConfig(information="router")}, "is engine there and router"),
         ({"gamma": 0.5}, "gamma is 0.95 there and 0.5 here"),
+        ({"cluster": ClusterConfig("a100-llama-2-7b")}, "cluster.profile is a100-internlm-20b th"),
         ({"seed": 0}, "already holds decisions of round_robin with seed 0"),
     ],
 )
@@ -165,7 +166,7 @@ def test_a_truncated_file_is_not_appended_to(tmp_path: Path) -> None:
     [
         ({"policies": ["lro"]}, "unknown router 'lro'"),
         ({"policies": []}, "policies is empty"),
-        ({"policies": ["lor", "lor"]}, "names a router twice"),
+        ({"policies": ["lor", "lor"]}, "names lor twice"),
         ({"loads": []}, "loads is empty"),
         ({"decisions": 0}, "decisions must be >= 1"),
         ({"append": True}, "which does not exist; leave it out"),

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmroute_gym.config import ObservationConfig, RewardConfig
+from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
 from llmroute_gym.demos import ARRAYS, METADATA_KEY, DemoLayout, Demos
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
@@ -98,15 +98,15 @@ def test_joined_decisions_come_after_the_others() -> None:
 def test_another_layout_is_not_mixed_in(change: dict[str, Any], phrase: str) -> None:
     other = replace(LAYOUT, **change)
     with pytest.raises(InputError, match=r"a\.parquet holds demonstrations of another layout") as e:
-        some().check_addition(other, ["lor"], 1, "a.parquet")
+        some().check_addition(other, ClusterConfig(), ["lor"], 1, "a.parquet")
     assert phrase in str(e.value)
 
 
 def test_the_same_requests_are_not_added_twice() -> None:
     with pytest.raises(InputError, match="already holds decisions of lor with seed 0"):
-        some().check_addition(LAYOUT, ["jsq", "lor"], 0, "a.parquet")
-    some().check_addition(LAYOUT, ["jsq"], 0, "a.parquet")
-    some().check_addition(LAYOUT, ["lor"], 1, "a.parquet")
+        some().check_addition(LAYOUT, ClusterConfig(), ["jsq", "lor"], 0, "a.parquet")
+    some().check_addition(LAYOUT, ClusterConfig(), ["jsq"], 0, "a.parquet")
+    some().check_addition(LAYOUT, ClusterConfig(), ["lor"], 1, "a.parquet")
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_a_policy_of_another_layout_cannot_learn_from_them() -> None:
 
 
 def test_returns_under_other_weights_are_refused() -> None:
-    some().check_returns(RewardConfig(), 0.95)
+    some().check_returns(RewardConfig(), 0.95, ClusterConfig())
     with pytest.raises(InputError, match=r"reward\.latency_weight is 1\.7 there and 1\.2 here"):
-        some().check_returns(RewardConfig(latency_weight=1.2), 0.95)
+        some().check_returns(RewardConfig(latency_weight=1.2), 0.95, ClusterConfig())
     with pytest.raises(InputError, match=r"gamma is 0\.95 there and 0\.9 here"):
-        some().check_returns(RewardConfig(), 0.9)
+        some().check_returns(RewardConfig(), 0.9, ClusterConfig())
