@@ -31,7 +31,8 @@ class HealthMonitor(BaseCallback):
     file, once for each time it appears. What is looked for and what is advised stands in
     `llmroute_gym.sb3.callbacks.findings`. `non_finite`, a reward, observation, loss or weight that
     is not finite, ends the training: the weights are set back to the last ones that were finite,
-    and those are saved.
+    and those are saved. It goes before `RouterMonitor`, which clears the logger at the end of the
+    training.
 
     Args:
         findings_path: the JSON file; None writes none.

@@ -44,7 +44,8 @@ class RouterMonitor(BaseCallback):
 
     The last need `recent_e2e_s()`, of each environment (see `RecentLatencies`) or pooled of the
     VecEnv itself; what an environment does not tell is left out. PPO logs an update one dump late;
-    at the end of the training the last update is dumped.
+    at the end of the training the last update is dumped. So it goes after the other callbacks that
+    read or log an update, `HealthMonitor` among them.
 
     Args:
         statistics: to share with other callbacks.
