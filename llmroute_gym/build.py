@@ -1,5 +1,6 @@
 """From settings to the objects they describe."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload, WorkloadSource
 from llmroute_gym.simulation import simulate
+
+log = logging.getLogger(__name__)
 
 
 def build_cluster(config: ClusterConfig) -> Cluster:
@@ -67,6 +70,26 @@ def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int =
     first, last = len(finished) // 10, len(finished) - 1 - len(finished) // 10
     seconds = float(finished[last] - finished[first]) if last > first else 0.0
     return (last - first) / seconds if seconds > 0 else float("inf")
+
+
+def warn_of_overload(cluster: Cluster, source: WorkloadSource, key: str, qps: float) -> None:
+    """Warns where more requests arrive than the cluster can serve: queues then only grow.
+
+    Args:
+        cluster: the replicas.
+        source: what the requests are drawn from.
+        key: the setting that holds the arrival rate.
+        qps: the rate, requests per second.
+    """
+    capacity = estimated_capacity(cluster, source)
+    if qps > capacity:
+        log.warning(
+            "%s reaches %g requests/s, but the cluster serves about %.2g at the most; "
+            "queues will grow all through an episode",
+            key,
+            qps,
+            capacity,
+        )
 
 
 def _arrivals(config: WorkloadConfig) -> ArrivalProcess:

@@ -12,13 +12,13 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
-from llmroute_gym.build import estimated_capacity
+from llmroute_gym.build import warn_of_overload
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS, SCALE
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.run_folder import STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
     HealthMonitor,
@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 Model = RouterPPO | RouterMaskablePPO
 
 FINDINGS_FILE = "findings.json"
-STATE_FILE = "training_state.zip"
-"""What an interrupted training goes on from; removed when the training has ended."""
 POLICIES = {"mlp": "MlpPolicy", "replica_set": "ReplicaSetPolicy"}
 EXTRACTORS = {"mlp": NormalizedRows, "replica_set": RelativeRows}
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
@@ -86,7 +84,8 @@ def learn(
             the folder.
     """
     torch.set_num_threads(settings.training.torch_threads)
-    warn_of_overload(settings, cluster, source)
+    warn_of_overload(cluster, source, *_highest_load(settings))
+    warn_of_short_stages(settings)
     env = make_vec_env(settings, cluster, source)
     try:
         masked = needs_masks(cluster)
@@ -96,7 +95,7 @@ def learn(
             algorithm: Any = RouterMaskablePPO if masked else RouterPPO
             model = load_training_state(folder.path / STATE_FILE, env, algorithm, device="cpu")
         # Rewards are scaled alike from here on: their scale would move as the policy gets better.
-        env.training = not (model.has_reference and settings.stabilization.enabled)
+        env.training = not (settings.stabilization.enabled and frozen(settings, model))
         run(settings, model, folder)
         checkpoint = Checkpoint(model, layout_of(settings, cluster, env))
         with folder.writing(MODEL_FILE) as part:
@@ -154,16 +153,22 @@ def callbacks(
         KLReferenceDecay(settings.kl),
         EntropyWarmup(settings.exploration),
         TemperatureControl(temperature, statistics),
-        RouterMonitor(statistics),
         HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),
+        RouterMonitor(statistics),
         SaveTrainingState(folder.path / STATE_FILE),
         ProgressBar(total),
     ]
     if normalizers(model.policy):
-        chosen.append(ObservationStatistics())
+        chosen.append(ObservationStatistics(settings.stabilization.freeze))
     if settings.curriculum.stages:
         chosen.append(QPSCurriculum(settings.curriculum, total))
     return chosen
+
+
+def frozen(settings: TrainConfig, model: Model) -> bool:
+    """Whether statistics that were filled before the learning stand still from then on."""
+    freeze = settings.stabilization.freeze
+    return model.has_reference if freeze is None else freeze
 
 
 def prepare(
@@ -357,18 +362,32 @@ def make_model(settings: TrainConfig, env: VecEnv, *, masked: bool = False) -> M
     )
 
 
-def warn_of_overload(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> None:
-    """Warns where more requests arrive than the cluster can serve: queues then only grow."""
-    highest = max(settings.curriculum.stages or [settings.qps])
-    capacity = estimated_capacity(cluster, source)
-    if highest > capacity:
-        key = "curriculum.stages" if settings.curriculum.stages else "training.qps"
+def _highest_load(settings: TrainConfig) -> tuple[str, float]:
+    """Returns the key that sets the highest arrival rate of a training, and the rate."""
+    if settings.curriculum.stages:
+        return "curriculum.stages", max(settings.curriculum.stages)
+    key = "training.qps" if settings.workload.qps is None else "workload.qps"
+    return key, settings.qps
+
+
+def warn_of_short_stages(settings: TrainConfig) -> None:
+    """Warns where a stage of the curriculum is shorter than the episodes that it begins with."""
+    curriculum, env = settings.curriculum, settings.env
+    total, episodes = settings.training.ppo_requests, env.num_envs * env.requests_per_episode
+    if not curriculum.stages or curriculum.advance != "requests":
+        return
+    each = total // len(curriculum.stages)
+    lengths = curriculum.requests or [each] * (len(curriculum.stages) - 1)
+    shortest = min([*lengths, total - sum(lengths)])
+    if shortest < episodes:
         log.warning(
-            "%s reaches %g requests/s, but the cluster serves about %.2g at the most; "
-            "queues will grow all through an episode",
-            key,
-            highest,
-            capacity,
+            "a stage of the curriculum has %d requests, but a new load holds from the next episode "
+            "on, and the episodes at hand take %d (%d environments of %d requests); make "
+            "training.ppo_requests larger or env.requests_per_episode smaller",
+            shortest,
+            episodes,
+            env.num_envs,
+            env.requests_per_episode,
         )
 
 

@@ -18,13 +18,13 @@ class QPSCurriculum(BaseCallback):
     """Moves from stage to stage of arrival rates at the ends of rollouts.
 
     A new rate holds for the episodes that start after it was set. The stage is kept with the model,
-    so that a resumed training goes on in it; `curriculum/stage` (from 0) and `curriculum/qps` are
-    logged with each rollout.
+    so that a resumed training goes on in it; `curriculum/stage` (from 0), and `curriculum/qps`, the
+    rate of the episodes that began last, are logged with each rollout.
 
-    A stage ends after its requests, or, with `advance="plateau"`, when the P95 of end-to-end
-    latency, the mean of that of the episodes which ended together, has not improved by more than
-    `plateau_tolerance` for `plateau_episodes` of them. Episodes that began in the stage before do
-    not count.
+    A stage ends at the first rollout's end after its requests, or, with `advance="plateau"`, when
+    the P95 of end-to-end latency, the mean of that of the episodes which ended together, has not
+    improved by more than `plateau_tolerance` for `plateau_episodes` of them. Episodes that began in
+    the stage before do not count.
 
     Args:
         config: the stages, at least one.
@@ -66,12 +66,13 @@ class QPSCurriculum(BaseCallback):
     def _on_step(self) -> bool:
         ended = [info[self.P95] for info in self.locals["infos"] if self.P95 in info]
         if ended:
+            self._state["running_qps"] = self.qps
             self._add(float(np.mean(ended)))
         return True
 
     def _on_rollout_end(self) -> None:
         self.logger.record("curriculum/stage", self.stage)
-        self.logger.record("curriculum/qps", self.qps)
+        self.logger.record("curriculum/qps", self._state.get("running_qps", self.qps))
         following = self._following()
         if following > self.stage:
             self._enter(following)
@@ -87,7 +88,8 @@ class QPSCurriculum(BaseCallback):
     def _following(self) -> int:
         last = len(self.config.stages) - 1
         if self.config.advance == "requests":
-            return min(sum(self.num_timesteps >= end for end in self.ends), last)
+            over = self.stage < last and self.num_timesteps >= self.ends[self.stage]
+            return self.stage + over
         stale = int(self._state.get("stale", 0))
         return min(self.stage + (stale >= self.config.plateau_episodes), last)
 
@@ -104,7 +106,8 @@ class QPSCurriculum(BaseCallback):
 
     def _enter(self, stage: int) -> None:
         if stage != self.stage:
+            running = self._state.get("running_qps", self.qps)
             self._state.clear()
-            self._state["first_is_old"] = True
+            self._state.update(first_is_old=True, running_qps=running)
         self._state["stage"] = stage
         self.training_env.env_method("set_qps", self.qps)

@@ -16,10 +16,15 @@ class ObservationStatistics(BaseCallback):
     policy would never see normalised observations.
 
     Args:
+        freeze: whether filled statistics stand still; None means: while there is a reference.
         verbose: as in all callbacks.
     """
 
     STATE = "observation_statistics"
+
+    def __init__(self, freeze: bool | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.freeze = freeze
 
     def _on_training_start(self) -> None:
         if not normalizers(self.model.policy):
@@ -33,10 +38,12 @@ class ObservationStatistics(BaseCallback):
 
     @property
     def frozen(self) -> bool:
-        """Whether a reference keeps the statistics as they are."""
-        with_reference = bool(getattr(self.model, "has_reference", False))
+        """Whether the statistics stay as they are."""
+        freeze = self.freeze
+        if freeze is None:
+            freeze = bool(getattr(self.model, "has_reference", False))
         filled_before: bool = callback_state(self.model, self.STATE)["filled_before"]
-        return with_reference and filled_before
+        return freeze and filled_before
 
     def _on_rollout_start(self) -> None:
         pending = callback_state(self.model, self.STATE).pop("pending", None)
