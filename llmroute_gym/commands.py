@@ -1,32 +1,44 @@
 """What the commands share: Hydra around a function of settings, and how wrong input ends."""
 
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from llmroute_gym import sweep_summary
 from llmroute_gym.config import EvaluateConfig, TrainConfig
+from llmroute_gym.demo_config import CollectDemosConfig, PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.files import complete_or_absent
+from llmroute_gym.run_folder import STATE_FILE
+from llmroute_gym.sweep_summary import REFUSED_FILE
 
 WRONG_INPUT = 2
+INTERRUPTED = 130
 
-SCHEMAS: dict[str, type[TrainConfig] | type[EvaluateConfig]] = {
+Config = TypeVar("Config", TrainConfig, EvaluateConfig, CollectDemosConfig, PretrainConfig)
+
+SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "collect_demos": CollectDemosConfig,
+    "pretrain": PretrainConfig,
 }
-
-Config = TypeVar("Config", TrainConfig, EvaluateConfig)
+"""Command to its settings."""
 
 
 def config_dir() -> Path:
@@ -43,20 +55,22 @@ def register_schemas() -> None:
         store.store(name=f"{name}_schema", node=schema)
 
 
-def run_command(name: str, function: Callable[[Config], float | None]) -> None:
+def run_command(name: str, function: Callable[[Config], object]) -> None:
     """Runs a function on the settings of the command line, once or for each job of ``-m``.
 
-    Wrong input ends the process with exit code 2 and one sentence on standard error.
+    Wrong input ends the process with exit code 2 and one sentence on standard error. Of several
+    jobs the others still run, and those that finished are summed up.
 
     Args:
         name: of the command, which is also that of its YAML file in ``conf/``.
-        function: called with the validated settings; a sweep may minimise what it returns.
+        function: called with the validated settings; a sweep may minimise the number it returns.
     """
     register_schemas()
     # Without it Hydra prints its own text and exits with 1; "0" would still mean the same.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def job(composed: DictConfig) -> float | None:
+    def job(composed: DictConfig) -> object:
+        settings = None
         try:
             _reject_added_keys(composed)
             settings = cast(Config, OmegaConf.to_object(composed))
@@ -64,7 +78,17 @@ def run_command(name: str, function: Callable[[Config], float | None]) -> None:
             settings.validate()
             return function(settings)
         except (InputError, OmegaConfBaseException) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                print(f"job {HydraConfig.get().job.num}: {sentence(error)}", file=sys.stderr)
+                folder = Path(HydraConfig.get().runtime.output_dir)
+                with complete_or_absent(folder / REFUSED_FILE) as part:
+                    part.write_text(f"{sentence(error)}\n", encoding="utf-8")
+                return math.nan
+            _remove_empty_folder()
             _exit(error)
+        except KeyboardInterrupt:
+            print(f"\n{_how_to_go_on(settings)}", file=sys.stderr)
+            raise
         except Exception:
             # Hydra would add a line of its own to a traceback that is complete.
             traceback.print_exc()
@@ -76,7 +100,34 @@ def run_command(name: str, function: Callable[[Config], float | None]) -> None:
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         _exit(error)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        sweep_summary.report()
+        raise SystemExit(INTERRUPTED) from None
+    if sweep_summary.refused_jobs():
+        raise SystemExit(WRONG_INPUT)
+
+
+def typed_overrides() -> list[str]:
+    """Returns what the command line sets, as typed; nothing where no command runs."""
+    if not HydraConfig.initialized():
+        return []
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
+    return list(overrides["task"])
+
+
+def _remove_empty_folder() -> None:
+    """Removes what Hydra has made for a run that was refused, unless it was asked for by name."""
+    if not any(one.startswith("run_dir=") for one in typed_overrides()):
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
+            folder.parent.rmdir()
+
+
+def _how_to_go_on(settings: Any) -> str:
+    folder = getattr(settings, "resume", None) or getattr(settings, "run_dir", None)
+    if folder is not None and (Path(folder) / STATE_FILE).is_file():
+        return f"interrupted; go on with resume={folder}"
+    return "interrupted; there is nothing yet to go on from"
 
 
 def _exit(error: Exception) -> NoReturn:

@@ -15,24 +15,33 @@ from llmroute_gym.files import complete_or_absent
 CONFIG_FILE = "config.yaml"
 FINISHED = "comparison.csv"
 """Written last: a folder that holds it holds a finished run."""
+STATE_FILE = "training_state.zip"
+"""What an interrupted training goes on from; removed when the training has ended."""
 
 
 class RunFolder:
-    """A folder for a new run.
+    """A folder for a new run, or for one that goes on.
 
     Args:
         path: created if need be.
+        resuming: whether the interrupted training in it goes on.
 
     Raises:
-        InputError: the folder cannot be written to, or holds a finished run, which is kept.
+        InputError: the folder cannot be written to, or holds a finished or an interrupted run,
+            which is kept.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resuming: bool = False) -> None:
         self.path = Path(path)
         if (self.path / FINISHED).exists():
             raise InputError(
                 f"the run folder {self.path} already holds a finished run, which is kept; "
                 "choose another with run_dir=FOLDER"
+            )
+        if (self.path / STATE_FILE).exists() and not resuming:
+            raise InputError(
+                f"the run folder {self.path} holds an interrupted training, which is kept; go on "
+                f"with resume={self.path}, or choose another with run_dir=FOLDER"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

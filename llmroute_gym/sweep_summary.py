@@ -16,6 +16,8 @@ from llmroute_gym.run_folder import FINISHED
 
 SUMMARY_FILE = "summary.csv"
 OVERRIDES_FILE = "overrides.yaml"
+REFUSED_FILE = "refused.txt"
+"""What was wrong with the input of a job."""
 _SHOWN = (
     ("E2E mean", "e2e_mean_s"),
     ("P95", "e2e_p95_s"),
@@ -47,15 +49,36 @@ class SweepSummary(Callback):
         with complete_or_absent(folder / OVERRIDES_FILE) as part:
             part.write_text(yaml.safe_dump(list(config.hydra.overrides.task)), encoding="utf-8")
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Notes where the jobs will be."""
+        _SWEEPS.append(Path(config.hydra.sweep.dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes and prints the table."""
-        folder = Path(config.hydra.sweep.dir)
+        report()
+
+
+_SWEEPS: list[Path] = []
+"""Folder of the multirun of this process, if there is one."""
+
+
+def report() -> None:
+    """Writes and prints the table of the jobs that have finished, if this is a multirun."""
+    for folder in _SWEEPS:
         jobs = finished_jobs(folder)
         if jobs:
             varied = varied_keys(jobs)
             with complete_or_absent(folder / SUMMARY_FILE) as part:
                 write_summary(jobs, varied, part)
             print(f"\n{summary_table(jobs, varied)}\n\nsummary: {folder / SUMMARY_FILE}")
+        if refused := refused_jobs():
+            print(f"refused: job {', '.join(refused)}; see their {REFUSED_FILE}")
+
+
+def refused_jobs() -> list[str]:
+    """Returns the jobs of this process's multirun that ended with a sentence and no result."""
+    names = [noted.parent.name for folder in _SWEEPS for noted in folder.glob(f"*/{REFUSED_FILE}")]
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def finished_jobs(folder: Path) -> list[Job]:

@@ -60,8 +60,8 @@ def _rows_until(file: Path, timesteps: int) -> list[dict[str, Any]]:
 def wandb_run(settings: TrainConfig, folder: RunFolder, files: Sequence[str]) -> Iterator[None]:
     """Mirrors a run to Weights & Biases where ``logger.wandb`` asks for it.
 
-    TensorBoard's values are synced as they come. At the end the files become artifacts. The run is
-    finished however the block is left, so that the next job of a multirun gets its own.
+    TensorBoard's values are synced as they come. At the end, however the block is left, the files
+    become artifacts and the run is finished, so that the next job of a multirun gets its own.
 
     Args:
         settings: of the run.
@@ -94,13 +94,13 @@ def wandb_run(settings: TrainConfig, folder: RunFolder, files: Sequence[str]) ->
     exit_code = 1
     try:
         yield
+        exit_code = 0
+    finally:
         for name in files:
             if (folder.path / name).exists():
                 artifact = wandb.Artifact(f"{run.id}-{Path(name).stem}", Path(name).suffix[1:])
                 artifact.add_file(str(folder.path / name))
                 run.log_artifact(artifact)
-        exit_code = 0
-    finally:
         run.finish(exit_code=exit_code)
         # Without it the next run of this process would get no TensorBoard values.
         tensorboard.unpatch()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmroute_gym.build import build_cluster, build_source
-from llmroute_gym.commands import run_command
+from llmroute_gym.commands import run_command, typed_overrides
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
@@ -50,9 +50,9 @@ def train(settings: TrainConfig) -> float:
     else:
         interrupted_state(Path(settings.run_dir))
         start = WarmStart(None, None, None, collects=False)
-    folder = RunFolder(settings.run_dir)
-    folder.write_settings(replace(settings, resume=None))
+    folder = RunFolder(settings.run_dir, resuming=settings.resume is not None)
     with wandb_run(settings, folder, (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)):
+        folder.write_settings(replace(settings, resume=None))
         checkpoint = learn(settings, cluster, source, folder, start)
         with folder.writing(DASHBOARD) as part:
             plot_training(folder.path / METRICS_FILE, part)
@@ -78,10 +78,11 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
     folder = Path(settings.resume)
     if not folder.is_dir():
         raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
-    stored = RunFolder(folder).read_training_settings()
+    stored = RunFolder(folder, resuming=True).read_training_settings()
     known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
-    for key in set(known) - {"run_dir", "resume"}:
-        if given[key] not in (default[key], known[key]):
+    for key in sorted(set(known) - {"run_dir", "resume"}):
+        unsaid = given[key] == default[key] and not _typed_settings()
+        if given[key] != known[key] and not unsaid:
             raise InputError(
                 f"resume={folder} goes on with {key}={known[key]}, got {given[key]}; give no other "
                 "settings, or start a new run"
@@ -91,6 +92,11 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
         with suppress(OSError):
             Path(settings.run_dir).rmdir()
     return replace(stored, run_dir=str(folder), resume=str(folder))
+
+
+def _typed_settings() -> list[str]:
+    """Returns what the command line sets beside where to resume; nothing where there is none."""
+    return [one for one in typed_overrides() if one.partition("=")[0] not in ("resume", "run_dir")]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

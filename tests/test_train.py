@@ -2,8 +2,10 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ from llmroute_gym.config import (
     TrainConfig,
     TrainingConfig,
     WarmStartConfig,
+    WorkloadConfig,
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
@@ -200,6 +203,23 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
         Checkpoint.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"policy_class": 1}', bytes(100)])
+@pytest.mark.parametrize("file", ["data", "policy.pth", "llmroute/layout.json"])
+def test_a_damaged_checkpoint_is_refused(
+    finished: Path, tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    from llmroute_gym.sb3.checkpoint import Checkpoint
+
+    copy = damaged(finished, file, content)
+    with pytest.raises(InputError, match="not a complete checkpoint"):
+        Checkpoint.load(copy)
+    if file != "llmroute/layout.json" or content is not None:
+        start = WarmStartConfig(checkpoint=str(copy), cloning=False)
+        with pytest.raises(InputError):
+            train(tiny(tmp_path / "run", warm_start=start))
+        assert not (tmp_path / "run").exists()
+
+
 def test_same_seed_same_bytes(finished: Path, tmp_path: Path) -> None:
     train(tiny(tmp_path / "same"))
     train(tiny(tmp_path / "other", seed=1))
@@ -233,8 +253,24 @@ def test_a_run_that_stops_in_training_leaves_no_results(
         "tensorboard",
         "training_state.zip",
     }
-    train(tiny(tmp_path / "run"))
-    assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
+    kept = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"holds an interrupted training.*go on with resume="):
+        train(tiny(tmp_path / "run", seed=9))
+    assert (tmp_path / "run" / "config.yaml").read_text() == kept
+
+
+def damaged(folder: Path, file: str, content: bytes | None) -> Path:
+    """Copies the checkpoint of a run with one of its files changed, or left out."""
+    with zipfile.ZipFile(folder / "model.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files.pop(file)
+    copy = folder.parent / "damaged.zip"
+    with zipfile.ZipFile(copy, "w") as archive:
+        for name, held in files.items():
+            archive.writestr(name, held)
+        if content is not None:
+            archive.writestr(file, content)
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -248,6 +284,7 @@ def test_a_run_that_stops_in_training_leaves_no_results(
         {"warm_start": WarmStartConfig(policies=["lro"])},
         {"warm_start": WarmStartConfig(demos="none.parquet")},
         {"warm_start": WarmStartConfig(checkpoint="none.zip")},
+        {"warm_start": WarmStartConfig(decisions=8)},
     ],
 )
 def test_wrong_input_is_found_before_anything_is_written(
@@ -351,7 +388,10 @@ def test_a_stock_checkpoint_starts_a_training_too(tmp_path: Path) -> None:
     env = make_vec_env("llmroute_gym:LLMRoute-v0", 1)
     PPO("MlpPolicy", env, device="cpu").save(tmp_path / "stock.zip")
     start = WarmStartConfig(checkpoint=str(tmp_path / "stock.zip"), cloning=False)
-    train(tiny(tmp_path / "run", warm_start=start))
+    with pytest.raises(InputError, match=r"has model\.policy=mlp, but .* model\.policy=repl"):
+        train(tiny(tmp_path / "run", warm_start=start))
+    assert not (tmp_path / "run").exists()
+    train(tiny(tmp_path / "run", warm_start=start, model=ModelConfig(policy="mlp")))
     assert rows(tmp_path / "run" / "metrics.csv")[-1]["train/kl_ref"] != ""
 
 
@@ -383,6 +423,15 @@ def test_numbers_that_are_not_finite_end_the_training(tmp_path: Path) -> None:
     weights = Checkpoint.load(tmp_path / "run").model.policy.parameters()
     assert all(torch.isfinite(weight).all() for weight in weights)
     assert not (tmp_path / "run" / "comparison.csv").exists()
+    with pytest.raises(InputError, match="holds an interrupted training"):
+        train(tiny(tmp_path / "run"))
+
+
+def test_the_last_update_is_examined_too(finished: Path, tmp_path: Path) -> None:
+    assert rows(finished / "metrics.csv")[-1]["health/value_loss_spike"] != ""
+    hot = TrainingConfig(ppo_requests=48, rollout_steps=24, epochs=2, learning_rate=1e30)
+    with pytest.raises(InputError, match="not finite after 48 requests"):
+        train(tiny(tmp_path / "run", training=hot, warm_start=WarmStartConfig(cloning=False)))
 
 
 @pytest.mark.parametrize(
@@ -414,18 +463,38 @@ def test_engines_train_the_same_policy(tmp_path: Path) -> None:
         assert torch.allclose(value, second[name], atol=1e-5), name
 
 
-def test_stages_above_the_capacity_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    from llmroute_gym.training import warn_of_overload
+def test_loads_above_the_capacity_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = build_cluster(ClusterConfig())
+    assert 4.5 < estimated_capacity(cluster, build_source(WorkloadConfig(), 2.5)) < 8
+    for settings, words in (
+        ({"curriculum": CurriculumConfig(stages=[2.5, 40.0])}, "curriculum.stages reaches 40 requ"),
+        ({"workload": WorkloadConfig(qps=40.0)}, "workload.qps reaches 40 requests/s, but the clu"),
+        ({"training": TrainingConfig(ppo_requests=8, qps=40.0)}, "training.qps reaches 40 reques"),
+        ({}, None),
+    ):
+        caplog.clear()
+        train(tiny(tmp_path / str(words), warm_start=WarmStartConfig(cloning=False), **settings))
+        assert (words or "") in caplog.text
+        assert ("reaches" in caplog.text) == (words is not None)
 
-    settings = TrainConfig(curriculum=CurriculumConfig(stages=[2.5, 40.0]))
-    cluster = build_cluster(settings.cluster)
-    source = build_source(settings.workload, settings.qps)
-    warn_of_overload(settings, cluster, source)
-    assert "curriculum.stages reaches 40 requests/s, but the cluster serves about" in caplog.text
-    assert 4.5 < estimated_capacity(cluster, source) < 8
+
+def test_stages_shorter_than_their_episodes_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = CurriculumConfig(stages=[2.5, 3.5, 4.5])
+    none = WarmStartConfig(cloning=False)
+    train(tiny(tmp_path / "short", curriculum=stages, warm_start=none))
+    assert "a stage of the curriculum has 32 requests" in caplog.text
+    assert "take 40 (2 environments of 20 requests); make training.ppo_requests larg" in caplog.text
     caplog.clear()
-    warn_of_overload(TrainConfig(), cluster, source)
-    assert caplog.text == ""
+    longer = TrainingConfig(ppo_requests=240, rollout_steps=20, epochs=1)
+    train(tiny(tmp_path / "long", curriculum=stages, warm_start=none, training=longer))
+    assert "a stage" not in caplog.text
+    # The rate is that of the episodes which run, not of those to come.
+    rates = [row["curriculum/qps"] for row in rows(tmp_path / "long" / "metrics.csv")[:-1]]
+    assert rates == ["2.5", "2.5", "3.5", "3.5", "4.5", "4.5"]
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -492,6 +561,40 @@ def test_a_grid_leaves_one_summary(command: Command, tmp_path: Path) -> None:
         assert config["reward"]["latency_weight"] == (1.7 if tuned else 1.2)
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     assert "summary: " in done.stdout
+
+
+def test_a_grid_goes_on_after_a_job_that_is_refused(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "training.learning_rate=1e-3,1e30,1e-4", "run_dir=grid", *QUICK)
+    assert done.returncode == 2
+    assert [row["job"] for row in rows(tmp_path / "grid" / "summary.csv")] == ["0", "2"]
+    assert "job 1: the training met numbers that are not finite" in done.stderr
+    assert "refused: job 1" in done.stdout
+    assert "lower training.learning_rate" in (tmp_path / "grid" / "1" / "refused.txt").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(command: Command, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "llmroute_gym.train", "run_dir=run"),
+            *(*QUICK, "training.ppo_requests=60000"),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "training_state.zip").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert f"interrupted; go on with resume={tmp_path / 'run'}" in said
+    # Settings that were typed are compared, even where they are the package's defaults.
+    done = command("resume=run", "env.num_envs=4")
+    assert done.returncode == 2
+    assert "goes on with env.num_envs=2, got 4" in done.stderr
 
 
 def test_command_refuses_with_one_sentence(command: Command, tmp_path: Path) -> None:
