@@ -9,6 +9,7 @@ The module imports nothing heavy.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from numbers import Integral, Real
@@ -17,6 +18,8 @@ from typing import Any, ClassVar, Self
 from llmroute_gym.errors import InputError, unknown_name
 
 ENGINES = ("reference", "compiled")
+LARGEST_SEED = 2**32 - 1
+"""Stable-Baselines3 seeds NumPy's old generator, which takes no more."""
 
 
 def number(
@@ -79,7 +82,7 @@ def _check_range(
 ) -> None:
     kind = "an integer" if whole else "a number"
     bounds = [
-        f"{sign} {bound:g}"
+        f"{sign} {bound if isinstance(bound, int) else format(bound, 'g')}"
         for sign, bound in ((">", above), (">=", at_least), ("<=", at_most))
         if bound is not None
     ]
@@ -93,6 +96,35 @@ def _check_range(
         or (at_most is not None and float(value) > at_most)
     ):
         raise InputError(f"{key} must be {' and '.join(bounds)}, got {value}")
+
+
+def changed(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Returns those of the fields that have another value than their default."""
+    untouched = type(settings)()
+    return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
+
+
+def refuse_unread(
+    settings: Settings, group: str, names: Sequence[str], because: str, instead: str = ""
+) -> None:
+    """Refuses values that nothing would read.
+
+    Args:
+        settings: of the group.
+        group: its name.
+        names: of the fields that are not read.
+        because: the setting of the same group under which they are not.
+        instead: what to choose so that they are.
+
+    Raises:
+        InputError: one of the fields has another value than its default.
+    """
+    for name in changed(settings, names):
+        mend = f"choose {instead} or leave it out" if instead else "leave one of them out"
+        raise InputError(
+            f"{group}.{name}={getattr(settings, name)} would not be read with {group}.{because}; "
+            f"{mend}"
+        )
 
 
 @dataclass
@@ -192,7 +224,11 @@ class WorkloadConfig(Settings):
                 "workload.path is missing: workload=trace replays a file; "
                 "add workload.path=FILE or choose workload=azure_conv"
             )
-        return super().validate(group)
+        super().validate(group)
+        if self.source != "trace":
+            names = ("path", "start", "limit", "max_prompt_tokens", "on_error")
+            refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
+        return self
 
 
 @dataclass
@@ -313,6 +349,17 @@ class ModelConfig(Settings):
     critic_sizes: list[int] = many(64, 64, at_least=1)
     activation: str = choice("tanh", "tanh", "relu")
 
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and a replica set has layers."""
+        super().validate(group)
+        for name in ("actor_sizes", "critic_sizes"):
+            if self.policy == "replica_set" and not getattr(self, name):
+                raise InputError(
+                    f"model.{name} must have at least one layer with model.policy=replica_set, "
+                    f"got []; name its size, such as model.{name}=[64], or choose model=mlp"
+                )
+        return self
+
 
 @dataclass
 class StabilizationConfig(Settings):
@@ -325,6 +372,13 @@ class StabilizationConfig(Settings):
     """Decisions per environment."""
     policy: str = "random"
     """Who decides: ``random``, uniform over the replicas, or the name of any router."""
+    freeze: bool | None = None
+    """Whether statistics that are filled stand still while the policy learns; None means: as long
+    as there is a reference, which moving statistics would move."""
+
+    def unread(self) -> list[str]:
+        """Returns the keys that differ from their defaults and have no effect."""
+        return [] if self.enabled else changed(self, ("steps", "policy"))
 
 
 @dataclass
@@ -354,7 +408,21 @@ class WarmStartConfig(Settings):
                 "warm_start.policies is empty; name at least one router, give "
                 "warm_start.demos=FILE, or choose warm_start=none"
             )
+        for name in self.policies:
+            if self.policies.count(name) > 1:
+                raise InputError(f"warm_start.policies names {name} twice; name each router once")
+        if self.demos is not None and not self.cloning:
+            raise InputError(
+                f"warm_start.demos={self.demos} would not be read with warm_start.cloning=false; "
+                "set warm_start.cloning=true, or leave the demonstrations out"
+            )
+        if self.demos is not None:
+            refuse_unread(self, "warm_start", ("policies", "decisions"), f"demos={self.demos}")
         return self
+
+    def unread(self) -> list[str]:
+        """Returns the keys that differ from their defaults and have no effect."""
+        return [] if self.cloning else changed(self, ("policies", "decisions", "epochs"))
 
 
 @dataclass
@@ -383,6 +451,8 @@ class CurriculumConfig(Settings):
                     f"curriculum.stages must rise, got {after:g} after {before:g}; put them in "
                     "ascending order"
                 )
+        if self.advance == "plateau":
+            refuse_unread(self, "curriculum", ("requests",), "advance=plateau")
         if self.requests and len(self.requests) != len(self.stages) - 1:
             raise InputError(
                 f"curriculum.requests must have one number per stage but the last "
@@ -445,7 +515,7 @@ class TrainConfig(Settings):
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
     """The one folder that everything is written to."""
     resume: str | None = None

@@ -9,11 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llmroute_gym.commands import config_dir, register_schemas, run_command
+from llmroute_gym.commands import SCHEMAS, config_dir, register_schemas, run_command
 from llmroute_gym.config import (
     ClusterConfig,
     EnvConfig,
-    EvaluateConfig,
     ModelConfig,
     ObservationConfig,
     RewardConfig,
@@ -96,11 +95,18 @@ def test_group_chosen_alone_changes_nothing_else(group: str, column: int) -> Non
     assert {key: value(settings, key) for key in TABLE} == expected
 
 
-@pytest.mark.parametrize(
-    ("command", "schema"), [("train", TrainConfig), ("evaluate", EvaluateConfig)]
-)
-def test_files_repeat_no_default(command: str, schema: type[Settings]) -> None:
-    assert composed(command) == schema(run_dir="somewhere")  # type: ignore[call-arg]
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_files_repeat_no_default(command: str) -> None:
+    assert composed(command) == SCHEMAS[command](run_dir="somewhere")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "collect_demos"])
+def test_warm_start_sees_what_the_training_sees(command: str) -> None:
+    changes = ["observation=router", "reward=original", "cluster.replicas=3"]
+    changes += ["model=mlp", "training.gamma=0.9"] if command == "pretrain" else []
+    given, trained = composed(command, *changes), composed("train", *changes)
+    for group in {change.split("=")[0].split(".")[0] for change in changes}:
+        assert getattr(given, group) == getattr(trained, group)
 
 
 def options() -> list[str]:
@@ -118,7 +124,8 @@ def test_there_are_options() -> None:
 
 @pytest.mark.parametrize("option", options())
 def test_every_option_composes_and_is_valid(option: str) -> None:
-    settings = composed("train", option, "workload.path=trace.csv").validate()
+    path = ["workload.path=trace.csv"] if option == "workload=trace" else []
+    settings = composed("train", option, *path).validate()
     group, name = option.split("=")
     if group == "workload/arrivals":
         assert settings.workload.arrivals["process"] == name
@@ -208,6 +215,17 @@ def refused(
         (["stabilization.steps=0"], "stabilization.steps must be >= 1, got 0"),
         (["warm_start.epochs=0"], "warm_start.epochs must be >= 1, got 0"),
         (["warm_start.policies=[]"], "warm_start.policies is empty"),
+        (["warm_start.policies=[lor,lor]"], "warm_start.policies names lor twice"),
+        (["warm_start.demos=d", "warm_start.decisions=9"], "decisions=9 would not be read with"),
+        (["warm_start.demos=d", "warm_start.cloning=false"], "demos=d would not be read with"),
+        (["workload.path=trace.csv"], "workload.path=trace.csv would not be read with workload.s"),
+        (["workload.limit=5"], "choose workload=trace or leave it out"),
+        (["seed=5000000000"], "seed must be >= 0 and <= 4294967295, got 5000000000"),
+        (["model.critic_sizes=[]"], "model.critic_sizes must have at least one layer"),
+        (
+            ["curriculum=qps_ramp", "curriculum.advance=plateau", "curriculum.requests=[9,9]"],
+            "curriculum.requests=[9, 9] would not be read with curriculum.advance=plateau",
+        ),
         (["exploration.warmup_steps=0"], "exploration.warmup_steps must be >= 1, got 0"),
         (["exploration.entropy_coef=-0.1"], "exploration.entropy_coef must be >= 0, got -0.1"),
         (["kl.entropy_min=1.5"], "kl.entropy_min must be at most ln 4 = 1.39"),

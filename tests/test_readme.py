@@ -7,12 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llmroute_gym.commands import config_dir, register_schemas
+from llmroute_gym.commands import SCHEMAS, config_dir, register_schemas
 from llmroute_gym.config import Settings
 from llmroute_gym.routers import available
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python -m llmroute_gym\.(train|evaluate)\b([^#\n]*)", README)
+COMMANDS = re.findall(rf"python -m llmroute_gym\.({'|'.join(SCHEMAS)})\b([^#\n]*)", README)
 
 
 def test_the_two_commands_stand_word_for_word() -> None:

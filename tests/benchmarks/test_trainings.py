@@ -114,7 +114,7 @@ def test_digest_follows_the_files_that_settings_name(tmp_path: Path) -> None:
 
 def test_failed_training_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing"):
-        train_once(composed(*TINY, f"warm_start.demos={tmp_path}/missing"), tmp_path / "kept")
+        train_once(composed(f"warm_start.demos={tmp_path}/missing"), tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
 
 
