@@ -36,5 +36,7 @@ for router in ("round_robin", "lor"):
 
 e2e.set(xlabel="arrival rate (requests/s)", ylabel="P99 end-to-end latency (s)", ylim=(0, None))
 ttft.set(xlabel="arrival rate (requests/s)", ylabel="P99 time to first token (s)", yscale="log")
+ttft.yaxis.set_major_formatter("{x:g}")
+ttft.yaxis.set_minor_formatter("{x:g}")
 e2e.legend(frameon=False)
 figure.savefig("capacity_planning.png", dpi=120)

@@ -12,6 +12,7 @@ from PIL import Image
 import llmroute_gym  # noqa: F401  (registers LLMRoute-v0)
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+folder.mkdir(parents=True, exist_ok=True)
 env = gym.make("LLMRoute-v0", requests_per_episode=60, qps=4.0, render_mode="rgb_array")
 env.action_space.seed(0)
 observation, info = env.reset(seed=0)
