@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmroute_gym.attainable import attainable_accuracy
+from llmroute_gym.attainable import attainable_accuracy, imitation
 from llmroute_gym.collect_demos import collect, collect_demos
 from llmroute_gym.config import (
     ClusterConfig,
@@ -208,6 +208,18 @@ def test_ties_by_index_are_chance_for_a_policy_without_order(recorded: Demos) ->
         1,
         1,
     )
+
+
+def test_choices_that_the_rule_might_have_made(recorded: Demos) -> None:
+    own = only(recorded, "lor")
+    load = own.observation[:, :, 0] + own.observation[:, :, 1]
+    assert imitation(own, own.action, ordered=True)["lor"].consistent == 1
+    # Any of the least loaded will do for a policy that does not know the order.
+    last = load.shape[1] - 1 - load[:, ::-1].argmin(axis=1)
+    assert imitation(own, last, ordered=False)["lor"].consistent == 1
+    assert imitation(own, last, ordered=True)["lor"].consistent < 1
+    all_tied = (load.min(axis=1) == load.max(axis=1)).mean()
+    assert imitation(own, load.argmax(axis=1), ordered=False)["lor"].consistent == all_tied < 0.5
 
 
 def test_a_mixture_is_less_attainable_where_the_rows_do_not_tell(recorded: Demos) -> None:

@@ -129,14 +129,14 @@ def few_requests() -> Evaluation:
 
 
 def test_a_clone_is_examined_on_unseen_episodes(tmp_path: Path, evaluation: Evaluation) -> None:
-    settings = composed("warm_start.policies=[round_robin]", "warm_start.decisions=400")
+    settings = composed("warm_start.policies=[round_robin]")
     clone = clone_once(Training("clone", settings), tmp_path, evaluation)
     found = clone_accuracy(clone)
     assert found.attainable == 1
-    assert found.accuracy > 0.9
+    assert found.consistent == found.accuracy >= 0.99
     # A clone of round robin serves as round robin does.
     here, there = serve_once(clone, evaluation).e2e, serve_router("round_robin", evaluation).e2e
-    assert abs(here.mean() / there.mean() - 1) < 0.02
+    assert abs(np.percentile(here, 99) / np.percentile(there, 99) - 1) < 0.02
 
 
 def test_configurations_differ_in_what_they_are_called() -> None:

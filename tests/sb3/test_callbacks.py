@@ -205,6 +205,19 @@ def test_filled_statistics_stand_still_while_a_reference_is_in_use():
     assert float(normalizers(model.policy)[0].count) == filled > 0
 
 
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_statistics_move_or_stand_still_as_they_are_told(reference, freeze):
+    options = {**SMALL, "policy_kwargs": {"features_extractor_class": NormalizedRows}}
+    model = RouterPPO("MlpPolicy", toy_vec_env(), **options)
+    fill_statistics(model, 10, seed=0)
+    filled = float(normalizers(model.policy)[0].count)
+    if reference:
+        model.set_reference()
+    model.learn(3 * UPDATE, ObservationStatistics(freeze))
+    assert (float(normalizers(model.policy)[0].count) == filled) == freeze
+
+
 def test_empty_statistics_are_filled_even_with_a_reference():
     options = {**SMALL, "policy_kwargs": {"features_extractor_class": NormalizedRows}}
     model = RouterPPO("MlpPolicy", toy_vec_env(), **options)
