@@ -39,6 +39,8 @@ LATENCIES = {
 }
 """Metric to latency and percentile; None is the mean."""
 METRICS = (*LATENCIES, "throughput_rps")
+ENOUGH_RUNS = 10
+"""A bootstrap of fewer runs understates how much they differ."""
 PAIRED = ("e2e_mean_s", "e2e_p95_s", "e2e_p99_s", "ttft_p99_s")
 """Metrics whose relative difference to the baseline is reported."""
 
@@ -293,5 +295,6 @@ def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConf
         f"{text}\n"
         f"Seconds, over all {config.runs * config.requests:,} requests of {config.runs} runs "
         f"common to all routers; change: against {baseline}.\n"
-        f"Second lines: {config.confidence:.0%} bootstrap intervals, whole runs resampled."
+        f"Second lines: {config.confidence:.0%} bootstrap intervals, whole runs resampled"
+        f"{'.' if config.runs >= ENOUGH_RUNS else '; so few runs make them too narrow.'}"
     )

@@ -1,6 +1,7 @@
 """Compares routers and a trained policy on common requests: ``python -m llmroute_gym.evaluate``."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,7 +15,13 @@ from llmroute_gym.comparison import (
     table,
     write_comparison,
 )
-from llmroute_gym.config import EvaluateConfig, EvaluationConfig, ObservationConfig
+from llmroute_gym.config import (
+    EvaluateConfig,
+    EvaluationConfig,
+    ObservationConfig,
+    TrainConfig,
+)
+from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.plots import plot_latencies
 from llmroute_gym.routers import Router, make
@@ -39,8 +46,20 @@ def evaluate(settings: EvaluateConfig) -> None:
     workloads = common_workloads(source, cluster, settings)
     folder = RunFolder(settings.run_dir)
     folder.write_settings(settings)
-    title = f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}"
-    report(routers, workloads, cluster, settings, settings.observation, folder, title)
+    report(routers, workloads, cluster, settings, settings.observation, folder, title_of(settings))
+
+
+def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig) -> str:
+    """Says what is compared: the requests, their rate, and the replicas."""
+    workload, cluster = settings.workload, settings.cluster
+    synthetic = workload.source == "synthetic"
+    requests = str(workload.lengths.get("model")) if synthetic else Path(str(workload.path)).name
+    process = str(workload.arrivals.get("process"))
+    own = not synthetic and process == "trace"
+    return (
+        f"{requests} at {settings.qps:g} requests/s ({'its own' if own else process} arrivals) to "
+        f"{cluster.replicas} x {cluster.profile}"
+    )
 
 
 def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Router]:

@@ -24,6 +24,17 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """The dashboard of a training: titles, and the columns of ``metrics.csv`` that they show."""
 
+_LABELS = {
+    "train/approx_kl": "of the update",
+    "train/kl_ref": "to the reference",
+    "coef/kl": "KL",
+    "coef/kl_ref": "reference KL",
+    "temperature/value": "in force",
+    "load/qps": "seen",
+    "curriculum/qps": "set",
+    "train/value_loss": "loss",
+}
+
 TAIL = 1e-3
 """Smallest share of requests that the latency plots show."""
 
@@ -40,23 +51,30 @@ def plot_latencies(outcomes: Mapping[str, Sequence[Outcome]], path: Path, title:
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for router, runs in outcomes.items():
+    for number, (router, runs) in enumerate(outcomes.items()):
+        # The first one is the policy, if there is one: on top, and broken to show what is below.
+        style = {"linewidth": 2.2, "linestyle": (0, (4, 1.5)), "zorder": 3} if number == 0 else {}
         for panel, latency in zip(panels, ("e2e_s", "ttft_s"), strict=True):
             seconds = np.sort(np.concatenate([getattr(run, latency) for run in runs]))
             slower = 1 - np.arange(len(seconds)) / len(seconds)
-            panel.step(seconds, slower, where="post", label=router)
+            panel.step(seconds, slower, where="post", label=router, **style)
     for panel, name in zip(panels, ("End-to-end latency", "Time to first token"), strict=True):
         panel.set(xlabel=f"{name} (s)", yscale="log", ylim=(1, TAIL))
         panel.grid(alpha=0.3)
     panels[0].set_xlim(left=0)
     panels[1].set_xscale("log")
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0].set_ylabel("Share of requests below")
+    panels[0].set_ylabel("Share of requests below (stretched towards 100%)")
     panels[0].set_yticks([0.5, 0.1, 0.05, 0.01, 0.001], ["50%", "90%", "95%", "99%", "99.9%"])
     panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _label(column: str) -> str:
+    name = column.split("/")[1]
+    return _LABELS.get(column, name.replace("share_", "replica ").removesuffix("_s"))
 
 
 def plot_training(metrics: Path, path: Path) -> None:
@@ -81,11 +99,13 @@ def plot_training(metrics: Path, path: Path) -> None:
                 ]
                 known = [(step, float(value)) for step, value in points if value]
                 if known:
-                    panel.plot(*zip(*known, strict=True), label=name.split("/")[1])
+                    panel.plot(*zip(*known, strict=True), label=_label(name))
         panel.set_title(title, fontsize="medium")
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
         if panel.lines:
-            panel.legend(fontsize="small", framealpha=0.6, ncols=2)
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high + 0.2 * (high - low))
+            panel.legend(fontsize="small", loc="upper center", frameon=False, ncols=4)
     figure.supxlabel("Thousands of requests")
     figure.savefig(path, dpi=110)

@@ -17,7 +17,7 @@ from llmroute_gym.config import TrainConfig
 from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
-from llmroute_gym.evaluate import POLICY, report, rule_routers
+from llmroute_gym.evaluate import POLICY, report, rule_routers, title_of
 from llmroute_gym.run_folder import RunFolder
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
@@ -113,7 +113,7 @@ def pretrain(settings: PretrainConfig) -> float:
         evaluation,
         settings.observation,
         folder,
-        f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}",
+        title_of(settings),
     )
     return results[0].metrics["e2e_p99_s"].value
 

@@ -40,7 +40,19 @@ def training_logger(folder: RunFolder, timesteps: int = 0) -> Iterator[Logger]:
         yield logger
     finally:
         logger.close()
+    _sort_columns(part)
     part.replace(complete)
+
+
+def _sort_columns(file: Path) -> None:
+    """Orders the columns by name: SB3's writer takes them as a set gives them."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    names = sorted({name for row in rows for name in row})
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _rows_until(file: Path, timesteps: int) -> list[dict[str, Any]]:
@@ -50,7 +62,7 @@ def _rows_until(file: Path, timesteps: int) -> list[dict[str, Any]]:
         complete = (row for row in csv.DictReader(opened) if None not in row.values())
         return [
             # Numbers as they are written: the CSV writer quotes strings.
-            {name: float(value) if name != _STEP else int(value) for name, value in row.items()}
+            {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
             for row in ({k: v for k, v in row.items() if v} for row in complete)
             if row.get(_STEP) and int(row[_STEP]) <= timesteps
         ]

@@ -1,5 +1,6 @@
 """Trains a router and compares it with rules: ``python -m llmroute_gym.train``."""
 
+import logging
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from llmroute_gym.commands import run_command, typed_overrides
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers
+from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers, title_of
 from llmroute_gym.routers import make
 from llmroute_gym.run_folder import CONFIG_FILE, FINISHED, RunFolder
+
+log = logging.getLogger(__name__)
 
 DASHBOARD = "training.png"
 
@@ -30,8 +33,10 @@ def train(settings: TrainConfig) -> float:
         InputError: a setting is wrong, and nothing is written; or the training met numbers that
             are not finite.
     """
+    settings = with_whole_paths(settings)
     if settings.resume is not None:
         settings = interrupted(settings)
+    _warn_of_unread(settings)
     cluster = build_cluster(settings.cluster)
     make(settings.stabilization.policy)
     rules = rule_routers(settings.evaluation, with_policy=True)
@@ -63,9 +68,33 @@ def train(settings: TrainConfig) -> float:
             settings.evaluation,
             settings.observation,
             folder,
-            f"{settings.qps:g} requests/s to {len(cluster)} x {settings.cluster.profile}",
+            title_of(settings),
         )
     return results[0].metrics["e2e_p99_s"].value
+
+
+def with_whole_paths(settings: TrainConfig) -> TrainConfig:
+    """Returns the settings with paths that hold in every folder, for whoever goes on elsewhere."""
+
+    def whole(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).absolute())
+
+    workload, start = settings.workload, settings.warm_start
+    return replace(
+        settings,
+        workload=replace(workload, path=whole(workload.path)),
+        warm_start=replace(start, checkpoint=whole(start.checkpoint), demos=whole(start.demos)),
+    )
+
+
+def _warn_of_unread(settings: TrainConfig) -> None:
+    for name, group, why in (
+        ("warm_start", settings.warm_start, "cloning=false"),
+        ("stabilization", settings.stabilization, "enabled=false"),
+    ):
+        for key in group.unread():
+            value = getattr(group, key)
+            log.warning("%s.%s=%s has no effect with %s.%s", name, key, value, name, why)
 
 
 def interrupted(settings: TrainConfig) -> TrainConfig:
@@ -78,6 +107,8 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
     folder = Path(settings.resume)
     if not folder.is_dir():
         raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
+    if (folder / FINISHED).exists():
+        raise InputError(f"resume={folder}: the run is finished, there is nothing to go on with")
     stored = RunFolder(folder, resuming=True).read_training_settings()
     known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
     for key in sorted(set(known) - {"run_dir", "resume"}):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from llmroute_gym.build import warn_of_overload
 from llmroute_gym.config import TrainConfig
@@ -130,7 +131,7 @@ def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
     )
     if model.has_reference:
         log.info("reference of the KL: %s", model.reference_origin)
-    with training_logger(folder, model.num_timesteps) as logger:
+    with training_logger(folder, model.num_timesteps) as logger, logging_redirect_tqdm():
         model.set_logger(logger)
         model.learn(
             remaining_timesteps(model) if resumed else total,

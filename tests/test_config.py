@@ -241,6 +241,7 @@ def refused(
         (["temperature.base_temperature=5"], "temperature.base_temperature must lie between"),
         (["logger.wandb=on"], "logger.wandb"),
         (["evaluation.runs=1"], "evaluation.runs must be >= 2, got 1"),
+        (["evaluation.runs=0"], "evaluation.runs must be >= 2, got 0"),
         (["run_dir=/dev/null/run"], "cannot write the run folder /dev/null/run"),
     ],
     ids=lambda given: given[-1] if isinstance(given, list) else "",

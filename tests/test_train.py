@@ -356,7 +356,7 @@ def test_what_cannot_be_resumed_says_why(finished: Path, tmp_path: Path) -> None
     for resume, words in (
         (tmp_path / "none", "is no folder"),
         (tmp_path / "other", "config.yaml does not exist"),
-        (finished, "already holds a finished run"),
+        (finished, "the run is finished, there is nothing to go on with"),
     ):
         with pytest.raises(InputError, match=words):
             train(TrainConfig(resume=str(resume), run_dir=str(tmp_path / "made")))
