@@ -61,6 +61,11 @@ def simulate(
     if isinstance(router, str):
         router = make(router)
     if not isinstance(router, Router):
+        if callable(router) or router is None or np.isscalar(router):
+            raise InputError(
+                f"router must be a name, a Router or one replica per request, got {shown(router)}; "
+                "subclass llmroute_gym.routers.Router for a rule of your own"
+            )
         run.replay(router)
         return run.outcome()
     if engine == "reference" or not _served_in_kernel(run, router, rng):

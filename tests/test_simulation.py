@@ -98,7 +98,10 @@ WRONG: list[tuple[Any, str]] = [
     (np.full(60, 3), "request 0 is assigned to replica 3; the cluster has replicas 0 to 2"),
     (np.r_[np.zeros(59, dtype=np.int64), -1], "request 59 is assigned to replica -1"),
     (np.zeros(60, dtype=np.bool_), "an assignment needs integers, got dtype bool"),
-    (None, "an assignment needs one replica per request"),
+    *(
+        (wrong, "router must be a name, a Router or one replica per request")
+        for wrong in (None, 5, max)
+    ),
     (Fixed(3), r"chose replica 3 for request 0; it may choose \[0, 1, 2\]"),
     (Fixed(-1), r"chose replica -1 for request 0; it may choose \[0, 1, 2\]"),
     *(

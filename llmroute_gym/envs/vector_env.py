@@ -55,6 +55,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         observation: what a row tells.
         engine: only `compiled`.
         max_episode_steps: truncates longer episodes.
+        render_mode: only None; a single `LLMRouteEnv` draws.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it so)
@@ -75,7 +76,13 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         observation: ObservationConfig | Mapping[str, Any] | None = None,
         engine: str = "compiled",
         max_episode_steps: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
+        if render_mode is not None:
+            raise InputError(
+                f"the vector environment draws nothing, got render_mode={render_mode!r}; render a "
+                "single environment of gym.make('LLMRoute-v0', render_mode=...)"
+            )
         if num_envs < 1:
             raise InputError(f"num_envs must be >= 1, got {num_envs}")
         if engine != "compiled":

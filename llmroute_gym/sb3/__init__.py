@@ -10,6 +10,7 @@ from llmroute_gym.sb3.callbacks import (
     SaveTrainingState,
     TemperatureControl,
 )
+from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.policies import (
     TemperatureMixin,
@@ -17,6 +18,7 @@ from llmroute_gym.sb3.policies import (
     TemperedMlpLstmPolicy,
     TemperedMlpPolicy,
 )
+from llmroute_gym.sb3.policy_router import PolicyRouter
 from llmroute_gym.sb3.ppo import RouterPPO
 from llmroute_gym.sb3.recent_latencies import RecentLatencies
 from llmroute_gym.sb3.regularization import LinearDecay
@@ -30,8 +32,10 @@ from llmroute_gym.sb3.row_normalizer import (
     RowNormalizer,
     fill_statistics,
 )
+from llmroute_gym.sb3.vec_env import RouterVecEnv
 
 __all__ = [
+    "Checkpoint",
     "EntropyWarmup",
     "HealthMonitor",
     "KLReferenceDecay",
@@ -39,6 +43,7 @@ __all__ = [
     "MaskableReplicaSetPolicy",
     "NormalizedRows",
     "ObservationStatistics",
+    "PolicyRouter",
     "RecentLatencies",
     "RelativeRows",
     "Replayable",
@@ -48,6 +53,7 @@ __all__ = [
     "RouterMaskablePPO",
     "RouterMonitor",
     "RouterPPO",
+    "RouterVecEnv",
     "RowNormalizer",
     "SaveTrainingState",
     "TemperatureControl",

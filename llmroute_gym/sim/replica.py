@@ -137,6 +137,11 @@ class Cluster(Sequence[Replica]):
                     f"replica {index} of the cluster is not a Replica: {shown(replica)}"
                 )
 
+    def __repr__(self) -> str:
+        speeds = ", ".join(f"{speed:g}" for speed in sorted({one.speed for one in self.replicas}))
+        kinds = sorted({f"{type(one.batch_time).__name__}, {one.scheduler}" for one in self})
+        return f"Cluster({len(self.replicas)} replicas: {'; '.join(kinds)}; speed {speeds})"
+
     @classmethod
     def from_profile(cls, name: str | Path, replicas: int = 4, **overrides: Any) -> "Cluster":
         """Builds equal replicas from a shipped profile, or from a profile's YAML file.
