@@ -157,8 +157,15 @@ def _unknown_key(key: str, node: DictConfig) -> str:
     parent, dot, leaf = key.rpartition(".")
     known = sorted(str(name) for name in node if name != leaf)
     close = get_close_matches(leaf, known, n=1, cutoff=0.5)
+    groups = sorted(str(name) for name in node if _holds(node, str(name), leaf))
+    close = close or [f"{group}.{leaf}" for group in groups]
     mend = f"did you mean {parent}{dot}{close[0]}?" if close else f"known: {', '.join(known)}"
     return f"unknown key {key}; {mend}"
+
+
+def _holds(node: DictConfig, group: str, leaf: str) -> bool:
+    inner = node._get_node(group)
+    return isinstance(inner, DictConfig) and leaf in inner
 
 
 def _reject_added_keys(node: DictConfig, prefix: str = "") -> None:
@@ -179,6 +186,8 @@ def _about_key(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | AttributeError):
         node = error.parent_node
         return _unknown_key(key, node if isinstance(node, DictConfig) else DictConfig({}))
+    if isinstance(error, ValidationError) and "ListConfig" in str(error.msg):
+        return f"wrong value for {key}: expected a list, such as {key}=[a,b]"
     if isinstance(error, ValidationError):
         return f"wrong value for {key}: {str(error.msg).splitlines()[0]}"
     return f"{key}: {' '.join(str(error.msg).split())}"

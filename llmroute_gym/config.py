@@ -225,8 +225,15 @@ class WorkloadConfig(Settings):
                 "add workload.path=FILE or choose workload=azure_conv"
             )
         super().validate(group)
+        process, own = self.arrivals.get("process"), self.arrivals.get("path")
+        if self.source == "synthetic" and process == "trace" and not own:
+            raise InputError(
+                "workload/arrivals=trace replays the times of a trace; add workload=trace "
+                "workload.path=FILE, or choose workload/arrivals=poisson"
+            )
         if self.source != "trace":
-            names = ("path", "start", "limit", "max_prompt_tokens", "on_error")
+            names = ["start", "limit", "max_prompt_tokens", "on_error"]
+            names += ["path"] if process != "trace" else []
             refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
         return self
 

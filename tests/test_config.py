@@ -124,8 +124,8 @@ def test_there_are_options() -> None:
 
 @pytest.mark.parametrize("option", options())
 def test_every_option_composes_and_is_valid(option: str) -> None:
-    path = ["workload.path=trace.csv"] if option == "workload=trace" else []
-    settings = composed("train", option, *path).validate()
+    trace = ["workload=trace", "workload.path=trace.csv"] if option.endswith("=trace") else []
+    settings = composed("train", *trace, option).validate()
     group, name = option.split("=")
     if group == "workload/arrivals":
         assert settings.workload.arrivals["process"] == name
@@ -219,6 +219,7 @@ def refused(
         (["warm_start.demos=d", "warm_start.decisions=9"], "decisions=9 would not be read with"),
         (["warm_start.demos=d", "warm_start.cloning=false"], "demos=d would not be read with"),
         (["workload.path=trace.csv"], "workload.path=trace.csv would not be read with workload.s"),
+        (["workload/arrivals=trace"], "add workload=trace workload.path=FILE, or choose workloa"),
         (["workload.limit=5"], "choose workload=trace or leave it out"),
         (["seed=5000000000"], "seed must be >= 0 and <= 4294967295, got 5000000000"),
         (["model.critic_sizes=[]"], "model.critic_sizes must have at least one layer"),
@@ -255,6 +256,8 @@ def test_wrong_input_ends_in_one_sentence(
 def test_evaluate_names_its_keys_without_a_group(refused: Callable[..., str]) -> None:
     assert refused("runs=1", command="evaluate") == "runs must be >= 2, got 1"
     assert "did you mean routers?" in refused("router=[lor]", command="evaluate")
+    assert "did you mean workload.qps?" in refused("+qps=3", command="evaluate")
+    assert "routers: expected a list, such as" in refused("routers=lor", command="evaluate")
 
 
 def test_right_input_reaches_the_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """LLMRoute-v0: one step is one routing decision."""
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,8 +14,9 @@ from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import observation_space, scale_rows
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights, write_reward
 from llmroute_gym.envs.viewer import Snapshot, Viewer
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, shown, unknown_name
 from llmroute_gym.sim.arrivals import arrival_process
+from llmroute_gym.sim.checks import count, positive
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.outcome import Outcome, stacked, summaries
 from llmroute_gym.sim.replica import Cluster
@@ -277,15 +277,18 @@ def cluster_and_source(
     Raises:
         InputError: a name is unknown or a number is out of range.
     """
-    if qps is not None and not (math.isfinite(qps) and qps > 0):
-        raise InputError(f"qps must be a finite number > 0, got {qps}")
-    if requests_per_episode < 1:
-        raise InputError(f"requests_per_episode must be >= 1, got {requests_per_episode}")
+    qps = None if qps is None else positive("qps", qps)
+    count("requests_per_episode", requests_per_episode)
     if not isinstance(cluster, Cluster):
         cluster = Cluster.from_profile(cluster, replicas)
     if isinstance(workload, str):
         lengths, process = length_model(workload), arrival_process(arrivals)
         workload = SyntheticWorkload(lengths, process, 1.0 if qps is None else qps)
+    elif not hasattr(workload, "with_qps") or not hasattr(workload, "sample"):
+        raise InputError(
+            "workload must be the name of a length model or a WorkloadSource, got "
+            f"{shown(workload)}; put a Workload into reset(options={{'workload': ...}})"
+        )
     elif qps is not None:
         workload = workload.with_qps(qps)
     return cluster, workload
@@ -297,6 +300,10 @@ def build_config(kind: type[Config], given: Config | Mapping[str, Any] | None) -
     Raises:
         InputError: a field is unknown or out of range.
     """
+    if given is not None and not isinstance(given, kind | Mapping):
+        raise InputError(
+            f"expected a {kind.__name__} or a mapping of its fields, got {shown(given)}"
+        )
     if not isinstance(given, kind):
         known = {field.name for field in fields(kind)}
         values = dict(given) if isinstance(given, Mapping) else {}

@@ -40,7 +40,7 @@ class QPSCurriculum(BaseCallback):
         config.validate()
         if not config.stages:
             raise InputError("a curriculum needs at least one stage; set curriculum.stages")
-        self.config = config
+        self.config, self.total = config, total
         n_stages = len(config.stages)
         shares = config.requests or [total // n_stages] * (n_stages - 1)
         self.ends = list(accumulate(shares))
@@ -74,7 +74,7 @@ class QPSCurriculum(BaseCallback):
         self.logger.record("curriculum/stage", self.stage)
         self.logger.record("curriculum/qps", self._state.get("running_qps", self.qps))
         following = self._following()
-        if following > self.stage:
+        if following > self.stage and self.num_timesteps < self.total:
             self._enter(following)
             log.info(
                 "curriculum: stage %d of %d after %d requests, %g requests/s from the next "

@@ -1,6 +1,7 @@
 """The environment as its users rely on it: Gymnasium's contract, exact rewards, clear errors."""
 
 import json
+import re
 import warnings
 from typing import Any
 
@@ -224,3 +225,25 @@ def test_renders(mode: str) -> None:
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"qps": "fast"}, "qps must be a finite number > 0, got 'fast'"),
+        ({"workload": 7}, "workload must be the name of a length model or a WorkloadSource, got 7"),
+        ({"requests_per_episode": "a"}, "requests_per_episode must be an integer >= 1, got 'a'"),
+        ({"observation": "oracle"}, "expected a ObservationConfig or a mapping of its fields"),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        gym.make("LLMRoute-v0", **settings)
+    with pytest.raises(InputError, match=re.escape(words)):
+        gym.make_vec("LLMRoute-v0", num_envs=2, **settings)
+
+
+def test_the_vector_environment_draws_nothing() -> None:
+    gym.make_vec("LLMRoute-v0", num_envs=2, render_mode=None)
+    with pytest.raises(InputError, match="render a single environment"):
+        gym.make_vec("LLMRoute-v0", num_envs=2, render_mode="rgb_array")

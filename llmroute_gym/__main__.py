@@ -1,0 +1,14 @@
+"""What can be run: ``python -m llmroute_gym``."""
+
+COMMANDS = {
+    "train": "train a router and compare it with rules",
+    "evaluate": "compare routers, a trained one among them",
+    "collect_demos": "record the decisions of routers",
+    "pretrain": "clone recorded decisions into a policy",
+    "fetch": "download a public trace",
+    "sim.fit": "make a profile of measured iteration times",
+}
+
+if __name__ == "__main__":
+    for name, about in COMMANDS.items():
+        print(f"python -m llmroute_gym.{name:<14} {about}")
