@@ -25,6 +25,7 @@ SETTLED = 20
 BASE = "+exp=latency_tuned"
 NO_DEMOS = "warm_start=none"
 UNSTABILISED = "stabilization=disabled"
+MLP = "model=mlp"
 ONE_TEACHER = (f"warm_start.policies=[{OTHERS[-1]}]",)
 NO_REFERENCE = ("kl.kl_ref_coef_initial=0", "kl.kl_ref_coef_final=0")
 RAMP, HEAVY = "curriculum=qps_ramp", f"training.qps={LOADS[-1]}"
@@ -41,6 +42,8 @@ CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "none-no-reference-unstabilised": (NO_DEMOS, *NO_REFERENCE, UNSTABILISED),
     "none-ramp": (NO_DEMOS, RAMP),
     "none-heavy": (NO_DEMOS, HEAVY),
+    "demos-mlp": (MLP,),
+    "none-mlp": (NO_DEMOS, MLP),
 }
 """Name to what differs from `BASE`; a name is that of a row in all tables."""
 LABELS = {

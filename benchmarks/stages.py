@@ -1,6 +1,6 @@
 """Measures the tuning log's three stages, and what cloning and the KL to its clone are worth.
 
-    python benchmarks/stages.py                 # train, serve, print; half an hour on one core
+    python benchmarks/stages.py                 # train, serve, print; an hour on one core
     python benchmarks/stages.py --write         # and fill benchmarks/README.md, stages.csv, .png
     python benchmarks/stages.py --seeds 10      # more trainings of each configuration
     python benchmarks/stages.py --quick         # see that it works
@@ -252,6 +252,20 @@ def stage_3(measured: Measured) -> str:
     return table(["start", *titles, f"P99 at {LOADS[0]}", *near], rows)
 
 
+def networks(measured: Measured) -> str:
+    """Returns the table of the two kinds of networks."""
+    rows = []
+    for start in ("demos", "none"):
+        for name, network in ((start, "replica_set"), (f"{start}-mlp", "mlp")):
+            cells = [
+                f"{pooled_change(measured, name, load, P95)}<br>"
+                f"{shares(own_changes(measured, name, load, P95))}"
+                for load in range(len(LOADS))
+            ]
+            rows.append([f"`{network}`", LABELS[start], *cells])
+    return table(["network", "start", *(f"P95 at {load}" for load in LOADS)], rows)
+
+
 def first_updates(measured: Measured) -> str:
     """Returns the table of what the first updates do to a clone."""
     rows = []
@@ -371,6 +385,12 @@ def section(measured: Measured, command: str) -> str:
         stage_3(measured),
         "",
         "![P95 against decisions, and P95 of each training](stages.png)",
+        "",
+        "### Networks",
+        "",
+        f"Trained at {LOADS[0]} requests/s.",
+        "",
+        networks(measured),
         "",
         "### Cloning",
         "",

@@ -188,7 +188,7 @@ def test_every_training_stands_in_the_table(measured: Measured, tmp_path: Path) 
 
 def test_section_and_picture(measured: Measured, tmp_path: Path) -> None:
     text = section(measured, "python benchmarks/stages.py")
-    for title in ("Stage 1", "Stage 2", "Stage 3", "Cloning"):
+    for title in ("Stage 1", "Stage 2", "Stage 3", "Networks", "Cloning"):
         assert f"### {title}" in text
     assert "60.0% (50.0..70.0) | 75.0% (75.0..75.0)" in text
     assert "nan" not in text
