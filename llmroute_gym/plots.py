@@ -29,10 +29,8 @@ _LABELS = {
     "train/kl_ref": "to the reference",
     "coef/kl": "KL",
     "coef/kl_ref": "reference KL",
-    "temperature/value": "in force",
     "load/qps": "seen",
     "curriculum/qps": "set",
-    "train/value_loss": "loss",
 }
 
 TAIL = 1e-3
@@ -64,7 +62,7 @@ def plot_latencies(outcomes: Mapping[str, Sequence[Outcome]], path: Path, title:
     panels[0].set_xlim(left=0)
     panels[1].set_xscale("log")
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0].set_ylabel("Share of requests below (stretched towards 100%)")
+    panels[0].set_ylabel("Share of requests below, tail stretched")
     panels[0].set_yticks([0.5, 0.1, 0.05, 0.01, 0.001], ["50%", "90%", "95%", "99%", "99.9%"])
     panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].legend(frameon=False)
@@ -74,7 +72,9 @@ def plot_latencies(outcomes: Mapping[str, Sequence[Outcome]], path: Path, title:
 
 def _label(column: str) -> str:
     name = column.split("/")[1]
-    return _LABELS.get(column, name.replace("share_", "replica ").removesuffix("_s"))
+    if name.startswith("share_"):
+        return f"replica {int(name.removeprefix('share_'))}"
+    return _LABELS.get(column, name.removesuffix("_s"))
 
 
 def plot_training(metrics: Path, path: Path) -> None:
@@ -103,9 +103,16 @@ def plot_training(metrics: Path, path: Path) -> None:
         panel.set_title(title, fontsize="medium")
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
-        if panel.lines:
+        if len(panel.lines) > 1:
             low, high = panel.get_ylim()
             panel.set_ylim(low, high + 0.2 * (high - low))
-            panel.legend(fontsize="small", loc="upper center", frameon=False, ncols=4)
+            panel.legend(
+                fontsize="small",
+                loc="upper center",
+                frameon=False,
+                ncols=4,
+                handlelength=1.2,
+                columnspacing=1.2,
+            )
     figure.supxlabel("Thousands of requests")
     figure.savefig(path, dpi=110)
