@@ -1,13 +1,13 @@
 """What a rendered picture or text shows, and the scales it is drawn to."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import expm1, isfinite
 
 import numpy as np
 
 from llmroute_gym.sim.outcome import percentile
 from llmroute_gym.sim.run import BoolArray, FloatArray
-from llmroute_gym.sim.signals import Signal
+from llmroute_gym.sim.signals import RATE_TIME_S, Signal
 
 RECENT = 50
 """Completed requests per replica that a picture shows."""
@@ -85,8 +85,10 @@ class Snapshot:
 
     def figures(self) -> list[tuple[str, str]]:
         """Returns the names and values of the cluster's figures, ready to print."""
-        arrivals = float(self.column(Signal.ARRIVAL_RATE).sum())
-        completions = float(self.column(Signal.COMPLETION_RATE).sum())
+        # The averages start at 0: what they have not seen yet is left out.
+        seen = -expm1(-self.time_s / RATE_TIME_S) or 1.0
+        arrivals = float(self.column(Signal.ARRIVAL_RATE).sum()) / seen
+        completions = float(self.column(Signal.COMPLETION_RATE).sum()) / seen
         return [
             ("time", f"{self.time_s:.1f} s"),
             ("request", f"{self.request}/{self.n_requests}"),
