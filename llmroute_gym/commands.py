@@ -69,20 +69,23 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
     # Without it Hydra prints its own text and exits with 1; "0" would still mean the same.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    refused: list[str] = []
+
     def job(composed: DictConfig) -> object:
         settings = None
         try:
+            (_output_dir() / REFUSED_FILE).unlink(missing_ok=True)
             _reject_added_keys(composed)
             settings = cast(Config, OmegaConf.to_object(composed))
-            settings.run_dir = HydraConfig.get().runtime.output_dir
+            settings.run_dir = str(_output_dir())
             settings.validate()
             return function(settings)
         except (InputError, OmegaConfBaseException) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                print(f"job {HydraConfig.get().job.num}: {sentence(error)}", file=sys.stderr)
-                folder = Path(HydraConfig.get().runtime.output_dir)
-                with complete_or_absent(folder / REFUSED_FILE) as part:
-                    part.write_text(f"{sentence(error)}\n", encoding="utf-8")
+                refused.append(sentence(error))
+                print(f"job {HydraConfig.get().job.num}: {refused[-1]}", file=sys.stderr)
+                with complete_or_absent(_output_dir() / REFUSED_FILE) as part:
+                    part.write_text(f"{refused[-1]}\n", encoding="utf-8")
                 return math.nan
             _remove_empty_folder()
             _exit(error)
@@ -102,7 +105,7 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
     except KeyboardInterrupt:
         sweep_summary.report()
         raise SystemExit(INTERRUPTED) from None
-    if sweep_summary.refused_jobs():
+    if refused or sweep_summary.refused_jobs():
         raise SystemExit(WRONG_INPUT)
 
 
@@ -117,10 +120,13 @@ def typed_overrides() -> list[str]:
 def _remove_empty_folder() -> None:
     """Removes what Hydra has made for a run that was refused, unless it was asked for by name."""
     if not any(one.startswith("run_dir=") for one in typed_overrides()):
-        folder = Path(HydraConfig.get().runtime.output_dir)
         with suppress(OSError):  # there is something in it
-            folder.rmdir()
-            folder.parent.rmdir()
+            _output_dir().rmdir()
+            _output_dir().parent.rmdir()
+
+
+def _output_dir() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def _how_to_go_on(settings: Any) -> str:
