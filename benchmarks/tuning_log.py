@@ -1,10 +1,10 @@
 """Measures what the tuning log changed: each group of settings alone, together, and taken back.
 
-    python benchmarks/tuning_log.py            # train, serve, print; about 45 minutes
+    python benchmarks/tuning_log.py            # train, serve, print; about an hour
     python benchmarks/tuning_log.py --write    # and fill benchmarks/README.md, tuning_log.csv, .png
     python benchmarks/tuning_log.py --quick    # see that it works
 
-Thirteen configurations are trained with several seeds and serve the same requests at three loads
+Sixteen configurations are trained with several seeds and serve the same requests at three loads
 under three kinds of arrivals, beside round robin and least outstanding requests. Trainings are kept
 in a folder: a second call goes on where the first was interrupted. Without --write the files go
 there too. Reads `../shared/data` beside the checkout, or `$LLMROUTE_DATA`.
@@ -52,6 +52,7 @@ from llmroute_gym.files import complete_or_absent
 TRACE = DATA / "traces" / "azure_conv_2023.csv"
 GROUPS = ("reward", "exploration", "kl", "temperature", "training")
 OLD, NEW, FALLBACK = "original", "latency_tuned", "conservative"
+ALONE = ", no demos"
 BASELINE, LOR = "round_robin", "lor"
 ARRIVALS = ("poisson", "trace", "bursty")
 LOADS = (2.5, 3.5, 4.5)
@@ -95,12 +96,16 @@ class Configuration(NamedTuple):
     options: Mapping[str, str]
     changed: str | None = None
     """The configuration that this one is a change of."""
+    more: tuple[str, ...] = ()
+    """Settings beside the groups."""
 
     def training(self, seed: int, overrides: Sequence[str] = ()) -> Training:
         """Returns one of its trainings."""
         options = [f"{group}={option}" for group, option in self.options.items()]
-        settings: TrainConfig = composed(*options, *overrides, f"seed={seed}")
-        return Training(f"{self.name.replace(' ', '')}-{seed}", settings)
+        # A setting of demonstrations would have no effect without them.
+        overrides = [one for one in overrides if not self.more or "warm_start" not in one]
+        settings: TrainConfig = composed(*options, *self.more, *overrides, f"seed={seed}")
+        return Training(f"{self.name.replace(', ', '-').replace(' ', '')}-{seed}", settings)
 
 
 class Policy(NamedTuple):
@@ -126,14 +131,27 @@ Numbers = dict[Where, dict[str, Estimate]]
 
 
 def configurations() -> list[Configuration]:
-    """Returns the log's three configurations, and the first two with one group changed."""
+    """Returns the log's three configurations, and the first two with one group changed.
+
+    And all three without demonstrations, PPO alone.
+    """
     old, new = dict.fromkeys(GROUPS, OLD), dict.fromkeys(GROUPS, NEW)
+    alone = [
+        Configuration(
+            one + ALONE,
+            dict.fromkeys(GROUPS, one),
+            None if one == OLD else OLD + ALONE,
+            ("warm_start=none",),
+        )
+        for one in (OLD, NEW, FALLBACK)
+    ]
     return [
         Configuration(OLD, old),
         *(Configuration(f"{OLD} + {one}", old | {one: NEW}, OLD) for one in GROUPS),
         Configuration(NEW, new, OLD),
         *(Configuration(f"{NEW} - {one}", new | {one: OLD}, NEW) for one in GROUPS),
         Configuration(FALLBACK, dict.fromkeys(GROUPS, FALLBACK), OLD),
+        *alone,
     ]
 
 
@@ -298,6 +316,7 @@ def findings(numbers: Numbers) -> list[str]:
         return f"{one.value:+.1%} ({one.low:+.1%} to {one.high:+.1%})"
 
     old, new = numbers[Where(OLD)], numbers[Where(NEW)]
+    alone_old, alone_new = numbers[Where(OLD + ALONE)], numbers[Where(NEW + ALONE)]
     loads = ", ".join(
         f"{words(numbers[Where(NEW, qps=qps)][P99 + TO_BASELINE])} at {qps:g}" for qps in LOADS
     )
@@ -311,7 +330,10 @@ def findings(numbers: Numbers) -> list[str]:
         f"`{NEW}` against `{OLD}`, everything pooled: E2E P95 {words(new[P95 + TO_BASE])}, "
         f"P99 {words(new[P99 + TO_BASE])}; the swing of the action shares goes from "
         f"{old[SWING].value:.1%} to {new[SWING].value:.1%}, updates stopped early from "
-        f"{old[EARLY_STOP].value:.0%} to {new[EARLY_STOP].value:.0%}.",
+        f"{old[EARLY_STOP].value:.0%} to {new[EARLY_STOP].value:.0%}; without demonstrations "
+        f"P99 changes by {words(alone_new[P99 + TO_BASE])}, from "
+        f"{words(alone_old[P99 + TO_BASELINE])} against `{BASELINE}` to "
+        f"{words(alone_new[P99 + TO_BASELINE])}.",
         f"`{NEW}` against `{BASELINE}`, E2E P99: {loads} requests/s; {kinds} arrivals.",
         f"One group alone, added to `{OLD}`: {_sorted_out(numbers, alone)}. One group taken back "
         f"from `{NEW}`: {_sorted_out(numbers, back)}.",
@@ -362,7 +384,8 @@ def section(numbers: Numbers, policies: Sequence[Policy], sizes: Sizes, command:
             "Each configuration is trained on the default cluster with seeds 0 to "
             f"{sizes.seeds - 1}, for as long and at the load that its group `training` says: "
             f"{lengths}. `+ group` sets that group of `{OLD}` to `{NEW}`'s, `- group` sets that "
-            f"group of `{NEW}` back. All serve the same requests: "
+            f"group of `{NEW}` back; all start from a clone of demonstrations but those with *no "
+            "demos*, which are PPO alone. All serve the same requests: "
             f"{', '.join(f'{qps:g}' for qps in LOADS)} requests/s, each with Poisson and bursty "
             "arrivals (lengths drawn as in training) and with windows spread evenly over the "
             f"Azure conversation trace at its own times, stretched; {sizes.runs} runs of "
@@ -372,7 +395,8 @@ def section(numbers: Numbers, policies: Sequence[Policy], sizes: Sizes, command:
             "cells, those with bursts, make the tail; [tuning_log.csv](tuning_log.csv) has each "
             "cell and each seed alone. *P99 at … QPS* is the change of the end-to-end P99 against "
             f"`{BASELINE}`, *P99 by the change* that of the pooled one against the configuration "
-            f"that was changed: `{NEW}` where a group is set back, else `{OLD}`. *Swing* is the "
+            f"that was changed: `{NEW}` where a group is set back, else `{OLD}`, also without "
+            "demonstrations. *Swing* is the "
             "mean total variation between the action shares of consecutive rollouts of a training "
             f"({decisions} decisions each; decisions drawn evenly and independently of the load "
             f"would show {independent:.1%}), *early stops* the share of updates that `target_kl` "
@@ -413,7 +437,9 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
     panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set_yticks(range(len(shown)), [one.name for one in shown])
     for label in panels[0].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in (OLD, NEW, FALLBACK) else "normal")
+        label.set_fontweight(
+            "bold" if label.get_text().removesuffix(ALONE) in (OLD, NEW, FALLBACK) else "normal"
+        )
     panels[0].set_ylim(len(shown) - 0.5, -0.5)
     for index, arrivals in enumerate(ARRIVALS):
         panels[0].plot([], [], "D-", color=f"C{index}", markersize=5, label=arrivals)

@@ -1,4 +1,4 @@
-"""The thirteen configurations, and what is reported of made-up latencies."""
+"""The configurations, and what is reported of made-up latencies."""
 
 import csv
 import re
@@ -71,9 +71,10 @@ def trainings() -> dict[str, Training]:
 
 def test_each_configuration_differs_in_what_its_name_says(trainings: dict[str, Training]) -> None:
     chosen = {name: asdict(training.settings) for name, training in trainings.items()}
-    assert len(chosen) == 13
+    assert len(chosen) == 16
     for name in ("original", "latency_tuned", "conservative"):
         assert chosen[name] == asdict(composed(f"+exp={name}"))
+        assert chosen[f"{name}, no demos"] == asdict(composed(f"+exp={name}", "warm_start=none"))
     for group in GROUPS:
         for name, base in ((f"original + {group}", "original"), (f"latency_tuned - {group}",) * 2):
             base = base.split(" - ")[0]
@@ -83,8 +84,8 @@ def test_each_configuration_differs_in_what_its_name_says(trainings: dict[str, T
 
 
 def test_trainings_have_folders_of_their_own(trainings: dict[str, Training]) -> None:
-    assert len({digest(one.settings) for one in trainings.values()}) == 13
-    assert len({one.name for one in trainings.values()}) == 13
+    assert len({digest(one.settings) for one in trainings.values()}) == 16
+    assert len({one.name for one in trainings.values()}) == 16
     assert all(re.fullmatch(r"[\w+-]+-0", one.name) for one in trainings.values())
 
 
@@ -118,6 +119,7 @@ def test_learning_is_averaged_over_seeds(numbers: tuning_log.Numbers) -> None:
 def test_sentences_follow_the_numbers(numbers: tuning_log.Numbers) -> None:
     against_original, _, alone = findings(numbers)
     assert "P99 -10.0% (-10.0% to -10.0%)" in against_original
+    assert "without demonstrations P99 changes by +0.0% (+0.0% to +0.0%)" in against_original
     assert "`kl` changes P99 by +20.0%" in alone
     assert "`reward`, `exploration`, `temperature`, `training` include no change. One" in alone
 
@@ -134,7 +136,7 @@ def test_report_has_a_line_for_each_policy(
     write_csv(numbers, policies, tmp_path / "numbers.csv")
     with (tmp_path / "numbers.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 16 * (13 * 3 + 2)
+    assert len(lines) == 16 * (16 * 3 + 2)
     first = lines[0]
     assert (first["configuration"], first["seed"], first["arrivals"]) == (
         "original",
