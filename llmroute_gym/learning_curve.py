@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from llmroute_gym.pretrain import RouterAccuracy
@@ -36,11 +37,12 @@ def plot_learning_curve(
             linestyle="--",
             label="if the rows do not tell\nwhose decision it is",
         )
-    loss.set(ylabel="Cross-entropy (nats)", title="Actor")
-    accuracy.set(ylabel="Share of decisions foretold", ylim=(None, 1.01), title="Actor")
+    loss.set(ylabel="Cross-entropy (nats)", title="Actor: loss")
+    accuracy.set(ylabel="Share of decisions foretold", ylim=(None, 1.01), title="Actor: accuracy")
     value.set(ylabel="Squared error / variance", ylim=(0, None), title="Value head")
     for panel in (loss, accuracy, value):
         panel.set_xlabel("Epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
     figure.savefig(path, dpi=120)
