@@ -29,7 +29,7 @@ def plot_learning_curve(
     _draw(accuracy, cloning.actor, "accuracy", cloning.actor_epoch)
     _draw(value, cloning.critic, "loss", cloning.critic_epoch)
     over_all = accuracies[-1]
-    accuracy.axhline(over_all.attainable_known, color="tab:green", label="attainable")
+    accuracy.axhline(over_all.attainable_known, color="tab:green", label="the rules themselves")
     if over_all.attainable_mixed < over_all.attainable_known:
         accuracy.axhline(
             over_all.attainable_mixed,
