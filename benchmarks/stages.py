@@ -361,9 +361,11 @@ def section(measured: Measured, command: str) -> str:
         f"Trained at {LOADS[0]} requests/s. How far the observation statistics move over the first "
         f"{SETTLED} updates, on average over the columns and that which moves most (both averaged "
         "over the seeds): means in standard deviations, variances relative to themselves. Once "
-        "filled they are frozen while there is a reference, so that only trainings without one "
-        "move them. Where they are not stabilised a clone fills them from its demonstrations, and "
-        "PPO alone starts without any (mean 0, variance 1).",
+        "filled they are frozen while there is a reference (or always, with "
+        "`stabilization.freeze=true`), so that here only trainings without one move them: 200 "
+        "random decisions per environment are the filling of an empty cluster, not its daily "
+        "life. Where they are not stabilised a clone fills them from its demonstrations, and PPO "
+        "alone starts without any (mean 0, variance 1).",
         "",
         stage_1(measured),
         "",
