@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 
-_TERMS = tuple(f"reward/{name}" for name in RewardTerms._fields)
+_TERMS = tuple((f"reward/{name}", f"_reward/{name}") for name in RewardTerms._fields)
 
 
 class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
@@ -141,7 +141,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         for index in range(self.num_envs):
             self._start(index)
-        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._step = 0
         return self._episodes.observe(np.arange(self.num_envs)), self._infos()
 
     def step(
@@ -160,15 +160,17 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         episodes = self._started()
         observations = episodes.step(self._checked(actions))
         rewards = episodes.rewards.copy()
-        self._steps += 1
-        terminated = self._steps >= self.requests_per_episode
-        truncated = (self._steps >= self.max_episode_steps) & ~terminated
         infos = self._infos()
-        for name, values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
-            self._put(infos, name, values)
-        ended = terminated | truncated
-        if ended.any():
-            self._restart(ended, terminated, observations, infos)
+        for (name, present), values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
+            infos[name] = values
+            infos[present] = self._every
+        # The episodes start together and are equally long, so they end together too.
+        self._step += 1
+        over = self._step >= self.requests_per_episode
+        cut = not over and self._step >= self.max_episode_steps
+        terminated, truncated = np.full(self.num_envs, over), np.full(self.num_envs, cut)
+        if over or cut:
+            self._restart(terminated, observations, infos)
         return observations, rewards, terminated, truncated, infos
 
     def outcome(self, index: int) -> Outcome:
@@ -205,23 +207,22 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _restart(
         self,
-        ended: npt.NDArray[np.bool_],
         terminated: npt.NDArray[np.bool_],
         observations: npt.NDArray[np.float32],
         infos: Infos,
     ) -> None:
-        """Starts the next episode where one has ended; what was last seen goes to `infos`."""
-        indices = np.flatnonzero(ended)
+        """Starts the next episodes; what was last seen goes to `infos`."""
+        every = np.arange(self.num_envs)
         final_info: Infos = {**infos, **self._metrics(terminated)}
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in indices:
+        for index in range(self.num_envs):
             final_obs[index] = observations[index].copy()
-            self._start(int(index))
-        self._steps[ended] = 0
+            self._start(index)
+        self._step = 0
         infos.update(self._infos())
-        infos.update(final_obs=final_obs, _final_obs=ended.copy())
-        infos.update(final_info=final_info, _final_info=ended.copy())
-        observations[indices] = self._started().observe(indices)
+        infos.update(final_obs=final_obs, _final_obs=np.ones_like(terminated))
+        infos.update(final_info=final_info, _final_info=np.ones_like(terminated))
+        observations[:] = self._started().observe(every)
 
     def _metrics(self, terminated: npt.NDArray[np.bool_]) -> Infos:
         """Returns the metrics of the episodes that are over, 0 for the others."""
@@ -238,15 +239,14 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _infos(self) -> Infos:
         episodes = self._started()
-        infos: Infos = {}
-        self._put(infos, "action_mask", self.action_masks())
-        self._put(infos, "time_s", episodes.now_s.copy())
-        self._put(infos, "request", episodes.numbers.copy())
-        return infos
-
-    def _put(self, infos: Infos, key: str, values: npt.NDArray[Any]) -> None:
-        infos[key] = values
-        infos[f"_{key}"] = self._every
+        return {
+            "action_mask": self.action_masks(),
+            "_action_mask": self._every,
+            "time_s": episodes.now_s.copy(),
+            "_time_s": self._every,
+            "request": episodes.numbers.copy(),
+            "_request": self._every,
+        }
 
     def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = np.asarray(actions)

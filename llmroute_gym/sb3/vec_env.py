@@ -61,7 +61,7 @@ class RouterVecEnv(VecEnv):
         observations, rewards, terminated, truncated, batch = self.env.step(self._actions)
         dones = terminated | truncated
         infos = self._split({**batch, _TRUNCATED: self._never})
-        if dones.any():
+        if "final_info" in batch:
             endings = self._split(batch["final_info"])
             for index in np.flatnonzero(dones):
                 infos[index] = endings[index]
@@ -122,7 +122,7 @@ class RouterVecEnv(VecEnv):
 
     def _split(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Turns a dictionary of arrays into one dictionary per environment."""
-        keys = [key for key in batch if not key.startswith("_") and key not in _FINAL]
+        keys = [key for key in batch if key[0] != "_" and key not in _FINAL]
         columns: list[Iterable[Any]] = [
             batch[key].tolist() if batch[key].ndim == 1 else batch[key] for key in keys
         ]
