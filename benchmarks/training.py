@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
     """Rollouts, each with its update, in one timed stretch."""
 
 
-FULL, QUICK = Sizes(rounds=3, rollouts=15), Sizes(rounds=3, rollouts=1)
+FULL, QUICK = Sizes(rounds=9, rollouts=10), Sizes(rounds=3, rollouts=1)
 
 
 class FreeVecEnv(VecEnv):
