@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from measuring import DATA, ROOT, origin, table, write_section
 from tqdm import tqdm
 from trainings import (
@@ -62,7 +62,7 @@ METRICS = tuple(f"{latency}_p{q}_s" for latency in LATENCIES for q in PERCENTILE
 COMPARED = ("e2e_p50_s", "e2e_p95_s", "e2e_p99_s", "ttft_p95_s", "ttft_p99_s")
 """Metrics whose changes are reported."""
 P95, P99 = "e2e_p95_s", "e2e_p99_s"
-TICKS = (-0.3, -0.1, -0.03, 0, 0.03, 0.1, 0.3, 1, 3)
+TICKS = (-0.3, -0.1, -0.03, 0, 0.03, 0.1, 0.3, 1, 3, 9)
 TO_BASELINE, TO_BASE = f"_vs_{BASELINE}", "_vs_changed"
 SWING, EARLY_STOP = "swing", "early_stop"
 
@@ -429,12 +429,13 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
                 panel.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
         panel.axvline(0, color="0.3", linewidth=1)
         panel.set_title(f"{qps:g} requests/s")
+        panel.tick_params(axis="x", labelsize="small")
         panel.grid(axis="x", alpha=0.3)
     # Changes of a few percent and of half as much again shall both be read.
     panels[0].set_xscale("symlog", linthresh=TICKS[4], linscale=0.6)
     panels[0].xaxis.set_major_locator(FixedLocator(TICKS))
     panels[0].xaxis.set_minor_locator(NullLocator())
-    panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0].xaxis.set_major_formatter(FuncFormatter(_change))
     panels[0].set_yticks(range(len(shown)), [one.name for one in shown])
     for label in panels[0].get_yticklabels():
         label.set_fontweight(
@@ -451,6 +452,11 @@ def draw(numbers: Numbers, policies: Sequence[Policy], path: Path) -> None:
     )
     with complete_or_absent(path) as part:
         figure.savefig(part, dpi=110)
+
+
+def _change(value: float, _: int) -> str:
+    """Words a change as short as it can be read."""
+    return f"×{1 + value:g}" if value >= 1 else f"{value:+.0%}" if value else "0"
 
 
 def _forest_row(panel: Axes, numbers: Numbers, where: Where, height: float, color: str) -> None:
