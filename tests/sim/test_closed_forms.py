@@ -12,6 +12,7 @@ from scipy import stats
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
 from llmroute_gym.sim.batch_time import BatchTimeModel
 from llmroute_gym.sim.replica import SchedulerName
+from llmroute_gym.sim.workload import MAX_TOKENS
 from llmroute_gym.simulation import EngineName, simulate
 from tests.sim.strategies import random_case, random_profile, random_table
 
@@ -146,3 +147,18 @@ def test_decodes_share_their_batches(scheduler: SchedulerName, engine: EngineNam
     decode_s = 99 * (0.01 + 1e-5 * 8) + 1e-6 * contexts
     np.testing.assert_allclose(outcome.ttft_s, prefill_s, rtol=1e-9)
     np.testing.assert_allclose(outcome.e2e_s, prefill_s + decode_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("block_size", [16, 7])
+def test_steps_beyond_any_counter(block_size: int) -> None:
+    # Batches of 2**-10 s whatever is in them: a request takes one for each of its output tokens.
+    n_requests = 24
+    output = np.random.default_rng(3).integers(1, MAX_TOKENS - 100, n_requests)
+    arrived_at_s = 3e5 * np.arange(n_requests)
+    workload = Workload(arrived_at_s, np.full(n_requests, 64), output)
+    batch_time = FormulaBatchTime(2.0**-10, 0, 0, 0, 0)
+    replica = Replica(batch_time, block_size=block_size, num_blocks=2**40)
+    outcome = simulate(workload, Cluster((replica,)), "round_robin", engine="compiled")
+    assert (outcome.finished_at_s[:-1] > outcome.arrived_at_s[1:]).sum() > n_requests // 2
+    assert outcome.finished_at_s.max() * 2**10 > 2**32
+    np.testing.assert_array_equal(outcome.e2e_s * 2**10, output)

@@ -113,6 +113,17 @@ def _finish_due(
     return b, context, first_key
 
 
+@kernel
+def _count_anew(replica: int, b: int, step: int, first_key: int, ints: IntArray) -> int:
+    """Counts the steps from near 0 again, in the keys too; returns the step."""
+    assume(first_key >= 0)
+    # Whole blocks, so that the histogram of (tokens - step) modulo the block size holds.
+    base = step - residue(step, ints[replica + at.BLOCK_SIZE])
+    for word in range(first_key, first_key + b):
+        ints[word] -= base << at.REQUEST_BITS
+    return step - base
+
+
 @inlined
 def _join_prefilled(
     replica: int,
@@ -364,6 +375,8 @@ def advance(
                 b, context, first_key = _finish_due(
                     replica, cluster, now, b, step, context, first_key, observed, ints, floats
                 )
+                if step >= at.STEP_LIMIT:
+                    step = _count_anew(replica, b, step, first_key, ints)
                 b, context, first_key = _join_prefilled(
                     replica, cluster, now, b, step, context, first_key, observed, ints, floats
                 )

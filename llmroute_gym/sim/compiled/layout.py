@@ -158,6 +158,8 @@ TABLE: Final = 0
 PROFILE: Final = 1
 FORMULA: Final = 2
 
-REQUEST_BITS: Final = 36
+REQUEST_BITS: Final = 31
 """A key is the finishing step shifted by this, plus the request's word."""
 REQUEST_MASK: Final = (1 << REQUEST_BITS) - 1
+STEP_LIMIT: Final = 1 << 31
+"""Steps are counted anew from here on: with the most output tokens, a key still fits its word."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
+from llmroute_gym.errors import InputError
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
@@ -37,6 +38,9 @@ class Memory:
         longest_request: most prompt and output tokens of a request.
         observation: what a row tells.
         late_after_s: age from which a request counts as late, seconds.
+
+    Raises:
+        InputError: there are more requests than it can hold.
 
     Attributes:
         ints: all words as int64.
@@ -68,6 +72,12 @@ class Memory:
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
         self._first_model = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
+        if self._first_model > at.REQUEST_MASK:
+            raise InputError(
+                f"{n_environments} x {n_requests} requests on {len(replicas)} replicas are more "
+                "than the compiled engine holds at once, about "
+                f"{at.REQUEST_MASK // at.REQUEST_WORDS:,}; run them in parts"
+            )
         self._allocate(longest_request)
 
     def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
