@@ -235,6 +235,8 @@ class WorkloadConfig(Settings):
             names = ["start", "limit", "max_prompt_tokens", "on_error"]
             names += ["path"] if process != "trace" else []
             refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
+        else:
+            refuse_unread(self, "workload", ["lengths"], "source=trace", "workload=azure_conv")
         return self
 
 
@@ -460,12 +462,20 @@ class CurriculumConfig(Settings):
                 )
         if self.advance == "plateau":
             refuse_unread(self, "curriculum", ("requests",), "advance=plateau")
+        elif self.stages:
+            names, plateau = ("plateau_tolerance", "plateau_episodes"), "curriculum.advance=plateau"
+            refuse_unread(self, "curriculum", names, f"advance={self.advance}", plateau)
         if self.requests and len(self.requests) != len(self.stages) - 1:
             raise InputError(
                 f"curriculum.requests must have one number per stage but the last "
                 f"({max(len(self.stages) - 1, 0)}), got {len(self.requests)}"
             )
         return self
+
+    def unread(self) -> list[str]:
+        """Returns the keys that differ from their defaults and have no effect."""
+        names = ("advance", "plateau_tolerance", "plateau_episodes")
+        return [] if self.stages else changed(self, names)
 
 
 @dataclass

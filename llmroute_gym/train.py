@@ -88,13 +88,21 @@ def with_whole_paths(settings: TrainConfig) -> TrainConfig:
 
 
 def _warn_of_unread(settings: TrainConfig) -> None:
-    for name, group, why in (
-        ("warm_start", settings.warm_start, "cloning=false"),
-        ("stabilization", settings.stabilization, "enabled=false"),
+    start, stabilization = settings.warm_start, settings.stabilization
+    for group, why in (
+        (start, "warm_start.cloning=false"),
+        (stabilization, "stabilization.enabled=false"),
+        (settings.curriculum, "curriculum.stages=[]"),
     ):
         for key in group.unread():
             value = getattr(group, key)
-            log.warning("%s.%s=%s has no effect with %s.%s", name, key, value, name, why)
+            log.warning("%s.%s=%s has no effect with %s", group.group, key, value, why)
+    fills = stabilization.enabled or start.cloning or start.checkpoint is not None
+    if stabilization.freeze and not fills:
+        log.warning(
+            "stabilization.freeze=true has no effect with stabilization.enabled=false and without "
+            "a warm start: nothing fills the statistics before PPO"
+        )
 
 
 def interrupted(settings: TrainConfig) -> TrainConfig:

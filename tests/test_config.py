@@ -221,6 +221,14 @@ def refused(
         (["workload.path=trace.csv"], "workload.path=trace.csv would not be read with workload.s"),
         (["workload/arrivals=trace"], "add workload=trace workload.path=FILE, or choose workloa"),
         (["workload.limit=5"], "choose workload=trace or leave it out"),
+        (
+            ["workload=trace", "workload.path=t", "workload.lengths.model=lognormal"],
+            "would not be read with workload.source=trace; choose workload=azure_conv or leave",
+        ),
+        (
+            ["curriculum=qps_ramp", "curriculum.plateau_episodes=2"],
+            "with curriculum.advance=requests; choose curriculum.advance=plateau or leave it out",
+        ),
         (["seed=5000000000"], "seed must be >= 0 and <= 4294967295, got 5000000000"),
         (["model.critic_sizes=[]"], "model.critic_sizes must have at least one layer"),
         (

@@ -8,6 +8,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.run_folder import RunFolder
 from llmroute_gym.train import train
+from tests.test_config import composed
 
 RESULTS = {
     "comparison.csv",
@@ -545,22 +548,35 @@ def test_command_from_another_folder(command: Command, tmp_path: Path) -> None:
 
 
 def test_a_grid_leaves_one_summary(command: Command, tmp_path: Path) -> None:
-    grid = ("reward=original,latency_tuned", "+exp=original", "logger=offline", "run_dir=grid")
-    done = command("-m", *grid, *QUICK)
+    log = ("original", "latency_tuned")
+    grid = [f"{group}={','.join(log)}" for group in ("reward", "temperature")]
+    done = command("-m", *grid, "+exp=original", "logger=offline", "run_dir=grid", *QUICK)
     assert done.returncode == 0, done.stderr
     summary = rows(tmp_path / "grid" / "summary.csv")
-    assert [(row["job"], row["reward"]) for row in summary] == [
-        ("0", "original"),
-        ("1", "latency_tuned"),
-    ]
+    options = [(row["job"], row["reward"], row["temperature"]) for row in summary]
+    assert options == [(str(job), *choice) for job, choice in enumerate(product(log, repeat=2))]
     for row in summary:
         folder = tmp_path / "grid" / row["job"]
         assert row["e2e_p99_s"] == rows(folder / "comparison.csv")[0]["e2e_p99_s"]
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        tuned = row["reward"] == "latency_tuned"
-        assert config["reward"]["latency_weight"] == (1.7 if tuned else 1.2)
+        new_reward, new_temperature = (row[group] == log[1] for group in ("reward", "temperature"))
+        assert config["reward"]["latency_weight"] == (1.7 if new_reward else 1.2)
+        assert config["temperature"]["qps_sensitivity"] == (0.05 if new_temperature else 0.1)
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     assert "summary: " in done.stdout
+
+
+@pytest.mark.parametrize("exp", ["original", "latency_tuned", "conservative"])
+@pytest.mark.parametrize("start", [(), ("warm_start=none",)])
+def test_each_set_of_the_log_runs_whole(exp: str, start: tuple[str, ...], tmp_path: Path) -> None:
+    quick = [one for one in QUICK if not (start and one.startswith("warm_start"))]
+    settings = composed("train", f"+exp={exp}", *start, *quick)
+    train(replace(settings, run_dir=str(tmp_path)).validate())
+    assert {file.name for file in tmp_path.iterdir()} == RESULTS | {"tensorboard"}
+    assert [row["router"] for row in rows(tmp_path / "comparison.csv")][:2] == [
+        "policy",
+        "round_robin",
+    ]
 
 
 def test_a_grid_goes_on_after_a_job_that_is_refused(command: Command, tmp_path: Path) -> None:

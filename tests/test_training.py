@@ -233,9 +233,15 @@ def test_other_replicas_behind_the_demonstrations_are_said(
 
 def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start = WarmStartConfig(cloning=False, epochs=3)
-    train(tiny(tmp_path, warm_start=start, stabilization=StabilizationConfig(False, 9)))
+    calm, curriculum = (
+        StabilizationConfig(False, 9, freeze=True),
+        CurriculumConfig(advance="plateau"),
+    )
+    train(tiny(tmp_path, warm_start=start, stabilization=calm, curriculum=curriculum))
     assert "warm_start.epochs=3 has no effect with warm_start.cloning=false" in caplog.text
     assert "stabilization.steps=9 has no effect with stabilization.enabled=false" in caplog.text
+    assert "stabilization.freeze=true has no effect with stabilization.enabled" in caplog.text
+    assert "curriculum.advance=plateau has no effect with curriculum.stages=[]" in caplog.text
 
 
 def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

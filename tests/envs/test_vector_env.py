@@ -1,5 +1,6 @@
 """The vector environment is the single one, many times over."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -7,15 +8,20 @@ import numpy as np
 import pytest
 
 import llmroute_gym  # noqa: F401  (registers the environment)
+from llmroute_gym.config import RewardConfig
 from llmroute_gym.envs import LLMRouteEnv, LLMRouteVectorEnv
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster, Replica
 from llmroute_gym.sim.arrivals import arrival_process
 from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.lengths import length_model
-from llmroute_gym.sim.workload import SyntheticWorkload
+from llmroute_gym.sim.workload import SyntheticWorkload, Workload
+from tests.sim.strategies import random_case
 
 EPISODE = 20
+N_RANDOM = 320
+SEED = 5000
+"""Apart from the seeds of the engines' own tests."""
 FAST = FormulaBatchTime(c0=0.01, c1=0.0, n0=0.0, c2=1e-6, c3=0.0)
 CASES: list[dict[str, Any]] = [
     {},
@@ -30,6 +36,39 @@ def test_each_environment_is_the_single_one(kwargs: dict[str, Any]) -> None:
     ours = gym.make_vec("LLMRoute-v0", num_envs=3, requests_per_episode=EPISODE, **kwargs)
     theirs = [LLMRouteEnv(requests_per_episode=EPISODE, **kwargs) for _ in range(3)]
     assert_alike(ours, theirs, steps=2 * EPISODE + 5)
+
+
+class Recorded:
+    """A source of one workload."""
+
+    qps = 1.0
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        assert n_requests == len(self.workload)
+        return self.workload
+
+    def with_qps(self, qps: float) -> "Recorded":
+        return self
+
+
+@pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
+@pytest.mark.parametrize("seed", range(N_RANDOM))
+def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) -> None:
+    case = random_case(SEED + seed)
+    settings: dict[str, Any] = {
+        "cluster": case.cluster,
+        "workload": Recorded(case.workload),
+        "requests_per_episode": len(case.workload),
+        "reward": RewardConfig(latency_threshold=case.options["late_after_s"]),
+        "observation": replace(case.options["observation"], predicted_output_sigma=0.3),
+    }
+    ours = LLMRouteVectorEnv(2, qps=None, **settings)
+    theirs = [LLMRouteEnv(qps=None, engine="reference", **settings) for _ in range(2)]
+    # Numbers that both engines round differently, as float32.
+    assert_alike(ours, theirs, len(case.workload), rtol=max(10 * case.rtol, 1e-6), atol=1e-6)
 
 
 def test_masks_are_those_of_the_single_one() -> None:
@@ -51,12 +90,17 @@ def test_masks_are_those_of_the_single_one() -> None:
         ours.step(np.zeros(4, dtype=int))
 
 
-def assert_alike(ours: Any, theirs: list[LLMRouteEnv], steps: int) -> None:
+def assert_alike(
+    ours: Any, theirs: list[LLMRouteEnv], steps: int, rtol: float = 0.0, atol: float = 0.0
+) -> None:
+    def assert_equal(one: Any, other: Any, what: str = "") -> None:
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=what)
+
     rng = np.random.default_rng(1)
     observations, infos = ours.reset(seed=9)
     for index, env in enumerate(theirs):
         observation, info = env.reset(seed=9 + index)
-        np.testing.assert_array_equal(observations[index], observation)
+        assert_equal(observations[index], observation)
         np.testing.assert_array_equal(infos["action_mask"][index], info["action_mask"])
     for _ in range(steps):
         masks = ours.unwrapped.action_masks()
@@ -65,15 +109,15 @@ def assert_alike(ours: Any, theirs: list[LLMRouteEnv], steps: int) -> None:
         assert not truncated.any()
         for index, env in enumerate(theirs):
             observation, reward, done, _, info = env.step(int(actions[index]))
-            assert rewards[index] == reward
+            assert_equal(np.float32(rewards[index]), np.float32(reward), "reward")
             assert terminated[index] == done
             source = infos["final_info"] if done else infos
             for key, value in info.items():
-                np.testing.assert_array_equal(source[key][index], value, err_msg=key)
+                assert_equal(source[key][index], value, key)
             if done:
-                np.testing.assert_array_equal(infos["final_obs"][index], observation)
+                assert_equal(infos["final_obs"][index], observation)
                 observation, _ = env.reset()
-            np.testing.assert_array_equal(observations[index], observation)
+            assert_equal(observations[index], observation)
 
 
 def test_results_are_not_overwritten_by_the_next_step() -> None:

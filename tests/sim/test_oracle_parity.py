@@ -9,7 +9,7 @@ from llmroute_gym.simulation import EngineName, simulate
 from tests.oracle import NO_DATA, batch_time, case_names, load_case, read_columns
 from tests.sim.monitor import watched_schedulers
 
-TOLERANCE_S = 1e-4
+TOLERANCE_S = 1e-6
 
 TIMES = {
     "scheduled_at_s": "scheduled_at",
