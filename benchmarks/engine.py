@@ -57,6 +57,7 @@ REPETITIONS = 10  # of the trace
 REPLICAS = 4
 MEMORY_BOUND_QPS = 4.5
 LOR_QPS = 1.75  # per replica
+IN_PYTHON = "lor_hybrid"  # a router that the kernels do not know
 RATIO_BAR = 2000  # times the reference engine
 ENV_QPS = 2.5  # per REPLICAS replicas
 EPISODE = 500  # steps, as by default
@@ -213,6 +214,7 @@ def cases(lor_replicas: Sequence[int]) -> list[Case]:
         Case("a100-llama-2-7b", "table", scheduler, "lor", replicas, lor.get(replicas))
         for scheduler, replicas in product(SCHEDULERS, lor_replicas)
     ]
+    found.append(Case("a100-llama-2-7b", "table", "chunked", IN_PYTHON, REPLICAS, None))
     return found
 
 
@@ -386,7 +388,8 @@ def engine_section(
             f"prompt and output are at most {MAX_TOKENS} tokens. a100-llama-2-7b under "
             "round_robin sees the trace's own arrival times, a100-internlm-20b (bound by memory) "
             f"Poisson arrivals at {MEMORY_BOUND_QPS} requests/s, `lor` the trace's times at "
-            f"{LOR_QPS} requests/s per replica. The reference engine runs the first "
+            f"{LOR_QPS} requests/s per replica; `{IN_PYTHON}` (the first times again) is asked in "
+            "Python, as a router of one's own is. The reference engine runs the first "
             f"{sizes.reference_requests:,} requests ({sizes.lor_reference_requests} with `lor`); "
             f"the ratio's bar is {RATIO_BAR:,}.",
             "",

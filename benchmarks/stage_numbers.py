@@ -58,7 +58,7 @@ LABELS = {
 CLONES: Mapping[str, tuple[str, str, int]] = {
     "clone-round_robin": ("round_robin", "replica_set", 700),
     "clone-lor": ("lor", "replica_set", 700),
-    "clone-lor-mlp": ("lor", "mlp", 20_000),
+    "clone-lor-mlp": ("lor", "mlp", 40_000),
 }
 """Name to the router, the network and the number of demonstrations."""
 

@@ -119,7 +119,7 @@ def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
     resumed = settings.resume is not None
     log.info(
         "PPO %s: %d requests in %d rollouts of %d environments x %d decisions, %.3g requests/s; "
-        "%s engine; PyTorch on the CPU with %d thread(s)",
+        "%s engine on one thread; PyTorch on the CPU with %d thread(s)",
         f"goes on after {model.num_timesteps}" if resumed else "starts",
         total,
         rollouts(settings),

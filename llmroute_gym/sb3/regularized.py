@@ -202,8 +202,9 @@ class RegularizedUpdate(_Base):
         """Updates the policy from the rollout.
 
         Written after `PPO.train` and `MaskablePPO.train` of Stable-Baselines3 and sb3-contrib
-        2.9 (MIT licence), which offer no hook for a loss. The change is marked. A loss or
-        gradient that is not finite ends the training before it reaches the weights.
+        2.9 (MIT licence), which offer no hook for a loss. The changes are marked: the loss, the
+        schedules of its weights, and that a loss or gradient which is not finite ends the
+        training before it reaches the weights.
         """
         if self.kl_ref_coef > 0 and not self.has_reference:
             raise InputError(
@@ -238,9 +239,9 @@ class RegularizedUpdate(_Base):
         log["value_loss"].append(value_loss.item())
         log["entropy_loss"].append(entropy_loss.item())
 
-        self._follow_schedules()
+        self._follow_schedules()  # changed: the weights of this gradient step
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        # The one change: the loss of the class docstring; nothing where its weights are 0.
+        # Changed: the loss of the class docstring; nothing where its weights are 0.
         loss = loss + self._regularization(batch, log_prob, -entropy_loss)
 
         log["loss"].append(loss.item())
@@ -291,7 +292,7 @@ class RegularizedUpdate(_Base):
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not (th.isfinite(loss) and th.isfinite(norm)):
+        if not (th.isfinite(loss) and th.isfinite(norm)):  # changed: not asked elsewhere
             self.non_finite = True
             return False
         self.policy.optimizer.step()
