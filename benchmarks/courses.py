@@ -36,8 +36,8 @@ from llmroute_gym.config import TrainConfig
 from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.files import complete_or_absent
 from llmroute_gym.pretrain import ACCURACY_FILE, clone_checkpoint, measure, write_accuracies
-from llmroute_gym.run_folder import RunFolder
-from llmroute_gym.sb3.checkpoint import MODEL_FILE, Checkpoint
+from llmroute_gym.run_folder import MODEL_FILE, RunFolder
+from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.policy_router import PolicyRouter
 from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim.outcome import percentile

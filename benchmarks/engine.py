@@ -446,7 +446,7 @@ def draw(speeds: Sequence[Speed], env_speeds: Sequence[EnvSpeed], path: Path) ->
     panels = figure.subplots(1, 3)
     for scheduler in SCHEDULERS:
         lor = [one for one in speeds if (one.case.router, one.case.scheduler) == ("lor", scheduler)]
-        points = [(one.case.replicas, one.compiled) for one in lor]
+        points = [(one.case.replicas, one.compiled / 1e6) for one in lor]
         panels[0].plot(*zip(*points, strict=True), marker="o", label=scheduler)
     panels[0].legend(frameon=False)
     few = sorted((one.num_envs, one.steps_per_s) for one in env_speeds if one.replicas == REPLICAS)
@@ -455,7 +455,7 @@ def draw(speeds: Sequence[Speed], env_speeds: Sequence[EnvSpeed], path: Path) ->
         panel.plot(*zip(*points, strict=True), marker="o", color="C2")
         panel.set_yscale("log")
     labels = (
-        ("Replicas", "Requests/s", f"Compiled engine, lor, {LOR_QPS} QPS per replica"),
+        ("Replicas", "Million requests/s", f"lor, {LOR_QPS} QPS per replica"),
         ("Environments", "Steps/s", f"Vector environment, {REPLICAS} replicas"),
         ("Replicas", "Steps/s", "Vector environment, 64 environments"),
     )

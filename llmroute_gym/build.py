@@ -1,6 +1,7 @@
 """From settings to the objects they describe."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,24 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
     )
     own_times = config.arrivals.get("process") == "trace"
     return TraceWorkload(recorded, qps, None if own_times else _arrivals(config))
+
+
+def check_trace_length(source: WorkloadSource, needed: Mapping[str, int]) -> None:
+    """Checks that a trace has as many requests as are to be served in a row.
+
+    Args:
+        source: what requests are drawn from.
+        needed: setting to its number of requests.
+
+    Raises:
+        InputError: the trace is shorter; the message names the setting.
+    """
+    for key, requests in needed.items():
+        if isinstance(source, TraceWorkload) and requests > len(source.workload):
+            raise InputError(
+                f"{key}={requests} is more than the {len(source.workload)} requests of the trace; "
+                f"set {key} to that or less, or read more of the trace"
+            )
 
 
 def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int = 2000) -> float:

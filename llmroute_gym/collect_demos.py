@@ -13,7 +13,12 @@ import yaml
 from tqdm import tqdm
 
 from llmroute_gym import __version__
-from llmroute_gym.build import build_cluster, build_source, warn_of_overload
+from llmroute_gym.build import (
+    build_cluster,
+    build_source,
+    check_trace_length,
+    warn_of_overload,
+)
 from llmroute_gym.commands import run_command
 from llmroute_gym.demo_config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
@@ -70,7 +75,8 @@ def collect(settings: CollectDemosConfig) -> Demos:
 def _check(settings: CollectDemosConfig) -> list[EpisodePlan]:
     for name in settings.policies:
         make(name)
-    _built(settings)
+    _, source = _built(settings)
+    check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
     return planned_episodes(settings)
 
 
@@ -288,14 +294,14 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     held = _held(path, settings)
     _check(settings)
     check_writable(path)
-    folder = RunFolder(settings.run_dir)
-    key = "qps" if settings.workload.qps is None else "workload.qps"
-    warn_of_overload(*_built(settings), key, settings.rate)
-    demos = collect(settings)
-    if held is not None:
-        demos = held.joined(demos)
-    folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
-    demos.save(path)
+    with RunFolder(settings.run_dir) as folder:
+        key = "qps" if settings.workload.qps is None else "workload.qps"
+        warn_of_overload(*_built(settings), key, settings.rate)
+        demos = collect(settings)
+        if held is not None:
+            demos = held.joined(demos)
+        folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+        demos.save(path)
     print(f"{summary(demos)}\n\ndemonstrations: {path}")
     return path
 

@@ -24,7 +24,7 @@ from llmroute_gym.config import EvaluateConfig, TrainConfig
 from llmroute_gym.demo_config import CollectDemosConfig, PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.files import complete_or_absent
-from llmroute_gym.run_folder import STATE_FILE
+from llmroute_gym.run_folder import MODEL_FILE, STATE_FILE
 from llmroute_gym.sweep_summary import REFUSED_FILE
 
 WRONG_INPUT = 2
@@ -77,6 +77,8 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
             (_output_dir() / REFUSED_FILE).unlink(missing_ok=True)
             _reject_added_keys(composed)
             settings = cast(Config, OmegaConf.to_object(composed))
+            if not settings.run_dir.strip():
+                raise InputError("run_dir is empty; name a folder, such as run_dir=runs/mine")
             settings.run_dir = str(_output_dir())
             settings.validate()
             return function(settings)
@@ -133,6 +135,11 @@ def _how_to_go_on(settings: Any) -> str:
     folder = getattr(settings, "resume", None) or getattr(settings, "run_dir", None)
     if folder is not None and (Path(folder) / STATE_FILE).is_file():
         return f"interrupted; go on with resume={folder}"
+    if folder is not None and (Path(folder) / MODEL_FILE).is_file():
+        return (
+            f"interrupted; the policy is learned, compare it with "
+            f"python -m llmroute_gym.evaluate checkpoint={folder}"
+        )
     return "interrupted; there is nothing yet to go on from"
 
 

@@ -235,7 +235,7 @@ class WorkloadConfig(Settings):
             names = ["start", "limit", "max_prompt_tokens", "on_error"]
             names += ["path"] if process != "trace" else []
             refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
-        else:
+        elif self.lengths:
             refuse_unread(self, "workload", ["lengths"], "source=trace", "workload=azure_conv")
         return self
 

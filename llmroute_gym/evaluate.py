@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import (
     RouterResult,
@@ -20,6 +20,7 @@ from llmroute_gym.config import (
     EvaluationConfig,
     ObservationConfig,
     TrainConfig,
+    TrainingConfig,
 )
 from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
@@ -43,10 +44,12 @@ def evaluate(settings: EvaluateConfig) -> None:
     if settings.checkpoint is not None:
         routers = {POLICY: load_policy(settings, len(cluster)), **routers}
     source = build_source(settings.workload, settings.qps)
+    check_trace_length(source, {"requests": settings.requests})
     workloads = common_workloads(source, cluster, settings)
-    folder = RunFolder(settings.run_dir)
-    folder.write_settings(settings)
-    report(routers, workloads, cluster, settings, settings.observation, folder, title_of(settings))
+    title = title_of(settings)
+    with RunFolder(settings.run_dir) as folder:
+        folder.write_settings(settings)
+        report(routers, workloads, cluster, settings, settings.observation, folder, title)
 
 
 def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig) -> str:
@@ -72,6 +75,9 @@ def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Ro
     Raises:
         InputError: a name is unknown, none is given, or the baseline is not among them.
     """
+    for name in config.routers:
+        if config.routers.count(name) > 1:
+            raise InputError(f"routers names {name} twice; name each router once")
     routers = {name: make(name) for name in config.routers}
     if not routers and not with_policy:
         raise InputError("routers is empty; name at least one, such as routers=[round_robin,lor]")
@@ -87,12 +93,16 @@ def load_policy(settings: EvaluateConfig, replicas: int) -> Router:
     Raises:
         InputError: there is none, or it was trained on another observation.
     """
+    import torch
+
     from llmroute_gym.sb3.checkpoint import Checkpoint
     from llmroute_gym.sb3.policy_router import PolicyRouter
 
     assert settings.checkpoint is not None
     checkpoint = Checkpoint.load(settings.checkpoint)
     checkpoint.check_fits(replicas, settings.observation)
+    # As in training: the networks are so small that more threads only wait for each other.
+    torch.set_num_threads(TrainingConfig.torch_threads)
     return PolicyRouter(checkpoint)
 
 

@@ -44,7 +44,7 @@ def plot_learning_curve(
         panel.set_xlabel("Epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False)
+        panel.legend(framealpha=0.9, edgecolor="none")
     figure.savefig(path, dpi=120)
 
 

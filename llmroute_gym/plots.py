@@ -33,6 +33,8 @@ _LABELS = {
     "curriculum/qps": "set",
 }
 
+FEW = 8
+"""Points of a curve that are marked one by one."""
 TAIL = 1e-3
 """Smallest share of requests that the latency plots show."""
 
@@ -99,7 +101,8 @@ def plot_training(metrics: Path, path: Path) -> None:
                 ]
                 known = [(step, float(value)) for step, value in points if value]
                 if known:
-                    panel.plot(*zip(*known, strict=True), label=_label(name))
+                    marker = "." if len(known) <= FEW else None
+                    panel.plot(*zip(*known, strict=True), marker=marker, label=_label(name))
         panel.set_title(title, fontsize="medium")
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from llmroute_gym.attainable import imitation
-from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
@@ -18,7 +18,7 @@ from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import POLICY, report, rule_routers, title_of
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.run_folder import MODEL_FILE, RunFolder
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
 
@@ -87,34 +87,34 @@ def pretrain(settings: PretrainConfig) -> float:
     evaluation = replace(settings.evaluation, routers=compared)
     rules = rule_routers(evaluation, with_policy=True)
     source = build_source(settings.workload, settings.qps)
+    check_trace_length(source, {"evaluation.requests": evaluation.requests})
     workloads = common_workloads(source, cluster, evaluation)
     # Slow to import: only once the settings have proved right.
     from llmroute_gym.learning_curve import plot_learning_curve
-    from llmroute_gym.sb3.checkpoint import MODEL_FILE
     from llmroute_gym.sb3.policy_router import PolicyRouter
 
-    folder = RunFolder(settings.run_dir)
-    checkpoint, cloning = clone_checkpoint(settings, cluster, source, demos)
-    accuracies = measure(checkpoint, cloning)
-    folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
-    with folder.writing(MODEL_FILE) as part:
-        checkpoint.save(part)
-    with folder.writing(ACCURACY_FILE) as part:
-        write_accuracies(accuracies, part)
-    with folder.writing(CURVE_FILE) as part:
-        write_curve(cloning, part)
-    with folder.writing(CURVE_PICTURE) as part:
-        plot_learning_curve(cloning, accuracies, part)
-    print(accuracy_table(accuracies, cloning))
-    results = report(
-        {POLICY: PolicyRouter(checkpoint), **rules},
-        workloads,
-        cluster,
-        evaluation,
-        settings.observation,
-        folder,
-        title_of(settings),
-    )
+    with RunFolder(settings.run_dir) as folder:
+        checkpoint, cloning = clone_checkpoint(settings, cluster, source, demos)
+        accuracies = measure(checkpoint, cloning)
+        folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+        with folder.writing(MODEL_FILE) as part:
+            checkpoint.save(part)
+        with folder.writing(ACCURACY_FILE) as part:
+            write_accuracies(accuracies, part)
+        with folder.writing(CURVE_FILE) as part:
+            write_curve(cloning, part)
+        with folder.writing(CURVE_PICTURE) as part:
+            plot_learning_curve(cloning, accuracies, part)
+        print(accuracy_table(accuracies, cloning))
+        results = report(
+            {POLICY: PolicyRouter(checkpoint), **rules},
+            workloads,
+            cluster,
+            evaluation,
+            settings.observation,
+            folder,
+            title_of(settings),
+        )
     return results[0].metrics["e2e_p99_s"].value
 
 
@@ -126,14 +126,12 @@ def clone_checkpoint(
     Returns:
         What a training starts from or a router is made of, and how it was learned.
     """
-    import torch
-
     from llmroute_gym.envs.observation import COLUMNS
     from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
     from llmroute_gym.sb3.cloning import clone
-    from llmroute_gym.training import make_model, make_vec_env, needs_masks
+    from llmroute_gym.training import make_model, make_vec_env, needs_masks, set_threads
 
-    torch.set_num_threads(settings.training.torch_threads)
+    set_threads(settings.training.torch_threads)
     shared = TrainConfig(
         reward=settings.reward,
         training=settings.training,
@@ -218,7 +216,7 @@ def write_accuracies(accuracies: Sequence[RouterAccuracy], path: Path) -> None:
 
 
 def write_curve(cloning: "Cloning", path: Path) -> None:
-    """Writes one line per network and epoch: losses and accuracies, and whether it was kept."""
+    """Writes one line per network and epoch, from 1: losses, accuracies, whether it was kept."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["network", "epoch", "kept", *cloning.actor[0]._fields])
@@ -228,7 +226,7 @@ def write_curve(cloning: "Cloning", path: Path) -> None:
         ):
             for epoch, record in enumerate(records):
                 numbers = ["" if np.isnan(value) else f"{value:.6g}" for value in record]
-                writer.writerow([network, epoch, int(epoch == kept), *numbers])
+                writer.writerow([network, epoch + 1, int(epoch == kept), *numbers])
 
 
 def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> str:

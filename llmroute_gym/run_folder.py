@@ -1,12 +1,14 @@
 """The one folder that a command writes to: every result in it is complete or absent."""
 
 import tempfile
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 import yaml
+from filelock import FileLock, Timeout
 
 from llmroute_gym.config import EvaluateConfig, TrainConfig
 from llmroute_gym.errors import InputError
@@ -16,33 +18,29 @@ CONFIG_FILE = "config.yaml"
 FINISHED = "comparison.csv"
 """Written last: a folder that holds it holds a finished run."""
 STATE_FILE = "training_state.zip"
-"""What an interrupted training goes on from; removed when the training has ended."""
+"""What an interrupted run goes on from; removed when the run is finished."""
+MODEL_FILE = "model.zip"
+LOCK_FILE = ".in_use.lock"
+"""Held by the process that writes to the folder; what a killed one leaves of it holds nobody up."""
 
 
 class RunFolder:
-    """A folder for a new run, or for one that goes on.
+    """A folder for a new run, or for one that goes on; within `with`, for this process alone.
 
     Args:
         path: created if need be.
         resuming: whether the interrupted training in it goes on.
 
     Raises:
-        InputError: the folder cannot be written to, or holds a finished or an interrupted run,
-            which is kept.
+        InputError: the folder cannot be written to, is in use by another run, or holds a finished
+            or an interrupted one, which is kept.
     """
 
     def __init__(self, path: str | Path, *, resuming: bool = False) -> None:
         self.path = Path(path)
-        if (self.path / FINISHED).exists():
-            raise InputError(
-                f"the run folder {self.path} already holds a finished run, which is kept; "
-                "choose another with run_dir=FOLDER"
-            )
-        if (self.path / STATE_FILE).exists() and not resuming:
-            raise InputError(
-                f"the run folder {self.path} holds an interrupted training, which is kept; go on "
-                f"with resume={self.path}, or choose another with run_dir=FOLDER"
-            )
+        self._resuming = resuming
+        self._lock = FileLock(self.path / LOCK_FILE)
+        self._check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -53,6 +51,54 @@ class RunFolder:
                 "choose another with run_dir=FOLDER"
             ) from error
 
+    def __enter__(self) -> Self:
+        """Takes the folder."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"the run folder {self.path} is in use by another run; choose another with "
+                "run_dir=FOLDER"
+            ) from None
+        try:
+            self._check_free()  # whoever had it may have finished
+        except InputError:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the folder to others."""
+        self._release()
+
+    def _release(self) -> None:
+        with suppress(OSError):
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _check_free(self) -> None:
+        if (self.path / FINISHED).exists():
+            raise InputError(
+                f"the run folder {self.path} already holds a finished run, which is kept; "
+                "choose another with run_dir=FOLDER"
+            )
+        if (self.path / STATE_FILE).exists() and not self._resuming:
+            raise InputError(
+                f"the run folder {self.path} holds an interrupted training, which is kept; go on "
+                f"with resume={self.path}, or choose another with run_dir=FOLDER"
+            )
+        if (self.path / MODEL_FILE).exists() and not self._resuming:
+            raise InputError(
+                f"the run folder {self.path} holds a trained policy, which is kept; compare it "
+                f"with python -m llmroute_gym.evaluate checkpoint={self.path}, or choose another "
+                "with run_dir=FOLDER"
+            )
+
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """Gives a temporary path that becomes the file ``name`` once it is written."""
         return complete_or_absent(self.path / name)
@@ -62,28 +108,29 @@ class RunFolder:
         with self.writing(name) as part:
             part.write_text(text, encoding="utf-8")
 
-    def read_training_settings(self) -> TrainConfig:
-        """Reads the ``config.yaml`` of a training.
-
-        Raises:
-            InputError: there is none, or it is not one of this version.
-        """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        file = self.path / CONFIG_FILE
-        if not file.is_file():
-            raise InputError(f"{file} does not exist; give the folder of an interrupted training")
-        try:
-            stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
-            settings = cast(TrainConfig, OmegaConf.to_object(stored))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise InputError(
-                f"{file} holds no settings of this version's training "
-                f"({str(error).splitlines()[0]}); start the run anew"
-            ) from error
-        return settings.validate()
-
     def write_settings(self, settings: TrainConfig | EvaluateConfig) -> None:
         """Writes ``config.yaml`` with all settings in force."""
         self.write_text(CONFIG_FILE, yaml.safe_dump(asdict(settings), sort_keys=False))
+
+
+def read_training_settings(folder: Path) -> TrainConfig:
+    """Reads the ``config.yaml`` of a training.
+
+    Raises:
+        InputError: there is none, or it is not one of this version.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; give the folder of an interrupted training")
+    try:
+        stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
+        settings = cast(TrainConfig, OmegaConf.to_object(stored))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise InputError(
+            f"{file} holds no settings of this version's training "
+            f"({str(error).splitlines()[0]}); start the run anew"
+        ) from error
+    return settings.validate()

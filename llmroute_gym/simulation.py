@@ -61,10 +61,11 @@ def simulate(
     if isinstance(router, str):
         router = make(router)
     if not isinstance(router, Router):
-        if callable(router) or router is None or np.isscalar(router):
+        rule = any(hasattr(router, name) for name in ("route", "predict"))
+        if rule or callable(router) or router is None or np.isscalar(router):
             raise InputError(
                 f"router must be a name, a Router or one replica per request, got {shown(router)}; "
-                "subclass llmroute_gym.routers.Router for a rule of your own"
+                "subclass llmroute_gym.routers.Router for a rule or a policy of your own"
             )
         run.replay(router)
         return run.outcome()

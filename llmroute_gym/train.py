@@ -6,14 +6,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmroute_gym.build import build_cluster, build_source
+from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.commands import run_command, typed_overrides
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers, title_of
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import CONFIG_FILE, FINISHED, RunFolder
+from llmroute_gym.run_folder import (
+    CONFIG_FILE,
+    FINISHED,
+    MODEL_FILE,
+    STATE_FILE,
+    RunFolder,
+    read_training_settings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,27 +48,31 @@ def train(settings: TrainConfig) -> float:
     make(settings.stabilization.policy)
     rules = rule_routers(settings.evaluation, with_policy=True)
     source = build_source(settings.workload, settings.qps)
+    episode, run = settings.env.requests_per_episode, settings.evaluation.requests
+    check_trace_length(source, {"env.requests_per_episode": episode, "evaluation.requests": run})
     workloads = common_workloads(source, cluster, settings.evaluation)
     # Slow to import: only once the settings have proved right.
     from llmroute_gym.plots import plot_training
-    from llmroute_gym.sb3.checkpoint import MODEL_FILE
     from llmroute_gym.sb3.policy_router import PolicyRouter
     from llmroute_gym.tracking import METRICS_FILE, wandb_run
-    from llmroute_gym.training import interrupted_state, learn
+    from llmroute_gym.training import check_interrupted, learn
     from llmroute_gym.warm_start import WarmStart
 
     if settings.resume is None:
         start = WarmStart.find(settings)
     else:
-        interrupted_state(Path(settings.run_dir))
+        check_interrupted(settings)
         start = WarmStart(None, None, None, collects=False)
-    folder = RunFolder(settings.run_dir, resuming=settings.resume is not None)
-    with wandb_run(settings, folder, (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)):
+    results = (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)
+    with (
+        RunFolder(settings.run_dir, resuming=settings.resume is not None) as folder,
+        wandb_run(settings, folder, results),
+    ):
         folder.write_settings(replace(settings, resume=None))
         checkpoint = learn(settings, cluster, source, folder, start)
         with folder.writing(DASHBOARD) as part:
             plot_training(folder.path / METRICS_FILE, part)
-        results = report(
+        compared = report(
             {POLICY: PolicyRouter(checkpoint), **rules},
             workloads,
             cluster,
@@ -70,7 +81,8 @@ def train(settings: TrainConfig) -> float:
             folder,
             title_of(settings),
         )
-    return results[0].metrics["e2e_p99_s"].value
+        (folder.path / STATE_FILE).unlink(missing_ok=True)
+    return compared[0].metrics["e2e_p99_s"].value
 
 
 def with_whole_paths(settings: TrainConfig) -> TrainConfig:
@@ -113,11 +125,13 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
     """
     assert settings.resume is not None
     folder = Path(settings.resume)
+    if not settings.resume.strip():
+        raise InputError("resume is empty; give the folder of an interrupted run")
     if not folder.is_dir():
         raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
     if (folder / FINISHED).exists():
         raise InputError(f"resume={folder}: the run is finished, there is nothing to go on with")
-    stored = RunFolder(folder, resuming=True).read_training_settings()
+    stored = read_training_settings(folder)
     known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
     for key in sorted(set(known) - {"run_dir", "resume"}):
         unsaid = given[key] == default[key] and not _typed_settings()
@@ -127,10 +141,15 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
                 "settings, or start a new run"
             )
     if Path(settings.run_dir).resolve() != folder.resolve():
+        if any(one.startswith("run_dir=") for one in typed_overrides()):
+            raise InputError(
+                f"resume={folder} goes on in its own folder, got run_dir={settings.run_dir}; leave "
+                "run_dir out"
+            )
         # Made for this command by Hydra, which did not know where it would write.
         with suppress(OSError):
             Path(settings.run_dir).rmdir()
-    return replace(stored, run_dir=str(folder), resume=str(folder))
+    return replace(stored, run_dir=str(folder.absolute()), resume=str(folder))
 
 
 def _typed_settings() -> list[str]:

@@ -3,12 +3,15 @@
 import copy
 import logging
 import math
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -19,7 +22,7 @@ from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS, SCALE
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import STATE_FILE, RunFolder
+from llmroute_gym.run_folder import CONFIG_FILE, MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
     HealthMonitor,
@@ -39,9 +42,10 @@ from llmroute_gym.sb3 import (
     load_training_state,
     remaining_timesteps,
 )
-from llmroute_gym.sb3.checkpoint import MODEL_FILE, Checkpoint, Layout
+from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
 from llmroute_gym.sb3.curriculum import QPSCurriculum
 from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
+from llmroute_gym.sb3.resume import training_note
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
@@ -68,7 +72,8 @@ def learn(
     """Trains a policy, or goes on with an interrupted training.
 
     Writes ``metrics.csv``, ``findings.json``, ``model.zip`` and the TensorBoard files of the
-    training into the folder.
+    training into the folder, and ``training_state.zip``, from which it goes on or, once it has
+    ended, comes to the same policy again.
 
     Args:
         settings: of the whole run.
@@ -84,7 +89,7 @@ def learn(
         InputError: the training ended in numbers that are not finite; the last good policy is in
             the folder.
     """
-    torch.set_num_threads(settings.training.torch_threads)
+    set_threads(settings.training.torch_threads)
     warn_of_overload(cluster, source, *_highest_load(settings))
     warn_of_short_stages(settings)
     env = make_vec_env(settings, cluster, source)
@@ -107,10 +112,19 @@ def learn(
                 f"requests and stopped; the last good policy is in {folder.path / MODEL_FILE}, "
                 "lower training.learning_rate"
             )
-        (folder.path / STATE_FILE).unlink(missing_ok=True)
         return checkpoint
     finally:
         env.close()
+
+
+def set_threads(wanted: int) -> None:
+    """Lets PyTorch use so many threads, but no more than the machine has cores."""
+    cores = os.cpu_count() or 1
+    if wanted > cores:
+        log.warning(
+            "training.torch_threads=%d is more than this machine's cores; using %d", wanted, cores
+        )
+    torch.set_num_threads(min(wanted, cores))
 
 
 def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
@@ -156,7 +170,7 @@ def callbacks(
         TemperatureControl(temperature, statistics),
         HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),
         RouterMonitor(statistics),
-        SaveTrainingState(folder.path / STATE_FILE),
+        SaveTrainingState(folder.path / STATE_FILE, note=noted(settings)),
         ProgressBar(total),
     ]
     if normalizers(model.policy):
@@ -397,16 +411,31 @@ def _found_non_finite(model: Model) -> bool:
     return any(finding["name"] == "non_finite" for finding in found)
 
 
-def interrupted_state(folder: Path) -> Path:
-    """Returns the file that a run goes on from.
+def noted(settings: TrainConfig) -> str:
+    """Returns the settings that a training state belongs to, as text."""
+    return yaml.safe_dump(asdict(replace(settings, run_dir="", resume=None)), sort_keys=False)
+
+
+def check_interrupted(settings: TrainConfig) -> None:
+    """Checks that a run can go on.
+
+    Args:
+        settings: of the run, as its ``config.yaml`` has them.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no training state, or it belongs to other settings.
     """
+    folder = Path(settings.run_dir)
     file = folder / STATE_FILE
     if not file.is_file():
         raise InputError(
             f"resume={folder}: there is no {STATE_FILE}, the run has not come to PPO or has ended; "
             "start it anew"
         )
-    return file
+    before, now = (text.splitlines() for text in (training_note(file), noted(settings)))
+    for was, line in zip_longest(before, now, fillvalue="nothing"):
+        if was != line:
+            raise InputError(
+                f"{folder / CONFIG_FILE} has changed since the training began: "
+                f"{was.strip()} became {line.strip()}; change it back, or start a new run"
+            )

@@ -233,6 +233,7 @@ def test_an_interrupted_run_leaves_no_results_and_a_usable_folder(
     [
         ({"routers": ["lro"]}, "did you mean 'lor'"),
         ({"routers": []}, "name at least one"),
+        ({"routers": ["lor", "lor"]}, "routers names lor twice"),
         ({"baseline": "lor", "routers": ["round_robin"]}, "unknown baseline 'lor'"),
         ({"cluster": ClusterConfig(profile="a100-internlm")}, "did you mean 'a100-internlm-20b'"),
         ({"cluster": ClusterConfig(scheduler="chunk")}, "did you mean 'chunked'"),
@@ -241,6 +242,10 @@ def test_an_interrupted_run_leaves_no_results_and_a_usable_folder(
         ({"workload": WorkloadConfig(lengths={})}, "workload.lengths.model is missing"),
         ({"workload": WorkloadConfig(arrivals={"process": "gamma"})}, "cv"),
         ({"workload": WorkloadConfig(source="trace", path="no.csv")}, "no file no.csv"),
+        (
+            {"workload": WorkloadConfig(source="trace", path="azure_conv_2023.csv")},
+            "python -m llmroute_gym.fetch azure_conv_2023 downloads it",
+        ),
         ({"checkpoint": "nowhere"}, "checkpoint nowhere does not exist"),
     ],
 )

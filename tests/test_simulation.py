@@ -1,5 +1,6 @@
 """One call from a workload to an outcome."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ WRONG: list[tuple[Any, str]] = [
     (np.zeros(60, dtype=np.bool_), "an assignment needs integers, got dtype bool"),
     *(
         (wrong, "router must be a name, a Router or one replica per request")
-        for wrong in (None, 5, max)
+        for wrong in (None, 5, max, SimpleNamespace(route=max))
     ),
     (Fixed(3), r"chose replica 3 for request 0; it may choose \[0, 1, 2\]"),
     (Fixed(-1), r"chose replica -1 for request 0; it may choose \[0, 1, 2\]"),

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -354,6 +355,53 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
             assert before[key] == after[key]
 
 
+def test_a_run_interrupted_in_the_comparison_goes_on_too(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("llmroute_gym.evaluate.compare", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            train(tiny(folder))
+    with pytest.raises(InputError, match="holds an interrupted training, which is kept; go on"):
+        train(tiny(folder))
+    (folder / "model.zip").unlink()
+    train(TrainConfig(resume=str(folder), run_dir=str(folder)))
+    assert {file.name for file in folder.iterdir()} == RESULTS | {"tensorboard"}
+    comparisons = [(one / "comparison.csv").read_bytes() for one in (finished, folder)]
+    assert comparisons[0] == comparisons[1]
+
+
+def test_settings_that_changed_since_are_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("llmroute_gym.evaluate.compare", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            train(tiny(tmp_path))
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("ppo_requests: 96", "ppo_requests: 97"))
+    with pytest.raises(InputError, match="ppo_requests: 96 became ppo_requests: 97; change it ba"):
+        train(TrainConfig(resume=str(tmp_path), run_dir=str(tmp_path)))
+    state = tmp_path / "training_state.zip"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"is no complete training state; .* the training anew in"):
+        train(TrainConfig(resume=str(tmp_path), run_dir=str(tmp_path)))
+
+
+def test_a_folder_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run"), pytest.raises(InputError, match="is in use by another run"):
+        train(tiny(tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
+    # What a killed run leaves behind is nobody's.
+    (tmp_path / "run" / ".in_use.lock").touch()
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_text("model.zip", "")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["model.zip"]
+    with pytest.raises(InputError, match=r"holds a trained policy.*evaluate checkpoint="):
+        RunFolder(tmp_path / "run")
+
+
 def test_what_cannot_be_resumed_says_why(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for resume, words in (
@@ -614,7 +662,13 @@ def test_ctrl_c_says_how_to_go_on(command: Command, tmp_path: Path) -> None:
 
 
 def test_command_refuses_with_one_sentence(command: Command, tmp_path: Path) -> None:
-    for overrides in (("cluster.profile=a100",), ("evaluation.routers=[lro]",), ("qps=2",)):
+    for overrides in (
+        ("cluster.profile=a100",),
+        ("evaluation.routers=[lor,lor]",),
+        ("qps=2",),
+        ("run_dir=",),
+        ("resume=",),
+    ):
         done = command(*overrides)
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1

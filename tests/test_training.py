@@ -1,6 +1,7 @@
 """From settings to what trains: every key reaches the thing that it is about."""
 
 import csv
+import os
 import sys
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -41,13 +42,21 @@ from llmroute_gym.sb3 import (
     KLReferenceDecay,
     LinearDecay,
     ObservationStatistics,
+    PolicyRouter,
     TemperatureControl,
 )
 from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
 from llmroute_gym.sb3.curriculum import QPSCurriculum
 from llmroute_gym.tracking import wandb_run
 from llmroute_gym.train import train
-from llmroute_gym.training import callbacks, make_model, make_vec_env, prepare, reward_scale
+from llmroute_gym.training import (
+    callbacks,
+    make_model,
+    make_vec_env,
+    prepare,
+    reward_scale,
+    set_threads,
+)
 from llmroute_gym.warm_start import WarmStart
 
 # No value is the default of its key.
@@ -313,3 +322,31 @@ def test_a_run_is_mirrored_and_finished_in_all_exits(
     assert given["config"]["training"]["ppo_requests"] == 96
     assert rest == [("artifact", "model.zip"), ("finish", exit_code)]
     assert unpatched == [True]
+
+
+def test_threads_are_no_more_than_cores(caplog: pytest.LogCaptureFixture) -> None:
+    before = torch.get_num_threads()
+    try:
+        set_threads(10_000)
+        assert torch.get_num_threads() == os.cpu_count()
+    finally:
+        set_threads(before)
+    assert "training.torch_threads=10000 is more than this machine's cores" in caplog.text
+
+
+def test_a_short_trace_names_the_setting(tmp_path: Path) -> None:
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    lines += [f"2023-11-16 18:15:{second:02d}.0000000,100,10" for second in range(25)]
+    (tmp_path / "trace.csv").write_text("\n".join(lines) + "\n")
+    workload = WorkloadConfig(source="trace", path=str(tmp_path / "trace.csv"))
+    words = r"env\.requests_per_episode=40 is more than the 25 requests of the trace; set env.requ"
+    with pytest.raises(InputError, match=words):
+        train(tiny(tmp_path / "run", workload=workload))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_router_takes_a_checkpoint() -> None:
+    with pytest.raises(
+        InputError, match=r"got 'runs/mine'; give Checkpoint\.load\(FOLDER\) of a run"
+    ):
+        PolicyRouter("runs/mine")  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from llmroute_gym.envs.llmroute_env import (
 from llmroute_gym.envs.observation import observation_space
 from llmroute_gym.envs.reward import RewardTerms
 from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.sim.checks import count
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
@@ -83,8 +84,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 f"the vector environment draws nothing, got render_mode={render_mode!r}; render a "
                 "single environment of gym.make('LLMRoute-v0', render_mode=...)"
             )
-        if num_envs < 1:
-            raise InputError(f"num_envs must be >= 1, got {num_envs}")
+        num_envs = count("num_envs", num_envs)
         if engine != "compiled":
             raise unknown_name("engine of the vector environment", engine, ["compiled"])
         self.num_envs = num_envs

@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 from llmroute_gym.config import ModelConfig, ObservationConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
+from llmroute_gym.run_folder import MODEL_FILE
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.ppo import RouterPPO
 from llmroute_gym.sb3.pretrained import DAMAGED, reason
@@ -21,7 +22,6 @@ ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
 }
 """What a checkpoint may have been trained with, by name."""
 
-MODEL_FILE = "model.zip"
 _LAYOUT_ENTRY = "llmroute/layout.json"
 
 

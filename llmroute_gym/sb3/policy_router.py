@@ -7,6 +7,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from llmroute_gym.envs.observation import scale_rows
+from llmroute_gym.errors import InputError, shown
 from llmroute_gym.routers import Router
 from llmroute_gym.sb3.checkpoint import Checkpoint
 
@@ -16,11 +17,19 @@ class PolicyRouter(Router):
 
     Args:
         checkpoint: the policy with its observation statistics.
+
+    Raises:
+        InputError: it is something else.
     """
 
     name = "policy"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        if not isinstance(checkpoint, Checkpoint):
+            raise InputError(
+                f"PolicyRouter takes a Checkpoint, got {shown(checkpoint)}; give "
+                "Checkpoint.load(FOLDER) of a run, or subclass Router for another policy"
+            )
         policy = checkpoint.model.policy
         assert isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
         policy.set_training_mode(False)

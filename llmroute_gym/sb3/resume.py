@@ -42,6 +42,7 @@ from llmroute_gym.files import complete_or_absent
 from llmroute_gym.sb3.counters import callback_state
 
 ENTRY = "llmroute/training_state.pkl"
+NOTE = "llmroute/note.txt"
 UNLOGGED = "unlogged"
 """Name of the callback state that holds what was recorded but not yet written."""
 
@@ -57,12 +58,13 @@ WRAPPER_STATE: dict[type[VecEnvWrapper], tuple[str, ...]] = {
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 
-def save_training_state(path: str | Path, model: BaseAlgorithm) -> None:
+def save_training_state(path: str | Path, model: BaseAlgorithm, note: str = "") -> None:
     """Writes the state of a training; call it at a rollout's start.
 
     Args:
         path: of the file, which stays as it was until the new one is complete.
         model: in training.
+        note: kept beside it, for `training_note`.
 
     Raises:
         InputError: an environment or wrapper cannot tell its state, or the file cannot be written.
@@ -80,8 +82,29 @@ def save_training_state(path: str | Path, model: BaseAlgorithm) -> None:
             model.save(part)
             with zipfile.ZipFile(part, "a") as archive:
                 archive.writestr(ENTRY, pickle.dumps(state))
+                archive.writestr(NOTE, note)
     finally:
         callback_state(model, UNLOGGED).clear()
+
+
+def training_note(path: str | Path) -> str:
+    """Returns what was noted beside a training state.
+
+    Raises:
+        InputError: the file is no training state.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(NOTE).decode()
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise _no_state(path) from error
+
+
+def _no_state(path: str | Path) -> InputError:
+    return InputError(
+        f"{path} is no complete training state; give a file of SaveTrainingState, or start the "
+        "training anew in another folder"
+    )
 
 
 def load_training_state(
@@ -107,9 +130,7 @@ def load_training_state(
         with zipfile.ZipFile(path) as archive:
             state = pickle.loads(archive.read(ENTRY))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise InputError(
-            f"{path} is no training state; give the file of SaveTrainingState"
-        ) from error
+        raise _no_state(path) from error
     model = algorithm.load(path, env=env, device=device, force_reset=False)
     vec_env = model.get_env()
     assert vec_env is not None

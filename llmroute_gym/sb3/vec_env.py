@@ -27,10 +27,16 @@ class RouterVecEnv(VecEnv):
         env: such as `gym.make_vec("LLMRoute-v0", num_envs=64)`.
 
     Raises:
-        InputError: the environment does not reset in the step that ends an episode.
+        InputError: it is no vector environment, or does not reset in the step that ends an
+            episode.
     """
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(env, gym.vector.VectorEnv):
+            raise InputError(
+                f"RouterVecEnv needs a vector environment, got {type(env).__name__}; make it with "
+                "gym.make_vec('LLMRoute-v0', num_envs=...)"
+            )
         mode = env.metadata.get("autoreset_mode")
         if mode != gym.vector.AutoresetMode.SAME_STEP:
             raise InputError(

@@ -173,10 +173,20 @@ def _read(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[_Ro
     except IsADirectoryError as error:
         raise InputError(f"{file} is a folder; expected a trace file") from error
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {file}; give the path of a trace") from error
+        raise InputError(f"there is no file {file}; {_whence(file)}") from error
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
     return rows, ticks_per_s
+
+
+def _whence(file: Path) -> str:
+    """Says where a missing trace may come from."""
+    from llmroute_gym.sim.fetch import PUBLIC_TRACES
+
+    name = file.name.partition(".")[0]
+    if name in PUBLIC_TRACES:
+        return f"python -m llmroute_gym.fetch {name} downloads it"
+    return "give the path of a trace"
 
 
 def _open(file: Path) -> IO[str]:

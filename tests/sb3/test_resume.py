@@ -207,7 +207,7 @@ def test_what_cannot_be_resumed_says_why(tmp_path, uninterrupted):
     with pytest.raises(InputError, match="does not exist"):
         load_training_state(tmp_path / "none.zip", make_env(), RouterPPO)
     uninterrupted.save(tmp_path / "model.zip")
-    with pytest.raises(InputError, match="no training state"):
+    with pytest.raises(InputError, match="no complete training state"):
         load_training_state(tmp_path / "model.zip", make_env(), RouterPPO)
     with pytest.raises(InputError, match="every must be >= 1"):
         SaveTrainingState(tmp_path / "state.zip", every=0)

@@ -98,6 +98,8 @@ def test_other_autoreset_modes_are_refused() -> None:
     env = gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")])
     with pytest.raises(InputError, match="SAME_STEP"):
         RouterVecEnv(env)
+    with pytest.raises(InputError, match=r"a vector environment, got .*; make it with gym.make_v"):
+        RouterVecEnv(gym.make("LLMRoute-v0"))  # type: ignore[arg-type]
 
 
 def test_load_can_be_raised_in_training() -> None:
