@@ -12,7 +12,9 @@ Serve = Callable[[CompiledRun, Router], None]
 
 
 def _in_turn(run: CompiledRun, router: Router) -> None:
-    run.replay(np.arange(len(run.workload)) % len(run.cluster))
+    n_requests, n_replicas = len(run.workload), len(run.cluster)
+    rounds = -(-n_requests // n_replicas)
+    run.replay(np.tile(np.arange(n_replicas), rounds)[:n_requests])
 
 
 def _at_random(run: CompiledRun, router: Router) -> None:

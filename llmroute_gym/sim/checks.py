@@ -86,9 +86,8 @@ def array(name: str, value: npt.ArrayLike, ndim: int = 1) -> npt.NDArray[np.floa
         raise InputError(f"{name} must be an array of numbers, got {shown(value)}") from error
     if copy.ndim != ndim:
         raise InputError(f"{name} must be an array with {ndim} axes, got shape {copy.shape}")
-    wrong = np.argwhere(~(np.isfinite(copy) & (copy >= 0)))
-    if len(wrong):
-        index = tuple(wrong[0].tolist())
+    if copy.size and not (copy.min() >= 0 and copy.max() < math.inf):
+        index = tuple(np.argwhere(~(np.isfinite(copy) & (copy >= 0)))[0].tolist())
         raise InputError(
             f"{name} must hold finite numbers >= 0, got {copy[index]} at index "
             f"{', '.join(map(str, index))}"

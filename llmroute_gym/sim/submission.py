@@ -13,13 +13,16 @@ from llmroute_gym.sim.workload import Workload
 BoolArray = npt.NDArray[np.bool_]
 
 
-def _fits_one(replica: Replica, workload: Workload) -> BoolArray:
-    longest = workload.prompt_tokens + workload.output_tokens - 1
+def _fits_one(replica: Replica, workload: Workload) -> BoolArray | None:
+    """Returns which requests a replica can run, shape (n_requests,); None if it can run all."""
     room = (replica.num_blocks - replica.watermark_blocks) * replica.block_size
-    fits = longest <= room
-    if replica.scheduler == "prefill_first":
-        fits &= workload.prompt_tokens <= replica.max_batched_tokens
-    return fits
+    longest_prompt = replica.max_batched_tokens
+    if replica.scheduler != "prefill_first":
+        longest_prompt = workload.longest_prompt
+    if workload.longest_request - 1 <= room and workload.longest_prompt <= longest_prompt:
+        return None
+    fits: BoolArray = workload.prompt_tokens + workload.output_tokens - 1 <= room
+    return fits & (workload.prompt_tokens <= longest_prompt)
 
 
 def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
@@ -35,7 +38,7 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
     Raises:
         InputError: no replica can run some request, and none of them rejects oversize requests.
     """
-    kinds: dict[tuple[int, int, int, str, int], BoolArray] = {}
+    kinds: dict[tuple[int, int, int, str, int], BoolArray | None] = {}
     columns = []
     for replica in cluster:
         key = (
@@ -48,9 +51,10 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
         if key not in kinds:
             kinds[key] = _fits_one(replica, workload)
         columns.append(kinds[key])
-    if all(column.all() for column in kinds.values()):
+    if all(column is None for column in kinds.values()):
         return None
-    fits = np.stack(columns, axis=1)
+    every = np.ones(len(workload), dtype=np.bool_)
+    fits = np.stack([every if column is None else column for column in columns], axis=1)
     homeless = np.flatnonzero(~fits.any(axis=1))
     if len(homeless) and not any(replica.oversize == "reject" for replica in cluster):
         raise oversize_error(workload, cluster, int(homeless[0]), 0)
@@ -126,10 +130,10 @@ def checked_assignment(
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"an assignment needs integers, got dtype {array.dtype}")
-    wrong = np.flatnonzero((array < 0) | (array >= len(cluster)))
-    if len(wrong):
+    if array.min() < 0 or array.max() >= len(cluster):
+        wrong = int(np.flatnonzero((array < 0) | (array >= len(cluster)))[0])
         raise InputError(
-            f"request {wrong[0]} is assigned to replica {array[wrong[0]]}; "
+            f"request {wrong} is assigned to replica {array[wrong]}; "
             f"the cluster has replicas 0 to {len(cluster) - 1}"
         )
     return array.astype(np.int64)

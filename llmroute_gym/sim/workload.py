@@ -5,6 +5,7 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -104,6 +105,16 @@ class Workload:
         if len(self) == 1:
             return math.nan
         return (len(self) - 1) / span_s if span_s > 0 else math.inf
+
+    @cached_property
+    def longest_request(self) -> int:
+        """Most prompt and output tokens of a request, together."""
+        return int((self.prompt_tokens + self.output_tokens).max())
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """Most prompt tokens of a request."""
+        return int(self.prompt_tokens.max())
 
     def slice(self, start: int, stop: int | None = None) -> "Workload":
         """Returns requests ``start`` to ``stop - 1`` in order of arrival, at unchanged times.

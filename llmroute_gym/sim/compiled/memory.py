@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
-from llmroute_gym.sim.compiled.starting import write_cluster, write_replicas, write_requests
+from llmroute_gym.sim.compiled.starting import (
+    read_requests,
+    write_cluster,
+    write_replicas,
+    write_requests,
+)
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
@@ -22,8 +25,6 @@ from llmroute_gym.sim.workload import Workload
 
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
-
-Number = TypeVar("Number", bound=np.generic)
 
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
@@ -88,7 +89,7 @@ class Memory:
             workload: as many requests as every environment has.
             predicted_output_tokens: (n_requests,).
         """
-        longest = int((workload.prompt_tokens + workload.output_tokens).max())
+        longest = workload.longest_request
         if longest > self._longest_request:
             kept = self.ints[: self._first_model]
             self._allocate(2 * longest)
@@ -120,13 +121,6 @@ class Memory:
             self.floats,
         )
 
-    def column(self, index: int, column: int, of_floats: bool = False) -> npt.NDArray[np.generic]:
-        """Returns a view of one column of an environment's requests, shape (n_requests,)."""
-        words = self._n_requests * at.REQUEST_WORDS
-        first = self._first_request + index * words
-        memory = self.floats if of_floats else self.ints
-        return memory[first + column : first + words : at.REQUEST_WORDS]
-
     def requests(self, index: int) -> IntArray:
         """Returns the words of an environment's requests, shape (n_requests,)."""
         first = self._first_request + index * self._n_requests * at.REQUEST_WORDS
@@ -155,33 +149,35 @@ class Memory:
         Returns:
             Arrays of shape (n_runs, n_requests).
         """
-        replica = self._column_of(indices, at.REPLICA, self.ints)
-        rejected = replica < 0
-
-        def times(column: int) -> FloatArray:
-            return np.where(rejected, np.inf, self._column_of(indices, column, self.floats))
-
+        shape = len(indices), self._n_requests
+        scheduled_at_s, first_token_at_s, finished_at_s = (np.empty(shape) for _ in range(3))
+        replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
+        for run, index in enumerate(indices.tolist()):
+            read_requests(
+                self._first_request + index * self._n_requests * at.REQUEST_WORDS,
+                scheduled_at_s[run],
+                first_token_at_s[run],
+                finished_at_s[run],
+                replica[run],
+                preemptions[run],
+                self.ints,
+                self.floats,
+            )
         return Outcome(
             arrived_at_s=np.stack([one.arrived_at_s for one in workloads]),
-            scheduled_at_s=times(at.SCHEDULED),
-            first_token_at_s=times(at.FIRST_TOKEN),
-            finished_at_s=times(at.FINISHED),
+            scheduled_at_s=scheduled_at_s,
+            first_token_at_s=first_token_at_s,
+            finished_at_s=finished_at_s,
             replica=replica,
             prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
             output_tokens=np.stack([one.output_tokens for one in workloads]),
-            preemptions=self._column_of(indices, at.PREEMPTIONS, self.ints),
+            preemptions=preemptions,
         )
 
     def outcome(self, index: int, workload: Workload) -> Outcome:
         """Returns the same of one environment, arrays of shape (n_requests,)."""
         one = self.outcomes(np.array([index]), [workload])
         return Outcome(*(getattr(one, field.name)[0] for field in fields(one)))
-
-    def _column_of(
-        self, indices: IntArray, column: int, memory: npt.NDArray[Number]
-    ) -> npt.NDArray[Number]:
-        rows = memory[self._first_request : self._first_model]
-        return rows.reshape(-1, self._n_requests, at.REQUEST_WORDS)[indices, :, column]
 
     def _allocate(self, longest_request: int) -> None:
         """Makes the memory, with models that reach up to `longest_request` tokens."""

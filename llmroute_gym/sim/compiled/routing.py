@@ -17,21 +17,28 @@ IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING, PROMPT_TOKENS = 0, 1, 2, 3
 
 @kernel
 def serve_assigned(
-    replicas: IntArray, requests: IntArray, ints: IntArray, floats: FloatArray
+    assignment: IntArray,
+    replicas: IntArray,
+    requests: IntArray,
+    ints: IntArray,
+    floats: FloatArray,
 ) -> None:
-    """Runs every replica alone through the requests whose REPLICA it is.
+    """Runs every replica alone through the requests that are assigned to it.
 
     Args:
+        assignment: (n_requests,) replica indices, -1 drops the request.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
         ints: memory.
         floats: the same memory.
     """
     for i in range(len(requests) - 1, -1, -1):
-        r = ints[requests[i] + at.REPLICA]
+        request, r = requests[i], assignment[i]
+        assume(request >= 0)
+        ints[request + at.REPLICA] = r
         if r >= 0:
-            ints[requests[i] + at.NEXT] = ints[replicas[r] + at.FEED]
-            ints[replicas[r] + at.FEED] = requests[i]
+            ints[request + at.NEXT] = ints[replicas[r] + at.FEED]
+            ints[replicas[r] + at.FEED] = request
     _drain(replicas, ints, floats)
 
 

@@ -26,7 +26,7 @@ class CompiledRun(Run):
             self.cluster,
             n_environments=1,
             n_requests=len(self.workload),
-            longest_request=int((self.workload.prompt_tokens + self.workload.output_tokens).max()),
+            longest_request=self.workload.longest_request,
             observation=self.observation,
             late_after_s=self.late_after_s,
         )
@@ -41,14 +41,14 @@ class CompiledRun(Run):
         return interval
 
     def _replay(self, assignment: IntArray) -> None:
-        placed = assignment.copy()
+        placed = assignment
         if self._fits is not None:
+            placed = assignment.copy()
             for request, replica in enumerate(assignment.tolist()):
                 if self._rejects(request, replica):
                     placed[request] = -1
         memory = self._memory
-        memory.column(0, at.REPLICA)[:] = placed
-        serve_assigned(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        serve_assigned(placed, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
         self.next_request = len(self.workload)
 
     def serve_least(self, rule: int, *, lazily: bool) -> None:

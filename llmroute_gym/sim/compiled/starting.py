@@ -1,4 +1,4 @@
-"""How an environment's rows look before its first decision."""
+"""How an environment's rows look before its first decision, and what they tell after its last."""
 
 import math
 
@@ -86,4 +86,30 @@ def write_requests(
         ints[request + at.NEXT_PLACED] = -1
         ints[request + at.ORIGINAL_PROMPT] = prompt_tokens[i]
         floats[request + at.PREDICTED] = predicted_output_tokens[i]
+        request += at.REQUEST_WORDS
+
+
+@kernel
+def read_requests(
+    first: int,
+    scheduled_at_s: FloatArray,
+    first_token_at_s: FloatArray,
+    finished_at_s: FloatArray,
+    replica: IntArray,
+    preemptions: IntArray,
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    """Copies what became of requests, from word `first` on, in one pass over their rows.
+
+    All but memory are filled, shape (n_requests,); the times of a rejected request are infinite.
+    """
+    request = first
+    for i in range(len(replica)):
+        replica[i] = ints[request + at.REPLICA]
+        preemptions[i] = ints[request + at.PREEMPTIONS]
+        rejected = ints[request + at.REPLICA] < 0
+        scheduled_at_s[i] = math.inf if rejected else floats[request + at.SCHEDULED]
+        first_token_at_s[i] = math.inf if rejected else floats[request + at.FIRST_TOKEN]
+        finished_at_s[i] = math.inf if rejected else floats[request + at.FINISHED]
         request += at.REQUEST_WORDS
