@@ -41,7 +41,7 @@ from llmroute_gym.config import (
 )
 from llmroute_gym.files import complete_or_absent
 from llmroute_gym.routers import Router, make
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.run_folder import STATE_FILE, RunFolder
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.outcome import percentile
 
@@ -145,6 +145,7 @@ def train_once(settings: TrainConfig, folder: Path, name: str = "training") -> P
             start = WarmStart.find(settings)
             learn(settings, build_cluster(settings.cluster), source, run, start)
         shutil.rmtree(part / "tensorboard", ignore_errors=True)
+        (part / STATE_FILE).unlink()
         if not finished.is_dir():
             part.rename(finished)
     finally:
