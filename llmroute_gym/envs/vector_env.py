@@ -170,7 +170,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         cut = not over and self._step >= self.max_episode_steps
         terminated, truncated = np.full(self.num_envs, over), np.full(self.num_envs, cut)
         if over or cut:
-            self._restart(terminated, observations, infos)
+            self._restart(observations, infos, self._metrics() if over else {})
         return observations, rewards, terminated, truncated, infos
 
     def outcome(self, index: int) -> Outcome:
@@ -205,37 +205,24 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
         self._started().start(index, workload, predicted)
 
-    def _restart(
-        self,
-        terminated: npt.NDArray[np.bool_],
-        observations: npt.NDArray[np.float32],
-        infos: Infos,
-    ) -> None:
-        """Starts the next episodes; what was last seen goes to `infos`."""
-        every = np.arange(self.num_envs)
-        final_info: Infos = {**infos, **self._metrics(terminated)}
+    def _restart(self, observations: npt.NDArray[np.float32], infos: Infos, metrics: Infos) -> None:
+        """Starts the next episodes; what was last seen goes to `infos`, with the metrics."""
+        final_info: Infos = {**infos, **metrics}
         final_obs = np.full(self.num_envs, None, dtype=object)
         for index in range(self.num_envs):
             final_obs[index] = observations[index].copy()
             self._start(index)
         self._step = 0
         infos.update(self._infos())
-        infos.update(final_obs=final_obs, _final_obs=np.ones_like(terminated))
-        infos.update(final_info=final_info, _final_info=np.ones_like(terminated))
-        observations[:] = self._started().observe(every)
+        infos.update(final_obs=final_obs, _final_obs=self._every)
+        infos.update(final_info=final_info, _final_info=self._every)
+        observations[:] = self._started().observe(np.arange(self.num_envs))
 
-    def _metrics(self, terminated: npt.NDArray[np.bool_]) -> Infos:
-        """Returns the metrics of the episodes that are over, 0 for the others."""
-        infos: Infos = {}
-        indices = np.flatnonzero(terminated)
-        if len(indices):
-            outcomes = self._started().outcomes(indices)
-            metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
-            for key, values in metrics.items():
-                infos[key] = np.zeros(self.num_envs)
-                infos[key][indices] = values
-                infos[f"_{key}"] = terminated.copy()
-        return infos
+    def _metrics(self) -> Infos:
+        """Returns the metrics of the episodes, which are over."""
+        outcomes = self._started().outcomes(np.arange(self.num_envs))
+        metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
+        return {**metrics, **{f"_{key}": self._every for key in metrics}}
 
     def _infos(self) -> Infos:
         episodes = self._started()

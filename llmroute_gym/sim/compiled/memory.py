@@ -95,7 +95,7 @@ class Memory:
             self._allocate(2 * longest)
             self.ints[: self._first_model] = kept
         first_replica = self._first_replica + index * self._template.size
-        first_request = self._first_request + index * self._n_requests * at.REQUEST_WORDS
+        first_request = self._first_of(index)
         write_replicas(first_replica, self._template, self._sorting_words, self.ints)
         write_requests(
             first_request,
@@ -123,8 +123,7 @@ class Memory:
 
     def requests(self, index: int) -> IntArray:
         """Returns the words of an environment's requests, shape (n_requests,)."""
-        first = self._first_request + index * self._n_requests * at.REQUEST_WORDS
-        return first + np.arange(self._n_requests) * at.REQUEST_WORDS
+        return self._first_of(index) + np.arange(self._n_requests) * at.REQUEST_WORDS
 
     def replicas(self, index: int) -> IntArray:
         """Returns the words of an environment's replicas, shape (n_replicas,)."""
@@ -154,7 +153,7 @@ class Memory:
         replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
         for run, index in enumerate(indices.tolist()):
             read_requests(
-                self._first_request + index * self._n_requests * at.REQUEST_WORDS,
+                self._first_of(index),
                 scheduled_at_s[run],
                 first_token_at_s[run],
                 finished_at_s[run],
@@ -178,6 +177,10 @@ class Memory:
         """Returns the same of one environment, arrays of shape (n_requests,)."""
         one = self.outcomes(np.array([index]), [workload])
         return Outcome(*(getattr(one, field.name)[0] for field in fields(one)))
+
+    def _first_of(self, index: int) -> int:
+        """Returns the word of an environment's first request."""
+        return self._first_request + index * self._n_requests * at.REQUEST_WORDS
 
     def _allocate(self, longest_request: int) -> None:
         """Makes the memory, with models that reach up to `longest_request` tokens."""
