@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from tqdm import tqdm
 
 from llmroute_gym import __version__
@@ -62,22 +61,31 @@ def collect(settings: CollectDemosConfig) -> Demos:
     Raises:
         InputError: a router is unknown, or an episode is too short to record anything.
     """
-    plans = _check(settings)
+    return _collect(settings, *_checked(settings))
+
+
+def _checked(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource, list[EpisodePlan]]:
+    """Returns what the settings describe, all of which proves right before any episode."""
+    for name in settings.policies:
+        make(name)
+    cluster, source = _built(settings)
+    check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
+    return cluster, source, planned_episodes(settings)
+
+
+def _collect(
+    settings: CollectDemosConfig,
+    cluster: Cluster,
+    source: WorkloadSource,
+    plans: Sequence[EpisodePlan],
+) -> Demos:
     tasks = [(name, plan) for name in settings.policies for plan in plans]
     parts = []
     with tqdm(total=len(tasks), desc="demonstrations", unit="episode") as bar:
-        for part in _played(settings, tasks):
+        for part in _played(settings, cluster, source, tasks):
             parts.append(part)
             bar.update()
     return concatenated(parts)
-
-
-def _check(settings: CollectDemosConfig) -> list[EpisodePlan]:
-    for name in settings.policies:
-        make(name)
-    _, source = _built(settings)
-    check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
-    return planned_episodes(settings)
 
 
 def _layout(settings: CollectDemosConfig) -> DemoLayout:
@@ -137,12 +145,14 @@ def _streams(settings: CollectDemosConfig, episode: int) -> dict[str, np.random.
 
 
 def _played(
-    settings: CollectDemosConfig, tasks: Sequence[tuple[str, EpisodePlan]]
+    settings: CollectDemosConfig,
+    cluster: Cluster,
+    source: WorkloadSource,
+    tasks: Sequence[tuple[str, EpisodePlan]],
 ) -> Iterator[Demos]:
     """Plays the episodes, in order, in this process or in several."""
     workers = min(settings.workers, len(tasks))
     if workers == 1:
-        cluster, source = _built(settings)
         for name, plan in tasks:
             yield play(settings, cluster, source, name, plan)
         return
@@ -292,15 +302,15 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     if settings.path is None or path.is_dir():
         path /= DEMOS_FILE
     held = _held(path, settings)
-    _check(settings)
+    cluster, source, plans = _checked(settings)
     check_writable(path)
     with RunFolder(settings.run_dir) as folder:
         key = "qps" if settings.workload.qps is None else "workload.qps"
-        warn_of_overload(*_built(settings), key, settings.rate)
-        demos = collect(settings)
+        warn_of_overload(cluster, source, key, settings.rate)
+        demos = _collect(settings, cluster, source, plans)
         if held is not None:
             demos = held.joined(demos)
-        folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+        folder.write_settings(settings)
         demos.save(path)
     print(f"{summary(demos)}\n\ndemonstrations: {path}")
     return path
