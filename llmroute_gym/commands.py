@@ -119,9 +119,14 @@ def typed_overrides() -> list[str]:
     return list(overrides["task"])
 
 
+def run_dir_is_typed() -> bool:
+    """Whether the command line names the run's folder; else Hydra has made one."""
+    return any(one.startswith("run_dir=") for one in typed_overrides())
+
+
 def _remove_empty_folder() -> None:
     """Removes what Hydra has made for a run that was refused, unless it was asked for by name."""
-    if not any(one.startswith("run_dir=") for one in typed_overrides()):
+    if not run_dir_is_typed():
         with suppress(OSError):  # there is something in it
             _output_dir().rmdir()
             _output_dir().parent.rmdir()
@@ -137,7 +142,7 @@ def _how_to_go_on(settings: Any) -> str:
         return f"interrupted; go on with resume={folder}"
     if folder is not None and (Path(folder) / MODEL_FILE).is_file():
         return (
-            f"interrupted; the policy is learned, compare it with "
+            "interrupted; the policy is learned, compare it with "
             f"python -m llmroute_gym.evaluate checkpoint={folder}"
         )
     return "interrupted; there is nothing yet to go on from"

@@ -43,6 +43,7 @@ def many(*default: Any, above: float | None = None, at_least: float | None = Non
     return field(default_factory=lambda: list(default), metadata={"range": (above, at_least, None)})
 
 
+@dataclass
 class Settings:
     """A group of settings: what is common to the dataclasses below."""
 
@@ -56,7 +57,7 @@ class Settings:
             InputError: naming the key, the value and what was expected.
         """
         prefix = self.group if group is None else group
-        for entry in fields(self):  # type: ignore[arg-type]
+        for entry in fields(self):
             value = getattr(self, entry.name)
             key = f"{prefix}.{entry.name}" if prefix else entry.name
             if isinstance(value, Settings):
@@ -102,6 +103,17 @@ def changed(settings: Settings, names: Sequence[str]) -> list[str]:
     """Returns those of the fields that have another value than their default."""
     untouched = type(settings)()
     return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
+
+
+def check_distinct(key: str, routers: Sequence[str]) -> None:
+    """Checks that a list of routers names none twice.
+
+    Raises:
+        InputError: naming the key and the router.
+    """
+    for name in routers:
+        if routers.count(name) > 1:
+            raise InputError(f"{key} names {name} twice; name each router once")
 
 
 def refuse_unread(
@@ -417,9 +429,7 @@ class WarmStartConfig(Settings):
                 "warm_start.policies is empty; name at least one router, give "
                 "warm_start.demos=FILE, or choose warm_start=none"
             )
-        for name in self.policies:
-            if self.policies.count(name) > 1:
-                raise InputError(f"warm_start.policies names {name} twice; name each router once")
+        check_distinct("warm_start.policies", self.policies)
         if self.demos is not None and not self.cloning:
             raise InputError(
                 f"warm_start.demos={self.demos} would not be read with warm_start.cloning=false; "

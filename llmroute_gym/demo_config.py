@@ -17,6 +17,7 @@ from llmroute_gym.config import (
     TrainingConfig,
     WarmStartConfig,
     WorkloadConfig,
+    check_distinct,
     choice,
     many,
     number,
@@ -71,9 +72,7 @@ class CollectDemosConfig(Settings):
         for key, example in (("policies", "[round_robin,lor_hybrid]"), ("loads", "[1.0]")):
             if not getattr(self, key):
                 raise InputError(f"{key} is empty; name at least one, such as {key}={example}")
-        for name in self.policies:
-            if self.policies.count(name) > 1:
-                raise InputError(f"policies names {name} twice; name each router once")
+        check_distinct("policies", self.policies)
         return self
 
 

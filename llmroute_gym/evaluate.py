@@ -21,6 +21,7 @@ from llmroute_gym.config import (
     ObservationConfig,
     TrainConfig,
     TrainingConfig,
+    check_distinct,
 )
 from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
@@ -75,9 +76,7 @@ def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Ro
     Raises:
         InputError: a name is unknown, none is given, or the baseline is not among them.
     """
-    for name in config.routers:
-        if config.routers.count(name) > 1:
-            raise InputError(f"routers names {name} twice; name each router once")
+    check_distinct("routers", config.routers)
     routers = {name: make(name) for name in config.routers}
     if not routers and not with_policy:
         raise InputError("routers is empty; name at least one, such as routers=[round_robin,lor]")

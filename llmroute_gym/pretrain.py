@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import yaml
 
 from llmroute_gym.attainable import imitation
 from llmroute_gym.build import build_cluster, build_source, check_trace_length
@@ -96,7 +95,7 @@ def pretrain(settings: PretrainConfig) -> float:
     with RunFolder(settings.run_dir) as folder:
         checkpoint, cloning = clone_checkpoint(settings, cluster, source, demos)
         accuracies = measure(checkpoint, cloning)
-        folder.write_text("config.yaml", yaml.safe_dump(asdict(settings), sort_keys=False))
+        folder.write_settings(settings)
         with folder.writing(MODEL_FILE) as part:
             checkpoint.save(part)
         with folder.writing(ACCURACY_FILE) as part:

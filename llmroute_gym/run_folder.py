@@ -10,7 +10,7 @@ from typing import Self, cast
 import yaml
 from filelock import FileLock, Timeout
 
-from llmroute_gym.config import EvaluateConfig, TrainConfig
+from llmroute_gym.config import Settings, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.files import complete_or_absent
 
@@ -108,9 +108,14 @@ class RunFolder:
         with self.writing(name) as part:
             part.write_text(text, encoding="utf-8")
 
-    def write_settings(self, settings: TrainConfig | EvaluateConfig) -> None:
+    def write_settings(self, settings: Settings) -> None:
         """Writes ``config.yaml`` with all settings in force."""
-        self.write_text(CONFIG_FILE, yaml.safe_dump(asdict(settings), sort_keys=False))
+        self.write_text(CONFIG_FILE, settings_text(settings))
+
+
+def settings_text(settings: Settings) -> str:
+    """Returns settings as ``config.yaml`` holds them."""
+    return yaml.safe_dump(asdict(settings), sort_keys=False)
 
 
 def read_training_settings(folder: Path) -> TrainConfig:

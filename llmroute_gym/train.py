@@ -1,26 +1,17 @@
 """Trains a router and compares it with rules: ``python -m llmroute_gym.train``."""
 
 import logging
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmroute_gym.build import build_cluster, build_source, check_trace_length
-from llmroute_gym.commands import run_command, typed_overrides
+from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
-from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers, title_of
+from llmroute_gym.resuming import check_state, interrupted
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import (
-    CONFIG_FILE,
-    FINISHED,
-    MODEL_FILE,
-    STATE_FILE,
-    RunFolder,
-    read_training_settings,
-)
+from llmroute_gym.run_folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +46,13 @@ def train(settings: TrainConfig) -> float:
     from llmroute_gym.plots import plot_training
     from llmroute_gym.sb3.policy_router import PolicyRouter
     from llmroute_gym.tracking import METRICS_FILE, wandb_run
-    from llmroute_gym.training import check_interrupted, learn
+    from llmroute_gym.training import learn
     from llmroute_gym.warm_start import WarmStart
 
     if settings.resume is None:
         start = WarmStart.find(settings)
     else:
-        check_interrupted(settings)
+        check_state(settings)
         start = WarmStart(None, None, None, collects=False)
     results = (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)
     with (
@@ -115,56 +106,6 @@ def _warn_of_unread(settings: TrainConfig) -> None:
             "stabilization.freeze=true has no effect with stabilization.enabled=false and without "
             "a warm start: nothing fills the statistics before PPO"
         )
-
-
-def interrupted(settings: TrainConfig) -> TrainConfig:
-    """Returns the settings of the run that is to be resumed.
-
-    Raises:
-        InputError: there is no such run, it is finished, or other settings were given too.
-    """
-    assert settings.resume is not None
-    folder = Path(settings.resume)
-    if not settings.resume.strip():
-        raise InputError("resume is empty; give the folder of an interrupted run")
-    if not folder.is_dir():
-        raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
-    if (folder / FINISHED).exists():
-        raise InputError(f"resume={folder}: the run is finished, there is nothing to go on with")
-    stored = read_training_settings(folder)
-    known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
-    for key in sorted(set(known) - {"run_dir", "resume"}):
-        unsaid = given[key] == default[key] and not _typed_settings()
-        if given[key] != known[key] and not unsaid:
-            raise InputError(
-                f"resume={folder} goes on with {key}={known[key]}, got {given[key]}; give no other "
-                "settings, or start a new run"
-            )
-    if Path(settings.run_dir).resolve() != folder.resolve():
-        if any(one.startswith("run_dir=") for one in typed_overrides()):
-            raise InputError(
-                f"resume={folder} goes on in its own folder, got run_dir={settings.run_dir}; leave "
-                "run_dir out"
-            )
-        # Made for this command by Hydra, which did not know where it would write.
-        with suppress(OSError):
-            Path(settings.run_dir).rmdir()
-    return replace(stored, run_dir=str(folder.absolute()), resume=str(folder))
-
-
-def _typed_settings() -> list[str]:
-    """Returns what the command line sets beside where to resume; nothing where there is none."""
-    return [one for one in typed_overrides() if one.partition("=")[0] not in ("resume", "run_dir")]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and prefix.count(".") == 0:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def main() -> None:

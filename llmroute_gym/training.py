@@ -4,14 +4,11 @@ import copy
 import logging
 import math
 import os
-from dataclasses import asdict, replace
-from itertools import zip_longest
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -21,8 +18,9 @@ from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS, SCALE
 from llmroute_gym.errors import InputError
+from llmroute_gym.resuming import noted
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import CONFIG_FILE, MODEL_FILE, STATE_FILE, RunFolder
+from llmroute_gym.run_folder import MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
     HealthMonitor,
@@ -45,7 +43,6 @@ from llmroute_gym.sb3 import (
 from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
 from llmroute_gym.sb3.curriculum import QPSCurriculum
 from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
-from llmroute_gym.sb3.resume import training_note
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
@@ -409,33 +406,3 @@ def warn_of_short_stages(settings: TrainConfig) -> None:
 def _found_non_finite(model: Model) -> bool:
     found = getattr(model, "callback_state", {}).get(HealthMonitor.STATE, {}).get("findings", [])
     return any(finding["name"] == "non_finite" for finding in found)
-
-
-def noted(settings: TrainConfig) -> str:
-    """Returns the settings that a training state belongs to, as text."""
-    return yaml.safe_dump(asdict(replace(settings, run_dir="", resume=None)), sort_keys=False)
-
-
-def check_interrupted(settings: TrainConfig) -> None:
-    """Checks that a run can go on.
-
-    Args:
-        settings: of the run, as its ``config.yaml`` has them.
-
-    Raises:
-        InputError: there is no training state, or it belongs to other settings.
-    """
-    folder = Path(settings.run_dir)
-    file = folder / STATE_FILE
-    if not file.is_file():
-        raise InputError(
-            f"resume={folder}: there is no {STATE_FILE}, the run has not come to PPO or has ended; "
-            "start it anew"
-        )
-    before, now = (text.splitlines() for text in (training_note(file), noted(settings)))
-    for was, line in zip_longest(before, now, fillvalue="nothing"):
-        if was != line:
-            raise InputError(
-                f"{folder / CONFIG_FILE} has changed since the training began: "
-                f"{was.strip()} became {line.strip()}; change it back, or start a new run"
-            )
