@@ -75,7 +75,7 @@ from trainings import (
 from llmroute_gym.collect_demos import planned_episodes
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.warm_start import collection
 
 NAME = "stages"

@@ -39,7 +39,7 @@ from llmroute_gym.config import (
     TrainConfig,
     WorkloadConfig,
 )
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.routers import Router, make
 from llmroute_gym.run_folder import STATE_FILE, RunFolder
 from llmroute_gym.sim import Workload

@@ -47,7 +47,7 @@ from trainings import (
 from llmroute_gym.comparison import Estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 
 TRACE = DATA / "traces" / "azure_conv_2023.csv"
 GROUPS = ("reward", "exploration", "kl", "temperature", "training")

@@ -22,15 +22,14 @@ import numpy.typing as npt
 
 from llmroute_gym.demos import Demos
 from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
-from llmroute_gym.sim.signals import Signal
 
 DRAWS = 32
 """How often a rule is asked about each decision."""
 DECISIONS = 1000
 """How many decisions are put to the rules at the most; more are thinned out evenly."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Attainable(NamedTuple):

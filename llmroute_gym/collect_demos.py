@@ -24,7 +24,7 @@ from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import check_writable
+from llmroute_gym.ground.files import check_writable
 from llmroute_gym.routers import Router, make
 from llmroute_gym.run_folder import RunFolder
 from llmroute_gym.sim import Cluster

@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.config import EvaluationConfig, ObservationConfig
 from llmroute_gym.envs.llmroute_env import predicted_output_tokens
 from llmroute_gym.errors import unknown_name
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers import Router
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.outcome import percentile
-from llmroute_gym.sim.run import BoolArray, Run
+from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.submission import fitting
 from llmroute_gym.sim.workload import TraceWorkload, WorkloadSource
 from llmroute_gym.simulation import ENGINES, route_all
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 LATENCIES = {
     "e2e_mean_s": ("e2e", None),

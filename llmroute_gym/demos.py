@@ -30,7 +30,7 @@ import numpy.typing as npt
 from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 
 log = logging.getLogger(__name__)
 

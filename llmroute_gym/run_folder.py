@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from llmroute_gym.config import Settings, TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 
 CONFIG_FILE = "config.yaml"
 FINISHED = "comparison.csv"

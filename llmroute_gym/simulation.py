@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, checked_name, shown
+from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
-from llmroute_gym.sim.checks import count
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.replica import Cluster

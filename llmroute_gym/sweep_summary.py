@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.run_folder import FINISHED
 
 SUMMARY_FILE = "summary.csv"

@@ -14,8 +14,8 @@ from llmroute_gym.demo_config import CollectDemosConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.envs.observation import SCALE
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
-from llmroute_gym.sim.signals import Signal
 
 
 def small(**settings: object) -> CollectDemosConfig:

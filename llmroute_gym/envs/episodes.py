@@ -8,11 +8,11 @@ from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs.observation import HIGH, SCALE
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
-from llmroute_gym.sim.signals import N_SIGNALS
 from llmroute_gym.sim.submission import choosable, fitting
 from llmroute_gym.sim.workload import Workload
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.envs.snapshot import RECENT, Scales, Snapshot, short
-from llmroute_gym.sim.signals import Signal
+from llmroute_gym.ground.signals import Signal
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

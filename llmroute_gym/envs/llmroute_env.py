@@ -15,13 +15,13 @@ from llmroute_gym.envs.observation import observation_space, scale_rows
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights, write_reward
 from llmroute_gym.envs.viewer import Snapshot, Viewer
 from llmroute_gym.errors import InputError, shown, unknown_name
+from llmroute_gym.ground.checks import count, positive
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.sim.arrivals import arrival_process
-from llmroute_gym.sim.checks import count, positive
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.outcome import Outcome, stacked, summaries
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval, Run
-from llmroute_gym.sim.signals import Signal
 from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import SyntheticWorkload, Workload, WorkloadSource
 from llmroute_gym.simulation import ENGINES
@@ -48,7 +48,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     ## Observation Space
     `Box(N, 19)` float32: row r holds what is known about sending this request to replica r. The
     columns with units and scales stand in `llmroute_gym.envs.observation`; what
-    `information="router"` and `"oracle"` change, in `llmroute_gym.sim.signals.Signal`.
+    `information="router"` and `"oracle"` change, in `llmroute_gym.ground.signals.Signal`.
 
     ## Rewards
     A weighted sum of throughput, latency, tail and imbalance, see `llmroute_gym.envs.reward`. The

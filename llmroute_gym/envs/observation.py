@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from llmroute_gym.sim.signals import N_SIGNALS, Signal
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 
 COLUMNS = tuple(signal.name.lower() for signal in Signal)
 """Names of the observation's columns, in order; a checkpoint carries them."""

@@ -16,11 +16,9 @@ reward = throughput_weight throughput - latency_weight latency - latency_penalty
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.config import RewardConfig
-
-FloatArray = npt.NDArray[np.float64]
+from llmroute_gym.ground.arrays import FloatArray
 
 
 class RewardTerms(NamedTuple):

@@ -5,9 +5,9 @@ from math import expm1, isfinite
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import RATE_TIME_S, Signal
 from llmroute_gym.sim.outcome import percentile
-from llmroute_gym.sim.run import BoolArray, FloatArray
-from llmroute_gym.sim.signals import RATE_TIME_S, Signal
 
 RECENT = 50
 """Completed requests per replica that a picture shows."""
@@ -23,7 +23,7 @@ class Snapshot:
         time_s: simulated time, seconds.
         request: requests placed so far.
         n_requests: requests of the episode.
-        rows: (n_replicas, N_SIGNALS), physical units, see `llmroute_gym.sim.signals.Signal`.
+        rows: (n_replicas, N_SIGNALS), physical units, see `llmroute_gym.ground.signals.Signal`.
         mask: (n_replicas,), the replicas that may take the next request.
         last_replica: where the last request went, None before the first.
         recent_e2e_s: per replica the end-to-end latencies of its last completed requests, oldest

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.envs.snapshot import Scales, Snapshot, short
-from llmroute_gym.sim.signals import Signal
+from llmroute_gym.ground.signals import Signal
 
 WIDTH = 100
 LINES = 16

@@ -22,7 +22,8 @@ from llmroute_gym.envs.llmroute_env import (
 from llmroute_gym.envs.observation import observation_space
 from llmroute_gym.envs.reward import RewardTerms
 from llmroute_gym.errors import InputError, unknown_name
-from llmroute_gym.sim.checks import count
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.checks import count
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
@@ -30,7 +31,6 @@ from llmroute_gym.sim.workload import WorkloadSource
 if TYPE_CHECKING:
     from llmroute_gym.envs.episodes import Episodes
 
-FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 
 _TERMS = tuple((f"reward/{name}", f"_reward/{name}") for name in RewardTerms._fields)

@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.envs.reward import write_reward
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.stepping import place
-from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
 
 _write_reward = inlined(write_reward)
 

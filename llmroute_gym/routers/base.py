@@ -6,15 +6,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.sim.run import BoolArray, FloatArray
-from llmroute_gym.sim.signals import Signal
+from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import Signal
 
 
 class Router(ABC):
     """Chooses a replica for each request from what the rows tell and its own memory.
 
     Rows are what a learned policy sees, unscaled: shape (n_replicas, N_SIGNALS), see
-    `llmroute_gym.sim.signals.Signal`.
+    `llmroute_gym.ground.signals.Signal`.
 
     Attributes:
         name: as in `llmroute_gym.routers.available()`.

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.base import Router, in_flight
-from llmroute_gym.sim.run import BoolArray, FloatArray
-from llmroute_gym.sim.signals import Signal
 
 
 class LeastOutstandingHybrid(Router):

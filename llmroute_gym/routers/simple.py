@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.base import DrawingRouter, Router, ScoreRouter, in_flight
-from llmroute_gym.sim.run import BoolArray, FloatArray
-from llmroute_gym.sim.signals import Signal
 
 
 class Random(DrawingRouter):

@@ -27,11 +27,11 @@ from torch import nn
 from llmroute_gym.demo_config import CloningConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sb3.replica_set import ReplicaSetMixin
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
 
 Policy = ActorCriticPolicy | MaskableActorCriticPolicy
-FloatArray = npt.NDArray[np.float64]
 
 WHOLE_BATCH = 4096
 """Decisions that are evaluated at once."""

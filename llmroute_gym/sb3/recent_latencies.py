@@ -4,9 +4,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from llmroute_gym.ground.arrays import FloatArray
 
 
 class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):

@@ -3,13 +3,11 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
+from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sb3.replay_vector import ReplayableVector
 from llmroute_gym.sb3.vec_env import RouterVecEnv
-
-FloatArray = npt.NDArray[np.float64]
 
 RECENT = 1000
 """Requests that are remembered of each environment's ended episodes."""

@@ -38,7 +38,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.sb3.counters import callback_state
 
 ENTRY = "llmroute/training_state.pkl"

@@ -17,11 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray
 
 EPSILON = 1e-6
 """Added to the variance: a column that never changed is not blown up when it does."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class RowNormalizer(nn.Module):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.checks import count, number, positive
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.checks import count, number, positive
 from llmroute_gym.sim.registry import build
 from llmroute_gym.sim.traces import recorded_workload
-from llmroute_gym.sim.workload import FloatArray, Workload
+from llmroute_gym.sim.workload import Workload
 
 
 @dataclass(frozen=True, eq=False)

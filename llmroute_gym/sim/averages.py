@@ -2,7 +2,7 @@
 
 import math
 
-from llmroute_gym.sim.signals import FADED, RATE_TIME_S
+from llmroute_gym.ground.signals import FADED, RATE_TIME_S
 
 
 class FadingAverage:

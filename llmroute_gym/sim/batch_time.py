@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.checks import array, number
-
-FloatArray = npt.NDArray[np.float64]
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.checks import array, number
 
 CONTEXT_BUCKET = 64  # tokens; granularity of the attention tables
 LINEAR_BUCKET = 8  # tokens; granularity of the linear-layer tables

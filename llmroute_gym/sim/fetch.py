@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from llmroute_gym.errors import InputError, unknown_name
-from llmroute_gym.sim.checks import positive
+from llmroute_gym.ground.checks import positive
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.batch_time import FloatArray, FormulaBatchTime
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.profile_time import LIMITS, Profile
 from llmroute_gym.sim.profile_writer import write_profile
 

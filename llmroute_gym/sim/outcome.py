@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.files import complete_or_absent
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.files import complete_or_absent
 
 PERCENTILES = (50, 90, 95, 99)
 COUNTS = ("requests", "rejected", "preemptions")

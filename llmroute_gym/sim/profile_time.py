@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, checked_name, unknown_name
+from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim.batch_time import (
     GQA_BATCHING_PENALTY,
     BatchSums,
     BatchTimeModel,
-    FloatArray,
     FormulaBatchTime,
 )
 

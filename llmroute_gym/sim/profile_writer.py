@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from llmroute_gym.sim.batch_time import BatchTimeModel, FloatArray, FormulaBatchTime
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.sim.batch_time import BatchTimeModel, FormulaBatchTime
 from llmroute_gym.sim.profile_time import Profile, ProfileBatchTime
 
 LINE_LENGTH = 100

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llmroute_gym.errors import InputError, checked_name, shown
+from llmroute_gym.ground.checks import count, positive, sequence
 from llmroute_gym.sim.batch_time import BatchTimeModel
-from llmroute_gym.sim.checks import count, positive, sequence
 from llmroute_gym.sim.profile_time import load_profile
 
 SchedulerName = Literal["chunked", "prefill_first"]

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, shown
-from llmroute_gym.sim.checks import array, positive
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.checks import array, positive
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.submission import (
@@ -19,10 +20,6 @@ from llmroute_gym.sim.submission import (
     replica_index,
 )
 from llmroute_gym.sim.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 class Interval(NamedTuple):

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, shown
+from llmroute_gym.ground.arrays import BoolArray
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.workload import Workload
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 def _fits_one(replica: Replica, workload: Workload) -> BoolArray | None:

@@ -19,8 +19,9 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.checks import count, positive
-from llmroute_gym.sim.workload import HASH_BLOCK_TOKENS, MAX_TOKENS, FloatArray, Workload
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.checks import count, positive
+from llmroute_gym.sim.workload import HASH_BLOCK_TOKENS, MAX_TOKENS, Workload
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.checks import count, positive
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.checks import count, positive
 
 if TYPE_CHECKING:
     from llmroute_gym.sim.arrivals import ArrivalProcess
     from llmroute_gym.sim.lengths import LengthModel
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
 
 HASH_BLOCK_TOKENS = 512  # prompt tokens per block hash, as in the Mooncake traces

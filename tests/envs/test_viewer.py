@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from llmroute_gym.envs.snapshot import Scales, nice_end, seconds, short
 from llmroute_gym.envs.viewer import Snapshot, Viewer
-from llmroute_gym.sim.signals import N_SIGNALS, Signal
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 
 
 def snapshot(n: int = 4, request: int = 40, completed: int = 30, load: int = 8) -> Snapshot:

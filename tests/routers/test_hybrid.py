@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.routers import LeastOutstandingHybrid, make
-from llmroute_gym.sim.run import FloatArray
-from llmroute_gym.sim.signals import N_SIGNALS, Signal
 
 
 def rows(in_flight: list[tuple[int, int]], kv_usage: list[float]) -> FloatArray:

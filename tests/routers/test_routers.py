@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.sim import Signal
-from llmroute_gym.sim.signals import N_SIGNALS
 
 N_REQUESTS = 6000
 SCORED = ("jsq", "least_tokens", "lor", "lor_pending", "speed_lor")

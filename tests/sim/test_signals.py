@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 
 from llmroute_gym.config import ObservationConfig
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import N_ENGINE_SIGNALS, N_SIGNALS, RATE_TIME_S
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Outcome, Replica, Signal, Workload
-from llmroute_gym.sim.signals import N_ENGINE_SIGNALS, N_SIGNALS, RATE_TIME_S
 from llmroute_gym.simulation import ENGINES, EngineName
-from tests.sim.strategies import Case, FloatArray, cases, random_case
+from tests.sim.strategies import Case, cases, random_case
 from tests.sim.test_properties import many
 
 pytestmark = pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from llmroute_gym.sb3.callbacks.rollout_statistics import FloatArray
+from llmroute_gym.ground.arrays import FloatArray
 
 WINDOW = 20
 """Updates that shares and early stops are judged over."""

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.sb3.callbacks.findings import ADVICE, Vitals, examine
 from llmroute_gym.sb3.callbacks.rollout_statistics import RolloutStatistics
 from llmroute_gym.sb3.counters import (

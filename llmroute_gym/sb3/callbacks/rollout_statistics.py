@@ -8,10 +8,9 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
-from llmroute_gym.sim.signals import N_SIGNALS, Signal
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class RolloutStatistics:

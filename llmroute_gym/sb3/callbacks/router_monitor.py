@@ -5,11 +5,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from llmroute_gym.sb3.callbacks.rollout_statistics import (
-    FloatArray,
-    RolloutStatistics,
-    normalized_entropy,
-)
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.sb3.callbacks.rollout_statistics import RolloutStatistics, normalized_entropy
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
 
 HISTORY = 50

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET, GQA_BATCHING_PENALTY
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 
 @inlined

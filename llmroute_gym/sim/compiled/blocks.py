@@ -7,9 +7,9 @@ contexts and a histogram of (done - step) modulo the block size. An upper bound 
 proves that there is room.
 """
 
+from llmroute_gym.ground.arrays import IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import IntArray
 
 _USUAL = 16
 """A block size for which dividing is shifting."""

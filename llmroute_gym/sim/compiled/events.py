@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
-from llmroute_gym.sim.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
 
 _KEPT = (1.0 - BATCH_TIME_WEIGHT) ** np.arange(512)
 """What is left of an average after so many batches; nothing that shows after the last."""

@@ -1,9 +1,9 @@
 """The rare decode batch without room for its blocks: the last ones restart, in exact order."""
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import blocks_for, decode_blocks, residue_of
 from llmroute_gym.sim.compiled.jit import kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 
 @kernel

@@ -7,6 +7,7 @@ tables, an arithmetic series on fitted models.
 
 import math
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.batch_seconds import (
@@ -31,7 +32,6 @@ from llmroute_gym.sim.compiled.events import (
 )
 from llmroute_gym.sim.compiled.eviction import make_room
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 
 @inlined

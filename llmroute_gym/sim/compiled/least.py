@@ -7,11 +7,9 @@ only grow.
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def least_of_table(decode: FloatArray, cheapest: FloatArray) -> FloatArray:

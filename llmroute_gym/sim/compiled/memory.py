@@ -8,6 +8,8 @@ import numpy as np
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
@@ -19,8 +21,6 @@ from llmroute_gym.sim.compiled.starting import (
 )
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
-from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
-from llmroute_gym.sim.signals import N_SIGNALS
 from llmroute_gym.sim.workload import Workload
 
 _ONES = np.ones(N_SIGNALS)

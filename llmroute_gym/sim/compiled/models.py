@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.batch_time import (
     CONTEXT_BUCKET,
     GQA_BATCHING_PENALTY,
@@ -18,9 +19,6 @@ from llmroute_gym.sim.batch_time import (
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.least import least_of_profile, least_of_table
 from llmroute_gym.sim.profile_time import ProfileBatchTime
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class FlatModels:

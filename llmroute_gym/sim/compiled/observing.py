@@ -5,11 +5,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import BoolArray, FloatArray, IntArray
-from llmroute_gym.sim.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.kernel import advance
 from llmroute_gym.sim.compiled.tournament import Tournament, first_of_least, least, number, update
 from llmroute_gym.sim.compiled.waking import look_ahead, sleep_on
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING, PROMPT_TOKENS = 0, 1, 2, 3
 """What a rule minimises."""

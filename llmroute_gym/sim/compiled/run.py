@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.routing import (
@@ -14,7 +15,7 @@ from llmroute_gym.sim.compiled.routing import (
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
-from llmroute_gym.sim.run import FloatArray, IntArray, Interval, Run
+from llmroute_gym.sim.run import Interval, Run
 
 
 class CompiledRun(Run):

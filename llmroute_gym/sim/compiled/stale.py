@@ -12,7 +12,8 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import UserProvidedCacheLocator
 
-from llmroute_gym.sim import batch_time, signals
+from llmroute_gym.ground import signals
+from llmroute_gym.sim import batch_time
 
 _HERE = Path(__file__).parent
 

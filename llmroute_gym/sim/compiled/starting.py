@@ -2,9 +2,9 @@
 
 import math
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 
 @kernel

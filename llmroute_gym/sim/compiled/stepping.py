@@ -2,13 +2,13 @@
 
 import math
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.signals import RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.events import push
 from llmroute_gym.sim.compiled.jit import assume, kernel
 from llmroute_gym.sim.compiled.kernel import advance
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
-from llmroute_gym.sim.run import FloatArray, IntArray
-from llmroute_gym.sim.signals import RATE_TIME_S
 
 
 @kernel

@@ -5,8 +5,8 @@ Node 1 is the root, nodes 2i and 2i + 1 play for node i, and the numbers stand i
 
 import numpy as np
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled.jit import assume, inlined
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 Tournament = tuple[FloatArray, IntArray]
 

@@ -7,10 +7,10 @@ those of `LEAST`, unless memory runs short and members leave.
 
 import math
 
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.batch_seconds import steps_seconds
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.run import FloatArray, IntArray
 
 _FAR = 1 << 40
 _LOOK_AT = 8

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.files import complete_or_absent
+from llmroute_gym.ground.files import complete_or_absent
 
 
 def test_a_finished_file_stands_alone_in_a_folder_made_for_it(tmp_path: Path) -> None:

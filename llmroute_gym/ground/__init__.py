@@ -1,0 +1,1 @@
+"""What everything stands on: signals, arrays, checks of arguments, files; imports no other room."""
