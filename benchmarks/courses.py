@@ -32,8 +32,7 @@ from trainings import (
 import llmroute_gym.training
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.collect_demos import collect
-from llmroute_gym.config import TrainConfig
-from llmroute_gym.demo_config import PretrainConfig
+from llmroute_gym.config import PretrainConfig, TrainConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.pretrain import ACCURACY_FILE, clone_checkpoint, measure, write_accuracies
 from llmroute_gym.run_folder import MODEL_FILE, RunFolder

@@ -19,7 +19,7 @@ from llmroute_gym.build import (
     warn_of_overload,
 )
 from llmroute_gym.commands import run_command
-from llmroute_gym.demo_config import CollectDemosConfig
+from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS

@@ -20,8 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from llmroute_gym import sweep_summary
-from llmroute_gym.config import EvaluateConfig, TrainConfig
-from llmroute_gym.demo_config import CollectDemosConfig, PretrainConfig
+from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.run_folder import MODEL_FILE, STATE_FILE

@@ -19,11 +19,11 @@ from llmroute_gym.config import (
     EvaluateConfig,
     EvaluationConfig,
     ObservationConfig,
+    PretrainConfig,
     TrainConfig,
     TrainingConfig,
     check_distinct,
 )
-from llmroute_gym.demo_config import PretrainConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.plots import plot_latencies
 from llmroute_gym.routers import Router, make

@@ -12,8 +12,7 @@ from llmroute_gym.attainable import imitation
 from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import common_workloads
-from llmroute_gym.config import TrainConfig
-from llmroute_gym.demo_config import PretrainConfig
+from llmroute_gym.config import PretrainConfig, TrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import POLICY, report, rule_routers, title_of

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmroute_gym.build import build_cluster
 from llmroute_gym.collect_demos import collect, planned_episodes
-from llmroute_gym.config import TrainConfig
-from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig
+from llmroute_gym.config import CloningConfig, CollectDemosConfig, TrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from llmroute_gym.collect_demos import collect, collect_demos, planned_episodes, returns_to_go
-from llmroute_gym.config import ClusterConfig, ObservationConfig
-from llmroute_gym.demo_config import CollectDemosConfig
+from llmroute_gym.config import ClusterConfig, CollectDemosConfig, ObservationConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.envs.observation import SCALE
 from llmroute_gym.errors import InputError

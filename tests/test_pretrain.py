@@ -12,14 +12,16 @@ import pytest
 from llmroute_gym.attainable import attainable_accuracy, imitation
 from llmroute_gym.collect_demos import collect, collect_demos
 from llmroute_gym.config import (
+    CloningConfig,
     ClusterConfig,
+    CollectDemosConfig,
     EvaluationConfig,
     ModelConfig,
     ObservationConfig,
+    PretrainConfig,
     RewardConfig,
     TrainingConfig,
 )
-from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig, PretrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.pretrain import calibration_error, pretrain

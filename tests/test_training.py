@@ -15,7 +15,9 @@ import torch
 from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.collect_demos import collect_demos
 from llmroute_gym.config import (
+    CloningConfig,
     ClusterConfig,
+    CollectDemosConfig,
     CurriculumConfig,
     EnvConfig,
     EvaluationConfig,
@@ -24,6 +26,7 @@ from llmroute_gym.config import (
     LoggerConfig,
     ModelConfig,
     ObservationConfig,
+    PretrainConfig,
     RewardConfig,
     StabilizationConfig,
     TemperatureConfig,
@@ -32,7 +35,6 @@ from llmroute_gym.config import (
     WarmStartConfig,
     WorkloadConfig,
 )
-from llmroute_gym.demo_config import CloningConfig, CollectDemosConfig, PretrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.plots import PANELS
 from llmroute_gym.pretrain import pretrain

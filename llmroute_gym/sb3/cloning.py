@@ -24,7 +24,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import nn
 
-from llmroute_gym.demo_config import CloningConfig
+from llmroute_gym.config import CloningConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray

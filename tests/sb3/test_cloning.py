@@ -11,8 +11,7 @@ from gymnasium import spaces
 from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.demo_config import CloningConfig
+from llmroute_gym.config import CloningConfig, ObservationConfig, RewardConfig
 from llmroute_gym.demos import DemoLayout, Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import NormalizedRows, RouterPPO

@@ -1,0 +1,81 @@
+"""Every setting of the package with its unit, its range and its default: plain dataclasses.
+
+They are the only place where defaults live. The Python API takes them as they are, and the
+commands register the very same objects as Hydra schemas, so a misspelt key or a wrong type is
+an error in YAML, on the command line and in Python alike. The defaults are those of the option
+``latency_tuned``; the files in ``conf/`` hold only what differs from them.
+
+Nothing heavy is imported here.
+"""
+
+from llmroute_gym.config.commands import (
+    LARGEST_SEED,
+    RUN_DIR,
+    CollectDemosConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from llmroute_gym.config.learning import (
+    CloningConfig,
+    CurriculumConfig,
+    ExplorationConfig,
+    KLConfig,
+    LoggerConfig,
+    ModelConfig,
+    StabilizationConfig,
+    TemperatureConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from llmroute_gym.config.settings import (
+    Settings,
+    changed,
+    check_distinct,
+    choice,
+    many,
+    number,
+    refuse_unread,
+)
+from llmroute_gym.config.simulation import (
+    ENGINES,
+    ClusterConfig,
+    EnvConfig,
+    ObservationConfig,
+    RewardConfig,
+    WorkloadConfig,
+)
+
+__all__ = [
+    "ENGINES",
+    "LARGEST_SEED",
+    "RUN_DIR",
+    "CloningConfig",
+    "ClusterConfig",
+    "CollectDemosConfig",
+    "CurriculumConfig",
+    "EnvConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "ExplorationConfig",
+    "KLConfig",
+    "LoggerConfig",
+    "ModelConfig",
+    "ObservationConfig",
+    "PretrainConfig",
+    "RewardConfig",
+    "Settings",
+    "StabilizationConfig",
+    "TemperatureConfig",
+    "TrainConfig",
+    "TrainingConfig",
+    "WarmStartConfig",
+    "WorkloadConfig",
+    "changed",
+    "check_distinct",
+    "choice",
+    "many",
+    "number",
+    "refuse_unread",
+]

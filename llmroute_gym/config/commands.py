@@ -1,0 +1,203 @@
+"""All settings of each command: the groups that it reads, and its own."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from llmroute_gym.config.learning import (
+    CloningConfig,
+    CurriculumConfig,
+    ExplorationConfig,
+    KLConfig,
+    LoggerConfig,
+    ModelConfig,
+    StabilizationConfig,
+    TemperatureConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from llmroute_gym.config.settings import (
+    Settings,
+    check_distinct,
+    choice,
+    many,
+    number,
+)
+from llmroute_gym.config.simulation import (
+    ENGINES,
+    ClusterConfig,
+    EnvConfig,
+    ObservationConfig,
+    RewardConfig,
+    WorkloadConfig,
+)
+from llmroute_gym.errors import InputError
+
+LARGEST_SEED = 2**32 - 1
+"""Stable-Baselines3 seeds NumPy's old generator, which takes no more."""
+RUN_DIR = "runs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
+
+
+@dataclass
+class EvaluationConfig(Settings):
+    """The comparison, in which every router serves the same requests."""
+
+    group: ClassVar[str] = "evaluation"
+
+    routers: list[str] = many("round_robin", "lor")
+    """Beside the trained policy."""
+    baseline: str | None = None
+    """The router that the paired differences refer to; None means the first of ``routers``."""
+    runs: int = number(20, at_least=2)
+    """Independent workloads; the intervals come from how much they differ."""
+    requests: int = number(500, at_least=1)
+    """Per run."""
+    seed: int = number(1_000_000, at_least=0)
+    """Seeds the workloads, which are never those of the training."""
+    engine: str = choice("compiled", *ENGINES)
+    confidence: float = number(0.95, at_least=0.5, at_most=0.999)
+    resamples: int = number(2000, at_least=1)
+    """Of the bootstrap; whole runs are resampled."""
+
+
+@dataclass
+class TrainConfig(Settings):
+    """All settings of ``python -m llmroute_gym.train``."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stabilization: StabilizationConfig = field(default_factory=StabilizationConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
+    run_dir: str = RUN_DIR
+    """The one folder that everything is written to."""
+    resume: str | None = None
+    """The folder of a run that was interrupted; it goes on there with its own settings."""
+
+    @property
+    def qps(self) -> float:
+        """The mean arrival rate in force, in requests per second."""
+        return self.training.qps if self.workload.qps is None else self.workload.qps
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and the groups fit together."""
+        super().validate(group)
+        highest, kl = math.log(self.cluster.replicas), self.kl
+        if kl.entropy_min_coef > 0 and kl.entropy_min > highest:
+            raise InputError(
+                f"kl.entropy_min must be at most ln {self.cluster.replicas} = {highest:.3g}, the "
+                f"entropy of an even choice, got {kl.entropy_min:g}; lower it, or set "
+                "kl.entropy_min_coef=0"
+            )
+        if sum(self.curriculum.requests) >= self.training.ppo_requests:
+            raise InputError(
+                f"curriculum.requests ({sum(self.curriculum.requests)} in all) leaves nothing of "
+                f"training.ppo_requests ({self.training.ppo_requests}) for the last stage"
+            )
+        return self
+
+
+@dataclass
+class EvaluateConfig(EvaluationConfig):
+    """All settings of ``python -m llmroute_gym.evaluate``."""
+
+    group: ClassVar[str] = ""
+
+    checkpoint: str | None = None
+    """A ``model.zip`` or the run folder that holds it; compared under the name ``policy``."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    run_dir: str = RUN_DIR
+
+    @property
+    def qps(self) -> float:
+        """The mean arrival rate in force, in requests per second."""
+        return TrainingConfig.qps if self.workload.qps is None else self.workload.qps
+
+
+@dataclass
+class CollectDemosConfig(Settings):
+    """All settings of ``python -m llmroute_gym.collect_demos``."""
+
+    policies: list[str] = field(default_factory=lambda: WarmStartConfig().policies)
+    """The routers whose decisions are recorded."""
+    decisions: int = number(WarmStartConfig.decisions, at_least=1)
+    """Per policy."""
+    qps: float = number(TrainingConfig.qps, above=0)
+    """Mean arrival rate in requests per second; ``workload.qps`` follows it unless set."""
+    loads: list[float] = many(0.6, 1.0, 1.4, 1.8, above=0)
+    """Multiples of the arrival rate; the episodes take them in turn."""
+    decisions_per_episode: int = number(50, at_least=1)
+    """Recorded of each episode, spread over it: neighbours tell nearly the same."""
+    disturbance: float = number(0.2, at_least=0, at_most=0.9)
+    """Share of the requests that are placed at random in every second round of the loads, so
+    that uneven states occur too; such decisions are not recorded."""
+    burst: int = number(16, at_least=1)
+    """Requests in a row that are placed at random."""
+    gamma: float = number(TrainingConfig.gamma, at_least=0, at_most=1)
+    """Discount of the returns."""
+    requests_per_episode: int = number(EnvConfig.requests_per_episode, at_least=1)
+    engine: str = choice("compiled", *ENGINES)
+    workers: int = number(1, at_least=1)
+    """Processes that share the episodes; what is written does not depend on it."""
+    path: str | None = None
+    """The Parquet file; None means ``demos.parquet`` in the run folder."""
+    append: bool = False
+    """Whether the decisions are added to those that the file already holds."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
+    run_dir: str = RUN_DIR
+
+    @property
+    def rate(self) -> float:
+        """The mean arrival rate in force, in requests per second."""
+        return self.qps if self.workload.qps is None else self.workload.qps
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and no list is empty."""
+        super().validate(group)
+        for key, example in (("policies", "[round_robin,lor_hybrid]"), ("loads", "[1.0]")):
+            if not getattr(self, key):
+                raise InputError(f"{key} is empty; name at least one, such as {key}={example}")
+        check_distinct("policies", self.policies)
+        return self
+
+
+@dataclass
+class PretrainConfig(Settings):
+    """All settings of ``python -m llmroute_gym.pretrain``."""
+
+    demos: str | None = None
+    """The Parquet file of ``collect_demos``, or the run folder that holds it."""
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The discount and PPO's settings, which the checkpoint carries."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(routers=[]))
+    """The comparison; without ``routers`` it is with those imitated."""
+    seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
+    run_dir: str = RUN_DIR
+
+    @property
+    def qps(self) -> float:
+        """The mean arrival rate of the comparison, in requests per second."""
+        return self.training.qps if self.workload.qps is None else self.workload.qps

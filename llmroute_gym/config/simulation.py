@@ -1,0 +1,135 @@
+"""Settings of what is simulated: replicas, requests, what a router sees, the reward."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+from llmroute_gym.config.settings import Settings, choice, number, refuse_unread
+from llmroute_gym.errors import InputError
+
+ENGINES = ("reference", "compiled")
+
+
+@dataclass
+class ClusterConfig(Settings):
+    """The replicas behind the router: a profile times a count.
+
+    What is None is taken from the profile.
+    """
+
+    group: ClassVar[str] = "cluster"
+
+    profile: str = "a100-internlm-20b"
+    replicas: int = number(4, at_least=1)
+    scheduler: str | None = None
+    max_batch: int | None = number(None, at_least=1)
+    max_batched_tokens: int | None = number(None, at_least=1)
+    chunk_size: int | None = number(None, at_least=1)
+    num_blocks: int | None = number(None, at_least=1)
+    watermark_blocks: int | None = number(None, at_least=0)
+    speed: float | None = number(None, above=0)
+    """Divides all batch times."""
+    restart: str | None = None
+    """What a preempted request recomputes: ``recompute`` or ``vidur``."""
+    oversize: str | None = None
+    """What a request that no replica can hold does: ``raise`` an error, or ``reject`` it."""
+
+    def overrides(self) -> dict[str, Any]:
+        """The settings that replace the profile's, as keyword arguments."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in ("profile", "replicas") and value is not None
+        }
+
+
+@dataclass
+class WorkloadConfig(Settings):
+    """The requests: their lengths, their arrival times and their mean rate."""
+
+    group: ClassVar[str] = "workload"
+
+    source: str = choice("synthetic", "synthetic", "trace")
+    """``synthetic`` draws lengths from a model; ``trace`` replays windows of the file ``path``."""
+    lengths: dict[str, Any] = field(default_factory=lambda: {"model": "azure_conv"})
+    """A length model of ``llmroute_gym.sim.lengths`` and its options (``synthetic`` only)."""
+    arrivals: dict[str, Any] = field(default_factory=lambda: {"process": "poisson"})
+    """An arrival process of ``llmroute_gym.sim.arrivals`` and its options."""
+    qps: float | None = number(None, above=0)
+    """Mean arrival rate in requests per second; None means ``training.qps``."""
+    path: str | None = None
+    start: int = number(0, at_least=0)
+    """First row of the trace that is read."""
+    limit: int | None = number(None, at_least=1)
+    """Rows of the trace that are read; None means all."""
+    max_prompt_tokens: int | None = number(None, at_least=1)
+    """Longer prompts of the trace are clipped to this many tokens."""
+    on_error: str = choice("raise", "raise", "skip")
+    """What a bad row of the trace does."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and a trace has its path."""
+        if self.source == "trace" and not self.path:
+            raise InputError(
+                "workload.path is missing: workload=trace replays a file; "
+                "add workload.path=FILE or choose workload=azure_conv"
+            )
+        super().validate(group)
+        process, own = self.arrivals.get("process"), self.arrivals.get("path")
+        if self.source == "synthetic" and process == "trace" and not own:
+            raise InputError(
+                "workload/arrivals=trace replays the times of a trace; add workload=trace "
+                "workload.path=FILE, or choose workload/arrivals=poisson"
+            )
+        if self.source != "trace":
+            names = ["start", "limit", "max_prompt_tokens", "on_error"]
+            names += ["path"] if process != "trace" else []
+            refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
+        elif self.lengths:
+            refuse_unread(self, "workload", ["lengths"], "source=trace", "workload=azure_conv")
+        return self
+
+
+@dataclass
+class ObservationConfig(Settings):
+    """What a router is told about the replicas and the request."""
+
+    group: ClassVar[str] = "observation"
+
+    information: str = choice("engine", "engine", "router", "oracle")
+    """``engine``: all but true output lengths; ``router``: only what a router counts by
+    itself; ``oracle``: adds true remaining tokens (for upper bounds, never to publish)."""
+    signal_interval_s: float = number(0.0, at_least=0)
+    """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
+    predicted_output_sigma: float | None = number(None, at_least=0)
+    """Log-normal error of the predicted output length; None means no prediction."""
+
+
+@dataclass
+class RewardConfig(Settings):
+    """Weights of the reward terms; the terms are defined in ``llmroute_gym.envs.reward``."""
+
+    group: ClassVar[str] = "reward"
+
+    latency_weight: float = number(1.7, at_least=0)
+    latency_penalty_scale: float = number(0.85, at_least=0)
+    """Weight of the time that requests older than ``latency_threshold`` spend in the system."""
+    throughput_target: float = number(1.85, above=0)
+    """Completion rate in requests per second from which the throughput term is 1."""
+    throughput_weight: float = number(1.0, at_least=0)
+    load_balance_penalty: float = number(1.0, at_least=0)
+    latency_threshold: float = number(6.0, above=0)
+    """Seconds; the unit of the latency terms and the age from which a request is late."""
+
+
+@dataclass
+class EnvConfig(Settings):
+    """The training environments."""
+
+    group: ClassVar[str] = "env"
+
+    num_envs: int = number(4, at_least=1)
+    requests_per_episode: int = number(500, at_least=1)
+    engine: str = choice("compiled", *ENGINES)
+    """``compiled`` steps all environments in one call; ``reference`` (SimPy) one by one. The
+    numbers are the same."""
