@@ -35,7 +35,7 @@ from llmroute_gym.collect_demos import collect
 from llmroute_gym.config import PretrainConfig, TrainConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.pretrain import ACCURACY_FILE, clone_checkpoint, measure, write_accuracies
-from llmroute_gym.run_folder import MODEL_FILE, RunFolder
+from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.policy_router import PolicyRouter
 from llmroute_gym.sb3.row_normalizer import normalizers

@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 import llmroute_gym
 from llmroute_gym.build import build_cluster, build_source
-from llmroute_gym.commands import config_dir, register_schemas
 from llmroute_gym.comparison import Estimate, common_workloads, serve
 from llmroute_gym.config import (
     ClusterConfig,
@@ -41,7 +40,8 @@ from llmroute_gym.config import (
 )
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.routers import Router, make
-from llmroute_gym.run_folder import STATE_FILE, RunFolder
+from llmroute_gym.runs.command import config_dir, register_schemas
+from llmroute_gym.runs.folder import STATE_FILE, RunFolder
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.outcome import percentile
 

@@ -18,7 +18,6 @@ from llmroute_gym.build import (
     check_trace_length,
     warn_of_overload,
 )
-from llmroute_gym.commands import run_command
 from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
@@ -26,7 +25,8 @@ from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import check_writable
 from llmroute_gym.routers import Router, make
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.runs.command import run_command
+from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.workload import WorkloadSource
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llmroute_gym.build import build_cluster, build_source, check_trace_length
-from llmroute_gym.commands import run_command
 from llmroute_gym.comparison import (
     RouterResult,
     common_workloads,
@@ -27,7 +26,8 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.plots import plot_latencies
 from llmroute_gym.routers import Router, make
-from llmroute_gym.run_folder import FINISHED, RunFolder
+from llmroute_gym.runs.command import run_command
+from llmroute_gym.runs.folder import FINISHED, RunFolder
 from llmroute_gym.sim import Cluster, Workload
 
 PICTURE = "latency_cdf.png"

@@ -6,10 +6,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from llmroute_gym.commands import run_dir_is_typed, typed_overrides
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.run_folder import (
+from llmroute_gym.runs.command import run_dir_is_typed, typed_overrides
+from llmroute_gym.runs.folder import (
     CONFIG_FILE,
     FINISHED,
     STATE_FILE,

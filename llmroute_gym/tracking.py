@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.runs.folder import RunFolder
 
 METRICS_FILE = "metrics.csv"
 _STEP = "time/total_timesteps"

@@ -20,7 +20,7 @@ from llmroute_gym.envs.observation import COLUMNS, SCALE
 from llmroute_gym.errors import InputError
 from llmroute_gym.resuming import noted
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import MODEL_FILE, STATE_FILE, RunFolder
+from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
     HealthMonitor,

@@ -28,7 +28,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.routers import make
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Outcome, Workload
 from llmroute_gym.sim.workload import TraceWorkload
 

@@ -7,9 +7,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llmroute_gym.commands import SCHEMAS, config_dir, register_schemas
 from llmroute_gym.config import Settings
 from llmroute_gym.routers import available
+from llmroute_gym.runs.command import SCHEMAS, config_dir, register_schemas
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(rf"python -m llmroute_gym\.({'|'.join(SCHEMAS)})\b([^#\n]*)", README)

@@ -36,7 +36,7 @@ from llmroute_gym.config import (
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.train import train
 from tests.test_config import composed
 

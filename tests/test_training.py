@@ -38,7 +38,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.plots import PANELS
 from llmroute_gym.pretrain import pretrain
-from llmroute_gym.run_folder import RunFolder
+from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
     KLReferenceDecay,

@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from llmroute_gym.config import ModelConfig, ObservationConfig
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
-from llmroute_gym.run_folder import MODEL_FILE
+from llmroute_gym.runs.folder import MODEL_FILE
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.ppo import RouterPPO
 from llmroute_gym.sb3.pretrained import DAMAGED, reason

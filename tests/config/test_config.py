@@ -9,7 +9,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llmroute_gym.commands import SCHEMAS, config_dir, register_schemas, run_command
 from llmroute_gym.config import (
     ClusterConfig,
     EnvConfig,
@@ -22,6 +21,7 @@ from llmroute_gym.config import (
     TrainingConfig,
 )
 from llmroute_gym.errors import InputError
+from llmroute_gym.runs.command import SCHEMAS, config_dir, register_schemas, run_command
 
 TUNED = ("original", "latency_tuned", "conservative")
 TABLE = {

@@ -19,12 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from llmroute_gym import sweep_summary
 from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.run_folder import MODEL_FILE, STATE_FILE
-from llmroute_gym.sweep_summary import REFUSED_FILE
+from llmroute_gym.runs import sweep
+from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE
+from llmroute_gym.runs.sweep import REFUSED_FILE
 
 WRONG_INPUT = 2
 INTERRUPTED = 130
@@ -42,7 +42,7 @@ SCHEMAS: dict[str, Any] = {
 
 def config_dir() -> Path:
     """The folder of the YAML groups: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
@@ -104,9 +104,9 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         _exit(error)
     except KeyboardInterrupt:
-        sweep_summary.report()
+        sweep.report()
         raise SystemExit(INTERRUPTED) from None
-    if refused or sweep_summary.refused_jobs():
+    if refused or sweep.refused_jobs():
         raise SystemExit(WRONG_INPUT)
 
 

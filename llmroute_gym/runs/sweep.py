@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.run_folder import FINISHED
+from llmroute_gym.runs.folder import FINISHED
 
 SUMMARY_FILE = "summary.csv"
 OVERRIDES_FILE = "overrides.yaml"
