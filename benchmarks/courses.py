@@ -30,7 +30,6 @@ from trainings import (
 )
 
 import llmroute_gym.training
-from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.collect_demos import collect
 from llmroute_gym.config import PretrainConfig, TrainConfig
 from llmroute_gym.ground.files import complete_or_absent
@@ -39,6 +38,7 @@ from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.policy_router import PolicyRouter
 from llmroute_gym.sb3.row_normalizer import normalizers
+from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.sim.outcome import percentile
 from llmroute_gym.warm_start import cloning, collection
 

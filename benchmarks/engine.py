@@ -38,12 +38,13 @@ from measuring import (
 )
 
 from llmroute_gym.envs import LLMRouteVectorEnv
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.batch_time import TableBatchTime
+from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.replica import Cluster, SchedulerName
 from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
-from llmroute_gym.simulation import ENGINES, simulate
 
 PICTURE = ROOT / "benchmarks" / "scaling.png"
 TRACE = DATA / "traces" / "azure_conv_2023.csv"

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 from profile_targets import TARGETS, Target
 
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.batch_time import BatchTimeModel, TableBatchTime
 from llmroute_gym.sim.replica import Cluster, Replica, SchedulerName
 from llmroute_gym.sim.workload import Workload
-from llmroute_gym.simulation import simulate
 
 IntArray = npt.NDArray[np.int64]
 

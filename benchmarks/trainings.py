@@ -29,7 +29,6 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 import llmroute_gym
-from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.comparison import Estimate, common_workloads, serve
 from llmroute_gym.config import (
     ClusterConfig,
@@ -43,6 +42,7 @@ from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.command import config_dir, register_schemas
 from llmroute_gym.runs.folder import STATE_FILE, RunFolder
 from llmroute_gym.sim import Workload
+from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.sim.outcome import percentile
 
 FloatArray = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from llmroute_gym.routers import Router, make
 from llmroute_gym.sb3 import ReplicaSetPolicy, RouterVecEnv
 from llmroute_gym.sim.arrivals import PoissonArrivals
 from llmroute_gym.sim.lengths import azure_conv
-from llmroute_gym.sim.workload import SyntheticWorkload
+from llmroute_gym.sim.sources import SyntheticWorkload
 
 requests = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
 torch.set_num_threads(1)  # fastest for networks of this size

@@ -3,9 +3,9 @@
 import gymnasium
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Outcome, Replica, Workload
 from llmroute_gym.sim.traces import load_trace
-from llmroute_gym.simulation import simulate
 
 gymnasium.register(
     id="LLMRoute-v0",

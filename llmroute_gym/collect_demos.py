@@ -12,12 +12,6 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llmroute_gym import __version__
-from llmroute_gym.build import (
-    build_cluster,
-    build_source,
-    check_trace_length,
-    warn_of_overload,
-)
 from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
@@ -28,7 +22,13 @@ from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Cluster
-from llmroute_gym.sim.workload import WorkloadSource
+from llmroute_gym.sim.build import (
+    build_cluster,
+    build_source,
+    check_trace_length,
+    warn_of_overload,
+)
+from llmroute_gym.sim.sources import WorkloadSource
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,13 @@ from llmroute_gym.envs.llmroute_env import predicted_output_tokens
 from llmroute_gym.errors import unknown_name
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers import Router
+from llmroute_gym.routers.simulation import route_all
 from llmroute_gym.sim import Cluster, Outcome, Workload
+from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.outcome import percentile
 from llmroute_gym.sim.run import Run
+from llmroute_gym.sim.sources import TraceWorkload, WorkloadSource
 from llmroute_gym.sim.submission import fitting
-from llmroute_gym.sim.workload import TraceWorkload, WorkloadSource
-from llmroute_gym.simulation import ENGINES, route_all
 
 LATENCIES = {
     "e2e_mean_s": ("e2e", None),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.comparison import (
     RouterResult,
     common_workloads,
@@ -29,6 +28,7 @@ from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import FINISHED, RunFolder
 from llmroute_gym.sim import Cluster, Workload
+from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 
 PICTURE = "latency_cdf.png"
 POLICY = "policy"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from llmroute_gym.attainable import imitation
-from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import PretrainConfig, TrainConfig
 from llmroute_gym.demos import Demos
@@ -18,7 +17,8 @@ from llmroute_gym.evaluate import POLICY, report, rule_routers, title_of
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sim import Cluster
-from llmroute_gym.sim.workload import WorkloadSource
+from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
+from llmroute_gym.sim.sources import WorkloadSource
 
 if TYPE_CHECKING:
     from llmroute_gym.sb3.checkpoint import Checkpoint

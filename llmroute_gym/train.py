@@ -4,7 +4,6 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from llmroute_gym.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.comparison import common_workloads
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers, title_of
@@ -12,6 +11,7 @@ from llmroute_gym.resuming import check_state, interrupted
 from llmroute_gym.routers import make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
+from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 
 log = logging.getLogger(__name__)
 

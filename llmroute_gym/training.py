@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from llmroute_gym.build import warn_of_overload
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.envs.observation import COLUMNS, SCALE
@@ -45,7 +44,8 @@ from llmroute_gym.sb3.curriculum import QPSCurriculum
 from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
 from llmroute_gym.sim import Cluster
-from llmroute_gym.sim.workload import WorkloadSource
+from llmroute_gym.sim.build import warn_of_overload
+from llmroute_gym.sim.sources import WorkloadSource
 from llmroute_gym.tracking import ProgressBar, training_logger
 from llmroute_gym.warm_start import WarmStart, cloning
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmroute_gym.build import build_cluster
 from llmroute_gym.collect_demos import collect, planned_episodes
 from llmroute_gym.config import CloningConfig, CollectDemosConfig, TrainConfig
 from llmroute_gym.demos import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
+from llmroute_gym.sim.build import build_cluster
 
 if TYPE_CHECKING:
     from llmroute_gym.sb3.checkpoint import Layout

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmroute_gym.simulation import ENGINES, EngineName
+from llmroute_gym.sim.engines import ENGINES, EngineName
 from tests.oracle import DATA, NO_DATA
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.comparison import (
     METRICS,
     PAIRED,
@@ -30,7 +29,8 @@ from llmroute_gym.evaluate import evaluate
 from llmroute_gym.routers import make
 from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Outcome, Workload
-from llmroute_gym.sim.workload import TraceWorkload
+from llmroute_gym.sim.build import build_cluster, build_source
+from llmroute_gym.sim.sources import TraceWorkload
 
 SMALL = EvaluationConfig(runs=3, requests=40, resamples=200)
 

@@ -19,7 +19,6 @@ import pytest
 import torch
 import yaml
 
-from llmroute_gym.build import build_cluster, build_source, estimated_capacity
 from llmroute_gym.config import (
     ClusterConfig,
     CurriculumConfig,
@@ -37,6 +36,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sim.build import build_cluster, build_source, estimated_capacity
 from llmroute_gym.train import train
 from tests.test_config import composed
 

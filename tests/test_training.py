@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from llmroute_gym.build import build_cluster, build_source
 from llmroute_gym.collect_demos import collect_demos
 from llmroute_gym.config import (
     CloningConfig,
@@ -49,6 +48,7 @@ from llmroute_gym.sb3 import (
 )
 from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
 from llmroute_gym.sb3.curriculum import QPSCurriculum
+from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.tracking import wandb_run
 from llmroute_gym.train import train
 from llmroute_gym.training import (

@@ -18,13 +18,14 @@ from llmroute_gym.errors import InputError, shown, unknown_name
 from llmroute_gym.ground.checks import count, positive
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.sim.arrivals import arrival_process
+from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.outcome import Outcome, stacked, summaries
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval, Run
+from llmroute_gym.sim.sources import SyntheticWorkload, WorkloadSource
 from llmroute_gym.sim.submission import replica_index
-from llmroute_gym.sim.workload import SyntheticWorkload, Workload, WorkloadSource
-from llmroute_gym.simulation import ENGINES
+from llmroute_gym.sim.workload import Workload
 
 Observation = npt.NDArray[np.float32]
 Config = TypeVar("Config", RewardConfig, ObservationConfig)

@@ -26,7 +26,7 @@ from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.sim.workload import WorkloadSource
+from llmroute_gym.sim.sources import WorkloadSource
 
 if TYPE_CHECKING:
     from llmroute_gym.envs.episodes import Episodes

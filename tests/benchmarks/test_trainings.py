@@ -22,13 +22,13 @@ from trainings import (
     train_once,
 )
 
-from llmroute_gym.build import build_cluster
 from llmroute_gym.comparison import compare, serve
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Workload
-from llmroute_gym.simulation import simulate
+from llmroute_gym.sim.build import build_cluster
 
 TINY = (
     "training.ppo_requests=96",

@@ -15,7 +15,8 @@ from llmroute_gym.sim import Cluster, Replica
 from llmroute_gym.sim.arrivals import arrival_process
 from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.lengths import length_model
-from llmroute_gym.sim.workload import SyntheticWorkload, Workload
+from llmroute_gym.sim.sources import SyntheticWorkload
+from llmroute_gym.sim.workload import Workload
 from tests.sim.strategies import random_case
 
 EPISODE = 20

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pytest
 
-from llmroute_gym.sim import reference
 from llmroute_gym.sim.batch_time import BatchSums
+from llmroute_gym.sim.reference import engine
+from llmroute_gym.sim.reference.request import Request
+from llmroute_gym.sim.reference.schedulers import Batch, Chunked, PrefillFirst, Scheduler
 from llmroute_gym.sim.replica import Replica
-from llmroute_gym.sim.request import Request
-from llmroute_gym.sim.schedulers import Batch, Chunked, PrefillFirst, Scheduler
 
 
 class BatchRecord(NamedTuple):
@@ -125,5 +125,5 @@ def watched_schedulers() -> Iterator[list[ReplicaLog]]:
         return scheduler
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "make_scheduler", make)
+        patch.setattr(engine, "make_scheduler", make)
         yield logs

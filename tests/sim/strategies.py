@@ -10,11 +10,11 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.routers import available
 from llmroute_gym.sim.batch_time import BatchTimeModel, FormulaBatchTime, TableBatchTime
+from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.profile_time import ProfileBatchTime, available_profiles, load_profile
 from llmroute_gym.sim.replica import Cluster, OversizeMode, Replica
 from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.workload import Workload
-from llmroute_gym.simulation import ENGINES
 
 TICK_S = 2.0**-6
 """Exact cases have all times on multiples of a power of two, so that events coincide."""

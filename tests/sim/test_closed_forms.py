@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
 from llmroute_gym.sim.batch_time import BatchTimeModel
+from llmroute_gym.sim.engines import EngineName
 from llmroute_gym.sim.replica import SchedulerName
 from llmroute_gym.sim.workload import MAX_TOKENS
-from llmroute_gym.simulation import EngineName, simulate
 from tests.sim.strategies import random_case, random_profile, random_table
 
 N_REQUESTS = 42_000

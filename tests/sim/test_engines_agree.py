@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Interval, Outcome, Workload
-from llmroute_gym.simulation import ENGINES, simulate
+from llmroute_gym.sim.engines import ENGINES
 from tests.sim.strategies import Case, random_case
 
 pytestmark = [

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.simulation import EngineName, simulate
+from llmroute_gym.routers.simulation import simulate
+from llmroute_gym.sim.engines import EngineName
 from tests.oracle import NO_DATA, batch_time, case_names, load_case, read_columns
 from tests.sim.monitor import watched_schedulers
 

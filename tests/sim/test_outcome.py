@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Outcome
 from llmroute_gym.sim.outcome import percentile
-from llmroute_gym.simulation import simulate
 from tests.sim.strategies import random_case
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import profile_time
 from llmroute_gym.sim.batch_time import BatchSums, FormulaBatchTime, TableBatchTime
 from llmroute_gym.sim.profile_time import (
@@ -23,7 +24,6 @@ from llmroute_gym.sim.profile_time import (
 )
 from llmroute_gym.sim.profile_writer import write_profile
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.simulation import simulate
 from tests.oracle import DATA, load_case
 
 PROFILES = Path(profile_time.__file__).parent / "profiles"

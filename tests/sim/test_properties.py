@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from llmroute_gym.config import ObservationConfig
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Interval, Outcome, Workload
-from llmroute_gym.simulation import EngineName, simulate
+from llmroute_gym.sim.engines import EngineName
 from tests.sim.monitor import watched_schedulers
 from tests.sim.strategies import Case, cases
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import (
     BatchSums,
     BatchTimeModel,
@@ -18,8 +19,8 @@ from llmroute_gym.sim import (
     Signal,
     Workload,
 )
+from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.replica import OversizeMode
-from llmroute_gym.simulation import ENGINES, EngineName, simulate
 
 MODEL = FormulaBatchTime(0.01, 0, 0, 0, 0, 1e-4)
 THREE = Workload(np.array([0.0, 1.0, 2.0]), np.array([10, 150, 10]), np.array([5, 5, 5]))

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Outcome, Replica, Workload
+from llmroute_gym.sim.engines import EngineName
 from llmroute_gym.sim.replica import RestartMode, SchedulerName
-from llmroute_gym.simulation import EngineName, simulate
 
 ONE_SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
 BY_TOKENS = FormulaBatchTime(1.0, 0, 0, 0, 0, c4=0.125)  # 1 s + 1/8 s per token

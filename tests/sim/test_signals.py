@@ -12,7 +12,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.signals import N_ENGINE_SIGNALS, N_SIGNALS, RATE_TIME_S
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Outcome, Replica, Signal, Workload
-from llmroute_gym.simulation import ENGINES, EngineName
+from llmroute_gym.sim.engines import ENGINES, EngineName
 from tests.sim.strategies import Case, cases, random_case
 from tests.sim.test_properties import many
 

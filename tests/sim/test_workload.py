@@ -9,8 +9,9 @@ import pytest
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim.arrivals import GammaArrivals, PoissonArrivals
 from llmroute_gym.sim.lengths import FixedLengths, LognormalLengths
+from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource
 from llmroute_gym.sim.traces import load_trace
-from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload, Workload, WorkloadSource
+from llmroute_gym.sim.workload import Workload
 
 
 def workload(n_requests: int = 100, seed: int = 0) -> Workload:

@@ -1,17 +1,13 @@
-"""How a replica builds its next batch: whole prompts first, or chunks beside decodes.
-
-Both follow the schedulers that Microsoft's Vidur simulates (its `vllm` and `sarathi`), see
-Agrawal et al., "Vidur", MLSys 2024, and "Sarathi-Serve", OSDI 2024.
-"""
+"""What the schedulers have in common: the queues of a replica, batches, restarts."""
 
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 
 from llmroute_gym.sim.batch_time import BatchSums
-from llmroute_gym.sim.blocks import BlockPool
+from llmroute_gym.sim.reference.blocks import BlockPool
+from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.replica import Replica
-from llmroute_gym.sim.request import Request
 
 
 @dataclass
@@ -111,91 +107,3 @@ class Scheduler(ABC):
                 return False
             self._restart(evictable.pop())
         return True
-
-
-class PrefillFirst(Scheduler):
-    """vLLM v0 style: a batch of whole prompts if any can be admitted, else a decode batch."""
-
-    def _build(self) -> Batch:
-        return self._prefills() or self._decodes()
-
-    def _prefills(self) -> Batch:
-        batch, longest = Batch(), 0
-        while self.waiting and len(batch) < self.replica.max_batch:
-            head = self.waiting[0]
-            longest = max(longest, head.prompt_tokens)
-            padded_tokens = (len(batch) + 1) * longest
-            # A restarted prompt that has outgrown the limit would wait for ever: it runs alone.
-            outgrown = not batch and head.preemptions > 0
-            if (
-                not self.pool.can_admit(head)
-                or (padded_tokens > self.replica.max_batched_tokens and not outgrown)
-                or self.pool.holders == self.replica.max_batch
-            ):
-                break
-            self.pool.admit(self.waiting.popleft())
-            batch.add(head, head.prompt_tokens)
-        return batch
-
-    def _decodes(self) -> Batch:
-        batch = Batch()
-        queue = deque(sorted(self.running, key=lambda request: request.arrived_at_s))
-        while queue and len(batch) < self.replica.max_batch:
-            request = queue.popleft()
-            if self._make_room(request, queue):
-                self.pool.step(request)
-                batch.add(request, 1)
-        self.running = list(queue)
-        return batch
-
-
-class Chunked(Scheduler):
-    """Sarathi style: decodes first, then prefill chunks up to a token budget, in one batch."""
-
-    def _build(self) -> Batch:
-        batch = Batch()
-        partial, unvisited = self._decodes(batch)
-        skipped = self._continue_prefills(batch, partial)
-        self.running = sorted(skipped + unvisited, key=lambda request: request.arrived_at_s)
-        self._admit(batch)
-        return batch
-
-    def _budget(self, batch: Batch) -> int:
-        return self.replica.chunk_size - batch.total_tokens
-
-    def _decodes(self, batch: Batch) -> tuple[list[Request], list[Request]]:
-        partial: list[Request] = []
-        queue = deque(self.running)
-        while queue and len(batch) < self.replica.max_batch:
-            request = queue.popleft()
-            if not request.prefilled:
-                partial.append(request)
-            elif self._make_room(request, queue):
-                self.pool.step(request)
-                batch.add(request, 1)
-        return partial, list(queue)
-
-    def _continue_prefills(self, batch: Batch, partial: list[Request]) -> list[Request]:
-        skipped = []
-        for request in partial:
-            chunk = min(request.prompt_tokens - request.done, self._budget(batch))
-            if chunk > 0:
-                batch.add(request, chunk)
-            else:
-                skipped.append(request)
-        return skipped
-
-    def _admit(self, batch: Batch) -> None:
-        limit = self.replica.max_batch
-        while self.waiting and self.pool.holders < limit and len(batch) < limit:
-            head = self.waiting[0]
-            chunk = min(head.prompt_tokens, self._budget(batch))
-            if chunk <= 0 or not self.pool.can_admit(head):
-                break
-            self.pool.admit(self.waiting.popleft())
-            batch.add(head, chunk)
-
-
-def make_scheduler(replica: Replica) -> Scheduler:
-    """Returns the scheduler that the replica names."""
-    return {"prefill_first": PrefillFirst, "chunked": Chunked}[replica.scheduler](replica)

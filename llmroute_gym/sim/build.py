@@ -8,12 +8,12 @@ import numpy as np
 
 from llmroute_gym.config import ClusterConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.arrivals import ArrivalProcess, arrival_process
 from llmroute_gym.sim.lengths import length_model
+from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource
 from llmroute_gym.sim.traces import load_trace
-from llmroute_gym.sim.workload import SyntheticWorkload, TraceWorkload, WorkloadSource
-from llmroute_gym.simulation import simulate
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The KV cache of a replica, counted in blocks."""
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim.request import Request
+from llmroute_gym.sim.reference.request import Request
 
 
 class BlockPool:

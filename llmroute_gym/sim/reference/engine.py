@@ -12,10 +12,10 @@ from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, N_ENGINE_SIGNALS, N_SIGNALS, Signal
 from llmroute_gym.sim.averages import FadingAverage
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.reference.request import Request
+from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
-from llmroute_gym.sim.request import Request
 from llmroute_gym.sim.run import Interval, Run
-from llmroute_gym.sim.schedulers import make_scheduler
 
 
 class ReplicaProcess:

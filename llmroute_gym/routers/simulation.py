@@ -1,32 +1,17 @@
 """One call from a workload, a cluster and a router to what became of every request."""
 
-from collections.abc import Callable
-from typing import Any, Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
+from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
-from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import Workload
-
-EngineName = Literal["compiled", "reference"]
-
-
-def _compiled_run(*args: Any, **kwargs: Any) -> Run:
-    from llmroute_gym.sim.compiled import CompiledRun  # Numba takes half a second to import
-
-    return CompiledRun(*args, **kwargs)
-
-
-ENGINES: dict[str, Callable[..., Run]] = {"compiled": _compiled_run, "reference": ReferenceRun}
-"""What starts a run, by the engine's name; all take the arguments of `Run`."""
 
 
 def simulate(
@@ -75,7 +60,7 @@ def simulate(
 
 
 def _served_in_kernel(run: Run, router: Router, rng: np.random.Generator) -> bool:
-    from llmroute_gym.kernel_routing import serve_in_kernel
+    from llmroute_gym.routers.kernels import serve_in_kernel
     from llmroute_gym.sim.compiled import CompiledRun
 
     return isinstance(run, CompiledRun) and serve_in_kernel(run, router, rng)

@@ -10,7 +10,7 @@ import pytest
 from llmroute_gym import Cluster, InputError, Replica, Workload, simulate
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.sim import FormulaBatchTime, Signal
-from llmroute_gym.simulation import EngineName
+from llmroute_gym.sim.engines import EngineName
 
 MODEL = FormulaBatchTime(0.01, 0, 0, 0, 0, 1e-4)
 THREE = Cluster((Replica(MODEL),) * 3)
