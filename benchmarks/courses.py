@@ -29,18 +29,23 @@ from trainings import (
     train_once,
 )
 
-import llmroute_gym.training
-from llmroute_gym.collect_demos import collect
+import llmroute_gym.training.learning
 from llmroute_gym.config import PretrainConfig, TrainConfig
+from llmroute_gym.demos.collection import collect
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.pretrain import ACCURACY_FILE, clone_checkpoint, measure, write_accuracies
 from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.policy_router import PolicyRouter
 from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.sim.outcome import percentile
-from llmroute_gym.warm_start import cloning, collection
+from llmroute_gym.training.imitation import (
+    ACCURACY_FILE,
+    clone_checkpoint,
+    measure,
+    write_accuracies,
+)
+from llmroute_gym.training.warm_start import cloning, collection
 
 WEIGHTS_FILE = "weights.pt"
 FIRST_UPDATES = 5
@@ -89,12 +94,12 @@ class KeepWeights(BaseCallback):
 @contextmanager
 def _watched() -> Iterator[None]:
     """Lets trainings keep their weights; `learn` takes no further callbacks."""
-    usual = llmroute_gym.training.callbacks
+    usual = llmroute_gym.training.learning.callbacks
 
     def callbacks(settings: TrainConfig, model: Any, folder: RunFolder, total: int) -> Any:
         return [KeepWeights(folder.path / WEIGHTS_FILE), *usual(settings, model, folder, total)]
 
-    with mock.patch.object(llmroute_gym.training, "callbacks", callbacks):
+    with mock.patch.object(llmroute_gym.training.learning, "callbacks", callbacks):
         yield
 
 

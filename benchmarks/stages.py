@@ -72,11 +72,11 @@ from trainings import (
     train_all,
 )
 
-from llmroute_gym.collect_demos import planned_episodes
 from llmroute_gym.config import EvaluationConfig, TrainConfig
+from llmroute_gym.demos.collection import planned_episodes
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.warm_start import collection
+from llmroute_gym.training.warm_start import collection
 
 NAME = "stages"
 

@@ -29,7 +29,9 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 import llmroute_gym
-from llmroute_gym.comparison import Estimate, common_workloads, serve
+from llmroute_gym.compare.requests import common_workloads
+from llmroute_gym.compare.serving import serve
+from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.config import (
     ClusterConfig,
     EvaluationConfig,
@@ -132,8 +134,8 @@ def train_once(settings: TrainConfig, folder: Path, name: str = "training") -> P
     if finished.is_dir():
         return finished
     # Slow to import: not where nothing is trained.
-    from llmroute_gym.training import learn
-    from llmroute_gym.warm_start import WarmStart
+    from llmroute_gym.training.learning import learn
+    from llmroute_gym.training.warm_start import WarmStart
 
     part = folder / f".{finished.name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)

@@ -44,7 +44,7 @@ from trainings import (
     train_all,
 )
 
-from llmroute_gym.comparison import Estimate
+from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent

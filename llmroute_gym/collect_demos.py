@@ -1,292 +1,15 @@
 """Records the decisions of routers: ``python -m llmroute_gym.collect_demos``."""
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
-
-from llmroute_gym import __version__
+from llmroute_gym.compare.capacity import warn_of_overload
 from llmroute_gym.config import CollectDemosConfig
-from llmroute_gym.demos import DEMOS_FILE, DemoLayout, Demos, concatenated
-from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.envs.observation import COLUMNS
+from llmroute_gym.demos.collection import checked, collected, layout_of
+from llmroute_gym.demos.file import DEMOS_FILE, Demos, summary
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import check_writable
-from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import RunFolder
-from llmroute_gym.sim import Cluster
-from llmroute_gym.sim.build import (
-    build_cluster,
-    build_source,
-    check_trace_length,
-    warn_of_overload,
-)
-from llmroute_gym.sim.sources import WorkloadSource
-
-
-@dataclass(frozen=True, eq=False)
-class EpisodePlan:
-    """What is decided before an episode starts, the same for every router.
-
-    Attributes:
-        episode: its number in the collection.
-        qps: mean arrival rate, requests per second.
-        disturbed: (n_requests,) bool, placed at random instead of by the router.
-        recorded: (n_recorded,) the steps to record, ascending; all are the router's own.
-    """
-
-    episode: int
-    qps: float
-    disturbed: npt.NDArray[np.bool_]
-    recorded: npt.NDArray[np.int64]
-
-
-def collect(settings: CollectDemosConfig) -> Demos:
-    """Lets every router decide and records it.
-
-    Args:
-        settings: which routers, how many decisions, at which loads, the seed.
-
-    Returns:
-        The decisions, router by router and in order of their episodes. Equal settings give equal
-        decisions, with any number of workers.
-
-    Raises:
-        InputError: a router is unknown, or an episode is too short to record anything.
-    """
-    return _collect(settings, *_checked(settings))
-
-
-def _checked(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource, list[EpisodePlan]]:
-    """Returns what the settings describe, all of which proves right before any episode."""
-    for name in settings.policies:
-        make(name)
-    cluster, source = _built(settings)
-    check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
-    return cluster, source, planned_episodes(settings)
-
-
-def _collect(
-    settings: CollectDemosConfig,
-    cluster: Cluster,
-    source: WorkloadSource,
-    plans: Sequence[EpisodePlan],
-) -> Demos:
-    tasks = [(name, plan) for name in settings.policies for plan in plans]
-    parts = []
-    with tqdm(total=len(tasks), desc="demonstrations", unit="episode") as bar:
-        for part in _played(settings, cluster, source, tasks):
-            parts.append(part)
-            bar.update()
-    return concatenated(parts)
-
-
-def _layout(settings: CollectDemosConfig) -> DemoLayout:
-    return DemoLayout(
-        settings.cluster.replicas,
-        COLUMNS,
-        settings.observation,
-        settings.reward,
-        settings.gamma,
-    )
-
-
-def planned_episodes(settings: CollectDemosConfig) -> list[EpisodePlan]:
-    """Plans as many episodes as it takes to record the decisions that are asked for.
-
-    The loads come in turn; every second round of them is disturbed. After a burst of random
-    placements a router's first decisions, one per replica, are not recorded: the rows then show
-    its own doing again, round robin's turn included.
-    """
-    n_replicas, left = settings.cluster.replicas, settings.decisions
-    plans: list[EpisodePlan] = []
-    while left > 0:
-        number = len(plans)
-        rounds, position = divmod(number, len(settings.loads))
-        rng = _streams(settings, number)["plan"]
-        disturbed = _bursts(settings, rng) if rounds % 2 else _bursts(settings, rng) & False
-        settled = np.convolve(disturbed, np.ones(n_replicas + 1))[: len(disturbed)] == 0
-        own = np.flatnonzero(settled)
-        n_recorded = min(settings.decisions_per_episode, left, len(own))
-        if n_recorded == 0 and rounds % 2:
-            raise InputError(
-                f"disturbance={settings.disturbance:g} in bursts of {settings.burst} leaves "
-                f"nothing to record of {settings.requests_per_episode} requests; "
-                "make it smaller, or requests_per_episode larger"
-            )
-        recorded = np.sort(rng.choice(own, n_recorded, replace=False))
-        plans.append(
-            EpisodePlan(number, settings.rate * settings.loads[position], disturbed, recorded)
-        )
-        left -= n_recorded
-    return plans
-
-
-def _bursts(settings: CollectDemosConfig, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Marks the requests that are placed at random, in bursts at random places."""
-    n_requests = settings.requests_per_episode
-    n_blocks = -(-n_requests // settings.burst)
-    chosen = rng.random(n_blocks) < settings.disturbance
-    return np.repeat(chosen, settings.burst)[:n_requests]
-
-
-def _streams(settings: CollectDemosConfig, episode: int) -> dict[str, np.random.Generator]:
-    """Returns the episode's generators, independent of each other and of the router."""
-    names = ("plan", "env", "router", "placements")
-    spawned = np.random.default_rng([settings.seed, episode]).spawn(len(names))
-    return dict(zip(names, spawned, strict=True))
-
-
-def _played(
-    settings: CollectDemosConfig,
-    cluster: Cluster,
-    source: WorkloadSource,
-    tasks: Sequence[tuple[str, EpisodePlan]],
-) -> Iterator[Demos]:
-    """Plays the episodes, in order, in this process or in several."""
-    workers = min(settings.workers, len(tasks))
-    if workers == 1:
-        for name, plan in tasks:
-            yield play(settings, cluster, source, name, plan)
-        return
-    # Forking a process that runs threads, as PyTorch's do, may lock up.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_play_alone, [settings] * len(tasks), tasks)
-
-
-def _built(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource]:
-    return build_cluster(settings.cluster), build_source(settings.workload, settings.rate)
-
-
-def _play_alone(settings: CollectDemosConfig, task: tuple[str, EpisodePlan]) -> Demos:
-    return play(settings, *_built(settings), *task)
-
-
-def play(
-    settings: CollectDemosConfig,
-    cluster: Cluster,
-    source: WorkloadSource,
-    name: str,
-    plan: EpisodePlan,
-) -> Demos:
-    """Plays one episode with one router.
-
-    Args:
-        settings: of the collection.
-        cluster: the replicas.
-        source: what the requests are drawn from, at any rate.
-        name: of the router.
-        plan: of the episode.
-
-    Returns:
-        The recorded decisions; their returns count every reward to the end of the episode.
-    """
-    env = _RowsEnv(
-        cluster=cluster,
-        workload=source.with_qps(plan.qps),
-        qps=None,
-        requests_per_episode=settings.requests_per_episode,
-        reward=settings.reward,
-        observation=settings.observation,
-        engine=settings.engine,
-    )
-    streams = _streams(settings, plan.episode)
-    router = make(name)
-    router.reset(len(cluster), settings.requests_per_episode, streams["router"])
-    decider = _DisturbedRouter(router, plan.disturbed, streams["placements"])
-    env_seed = int(streams["env"].integers(2**31))
-    observations, masks, actions, rewards = _decisions(env, env_seed, decider)
-    steps = plan.recorded
-    n_rows = len(steps)
-    return Demos(
-        layout=_layout(settings),
-        collections=(provenance(settings),),
-        router=np.full(n_rows, name),
-        seed=np.full(n_rows, settings.seed),
-        episode=np.full(n_rows, plan.episode),
-        step=steps,
-        qps=np.full(n_rows, plan.qps),
-        observation=observations[steps],
-        mask=masks[steps],
-        action=actions[steps],
-        reward=rewards[steps],
-        return_to_go=returns_to_go(rewards, settings.gamma)[steps],
-    )
-
-
-class _DisturbedRouter:
-    """A router, and in its place random placements that favour some replicas in each burst.
-
-    Args:
-        router: decides where nothing disturbs; it is not told of the other placements.
-        disturbed: (n_requests,) bool.
-        rng: draws the placements.
-    """
-
-    def __init__(
-        self, router: Router, disturbed: npt.NDArray[np.bool_], rng: np.random.Generator
-    ) -> None:
-        self.router, self.disturbed, self.rng = router, disturbed, rng
-
-    def decide(self, step: int, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
-        if not self.disturbed[step]:
-            return self.router.route(rows, mask)
-        if step == 0 or not self.disturbed[step - 1]:
-            self.weights = self.rng.dirichlet(np.ones(len(mask)))
-        allowed = np.where(mask, self.weights + 1e-9, 0.0)
-        return int(self.rng.choice(len(mask), p=allowed / allowed.sum()))
-
-
-class _RowsEnv(LLMRouteEnv):
-    """The environment that a policy learns in, with what a router reads."""
-
-    def rows(self) -> npt.NDArray[np.float64]:
-        """Returns the rows of the request at hand in physical units."""
-        return self._running().rows().copy()
-
-
-def _decisions(
-    env: _RowsEnv, seed: int, decider: _DisturbedRouter
-) -> tuple[Any, Any, Any, npt.NDArray[np.float64]]:
-    """Plays an episode; returns its observations, masks, actions and rewards."""
-    observations, masks, rewards = [], [], []
-    actions: list[int] = []
-    observation, info = env.reset(seed=seed)
-    terminated = False
-    while not terminated:
-        mask = info["action_mask"].astype(np.bool_)
-        action = decider.decide(len(actions), env.rows(), mask)
-        observations.append(observation)
-        masks.append(mask)
-        actions.append(action)
-        observation, reward, terminated, _, info = env.step(action)
-        rewards.append(reward)
-    return np.stack(observations), np.stack(masks), np.array(actions), np.array(rewards)
-
-
-def returns_to_go(rewards: npt.NDArray[np.float64], gamma: float) -> npt.NDArray[np.float64]:
-    """Returns the discounted sum of rewards from each step to the end, shape (n_steps,)."""
-    returns = np.empty(len(rewards))
-    following = 0.0
-    for step in range(len(rewards) - 1, -1, -1):
-        following = rewards[step] + gamma * following
-        returns[step] = following
-    return returns
-
-
-def provenance(settings: CollectDemosConfig) -> dict[str, Any]:
-    """Returns how a collection was made: the package's version and the settings that matter."""
-    places = ("path", "run_dir", "append", "workers")
-    given = {name: value for name, value in asdict(settings).items() if name not in places}
-    return {"package": f"llmroute-gym {__version__}", **given}
 
 
 def collect_demos(settings: CollectDemosConfig) -> Path:
@@ -302,12 +25,12 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     if settings.path is None or path.is_dir():
         path /= DEMOS_FILE
     held = _held(path, settings)
-    cluster, source, plans = _checked(settings)
+    cluster, source, plans = checked(settings)
     check_writable(path)
     with RunFolder(settings.run_dir) as folder:
         key = "qps" if settings.workload.qps is None else "workload.qps"
         warn_of_overload(cluster, source, key, settings.rate)
-        demos = _collect(settings, cluster, source, plans)
+        demos = collected(settings, cluster, source, plans)
         if held is not None:
             demos = held.joined(demos)
         folder.write_settings(settings)
@@ -322,7 +45,7 @@ def _held(path: Path, settings: CollectDemosConfig) -> Demos | None:
             raise InputError(f"append=true adds to {path}, which does not exist; leave it out")
         held = Demos.load(path)
         held.check_addition(
-            _layout(settings), settings.cluster, settings.policies, settings.seed, path
+            layout_of(settings), settings.cluster, settings.policies, settings.seed, path
         )
         return held
     if path.exists():
@@ -330,19 +53,6 @@ def _held(path: Path, settings: CollectDemosConfig) -> Demos | None:
             f"{path} exists and is kept; add to it with append=true, or give another path=FILE"
         )
     return None
-
-
-def summary(demos: Demos) -> str:
-    """Lays out per router what was recorded."""
-    lines = [f"{'router':<20} {'decisions':>9} {'episodes':>8} {'requests/s':>12} {'return':>8}"]
-    for name in demos.routers():
-        part = demos.select(demos.router == name)
-        episodes = len(set(zip(part.seed.tolist(), part.episode.tolist(), strict=True)))
-        loads = f"{part.qps.min():.3g}..{part.qps.max():.3g}"
-        lines.append(
-            f"{name:<20} {len(part):>9,} {episodes:>8} {loads:>12} {part.return_to_go.mean():>8.1f}"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -4,14 +4,15 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from llmroute_gym.comparison import common_workloads
+from llmroute_gym.compare.entrants import POLICY, rule_routers
+from llmroute_gym.compare.report import PICTURE, report, title_of
+from llmroute_gym.compare.requests import common_workloads
 from llmroute_gym.config import TrainConfig
-from llmroute_gym.evaluate import PICTURE, POLICY, report, rule_routers, title_of
-from llmroute_gym.resuming import check_state, interrupted
 from llmroute_gym.routers import make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
+from llmroute_gym.training.resuming import check_state, interrupted
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ def train(settings: TrainConfig) -> float:
     check_trace_length(source, {"env.requests_per_episode": episode, "evaluation.requests": run})
     workloads = common_workloads(source, cluster, settings.evaluation)
     # Slow to import: only once the settings have proved right.
-    from llmroute_gym.plots import plot_training
     from llmroute_gym.sb3.policy_router import PolicyRouter
-    from llmroute_gym.tracking import METRICS_FILE, wandb_run
-    from llmroute_gym.training import learn
-    from llmroute_gym.warm_start import WarmStart
+    from llmroute_gym.training.dashboard import plot_training
+    from llmroute_gym.training.learning import learn
+    from llmroute_gym.training.tracking import METRICS_FILE, wandb_run
+    from llmroute_gym.training.warm_start import WarmStart
 
     if settings.resume is None:
         start = WarmStart.find(settings)

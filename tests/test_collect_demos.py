@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.collect_demos import collect, collect_demos, planned_episodes, returns_to_go
+from llmroute_gym.collect_demos import collect_demos
 from llmroute_gym.config import ClusterConfig, CollectDemosConfig, ObservationConfig
-from llmroute_gym.demos import Demos
+from llmroute_gym.demos.collection import collect, planned_episodes, returns_to_go
+from llmroute_gym.demos.file import Demos
 from llmroute_gym.envs.observation import SCALE
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import Signal

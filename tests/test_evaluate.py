@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.comparison import (
-    METRICS,
-    PAIRED,
-    common_workloads,
-    compare,
-    serve,
-    table,
-    write_comparison,
-)
+from llmroute_gym.compare.report import write_comparison
+from llmroute_gym.compare.requests import common_workloads
+from llmroute_gym.compare.serving import serve
+from llmroute_gym.compare.statistics import METRICS, PAIRED, compare
+from llmroute_gym.compare.text import table
 from llmroute_gym.config import (
     ClusterConfig,
     EvaluateConfig,
@@ -218,7 +214,7 @@ def test_an_interrupted_run_leaves_no_results_and_a_usable_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("llmroute_gym.evaluate.write_comparison", fail)
+        patch.setattr("llmroute_gym.compare.report.write_comparison", fail)
         with pytest.raises(KeyboardInterrupt):
             evaluating()
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [

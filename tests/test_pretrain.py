@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmroute_gym.attainable import attainable_accuracy, imitation
-from llmroute_gym.collect_demos import collect, collect_demos
+from llmroute_gym.collect_demos import collect_demos
 from llmroute_gym.config import (
     CloningConfig,
     ClusterConfig,
@@ -22,10 +21,13 @@ from llmroute_gym.config import (
     RewardConfig,
     TrainingConfig,
 )
-from llmroute_gym.demos import Demos
+from llmroute_gym.demos.attainable import attainable_accuracy, imitation
+from llmroute_gym.demos.collection import collect
+from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
-from llmroute_gym.pretrain import calibration_error, pretrain
+from llmroute_gym.pretrain import pretrain
 from llmroute_gym.sb3.checkpoint import Checkpoint
+from llmroute_gym.training.imitation import calibration_error
 
 RESULTS = {
     "accuracy.csv",

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from llmroute_gym.compare.capacity import estimated_capacity
 from llmroute_gym.config import (
     ClusterConfig,
     CurriculumConfig,
@@ -36,9 +37,9 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.runs.folder import RunFolder
-from llmroute_gym.sim.build import build_cluster, build_source, estimated_capacity
+from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
-from tests.test_config import composed
+from tests.config.test_config import composed
 
 RESULTS = {
     "comparison.csv",
@@ -246,7 +247,7 @@ def test_a_run_that_stops_in_training_leaves_no_results(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("llmroute_gym.training.RouterMonitor._on_rollout_end", fail)
+        patch.setattr("llmroute_gym.training.learning.RouterMonitor._on_rollout_end", fail)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(tmp_path / "run"))
     left = {file.name for file in (tmp_path / "run").iterdir()}
@@ -306,7 +307,7 @@ def test_wrong_input_is_found_before_anything_is_written(
 def test_requests_are_rounded_up_to_whole_rollouts(
     requests: int, envs: int, steps: int, expected: tuple[int, int]
 ) -> None:
-    from llmroute_gym.training import rollout_steps, rollouts
+    from llmroute_gym.training.setup import rollout_steps, rollouts
 
     settings = TrainConfig(
         training=TrainingConfig(ppo_requests=requests, rollout_steps=steps),
@@ -325,9 +326,9 @@ class Killed(BaseException):
 def test_an_interrupted_run_goes_on_to_the_same_end(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    from llmroute_gym import training
+    from llmroute_gym.training import learning
 
-    folder, kind = tmp_path / "run", getattr(training, moment.split(".")[0])
+    folder, kind = tmp_path / "run", getattr(learning, moment.split(".")[0])
     original, calls = getattr(kind, moment.split(".")[1]), []
 
     def kill(*args: object, **kwargs: object) -> object:
@@ -360,7 +361,7 @@ def test_a_run_interrupted_in_the_comparison_goes_on_too(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("llmroute_gym.evaluate.compare", Mock(side_effect=Killed))
+        patch.setattr("llmroute_gym.compare.report.compare", Mock(side_effect=Killed))
         with pytest.raises(Killed):
             train(tiny(folder))
     with pytest.raises(InputError, match="holds an interrupted training, which is kept; go on"):
@@ -376,7 +377,7 @@ def test_settings_that_changed_since_are_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("llmroute_gym.evaluate.compare", Mock(side_effect=Killed))
+        patch.setattr("llmroute_gym.compare.report.compare", Mock(side_effect=Killed))
         with pytest.raises(Killed):
             train(tiny(tmp_path))
     config = tmp_path / "config.yaml"

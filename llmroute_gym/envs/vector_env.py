@@ -11,20 +11,15 @@ from gymnasium.utils import seeding
 from gymnasium.vector.utils import batch_space
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.envs.llmroute_env import (
-    build_config,
-    cluster_and_source,
-    episode_metrics,
-    masked_error,
-    predicted_output_tokens,
-    range_error,
-)
+from llmroute_gym.envs.arguments import build_config, cluster_and_source, masked_error, range_error
+from llmroute_gym.envs.metrics import episode_metrics
 from llmroute_gym.envs.observation import observation_space
 from llmroute_gym.envs.reward import RewardTerms
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.predictions import predicted_output_tokens
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
 

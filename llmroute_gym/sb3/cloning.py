@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import nn
 
 from llmroute_gym.config import CloningConfig
-from llmroute_gym.demos import Demos
+from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sb3.replica_set import ReplicaSetMixin

@@ -22,7 +22,8 @@ from trainings import (
     train_once,
 )
 
-from llmroute_gym.comparison import compare, serve
+from llmroute_gym.compare.serving import serve
+from llmroute_gym.compare.statistics import compare
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make

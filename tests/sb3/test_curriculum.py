@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from llmroute_gym.config import CurriculumConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import RouterPPO, SaveTrainingState, load_training_state, remaining_timesteps
-from llmroute_gym.sb3.curriculum import QPSCurriculum
+from llmroute_gym.sb3.callbacks.curriculum import QPSCurriculum
 from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
 
 STAGES = [2.0, 3.0, 4.0]

@@ -6,7 +6,7 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.envs.snapshot import Scales, Snapshot, short
+from llmroute_gym.envs.view.snapshot import Scales, Snapshot, short
 from llmroute_gym.ground.signals import Signal
 
 WIDTH = 100

@@ -401,3 +401,16 @@ def _about(table: Any, file: Path) -> tuple[DemoLayout, tuple[dict[str, Any], ..
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def summary(demos: Demos) -> str:
+    """Lays out per router what was recorded."""
+    lines = [f"{'router':<20} {'decisions':>9} {'episodes':>8} {'requests/s':>12} {'return':>8}"]
+    for name in demos.routers():
+        part = demos.select(demos.router == name)
+        episodes = len(set(zip(part.seed.tolist(), part.episode.tolist(), strict=True)))
+        loads = f"{part.qps.min():.3g}..{part.qps.max():.3g}"
+        lines.append(
+            f"{name:<20} {len(part):>9,} {episodes:>8} {loads:>12} {part.return_to_go.mean():>8.1f}"
+        )
+    return "\n".join(lines)

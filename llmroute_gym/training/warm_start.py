@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmroute_gym.collect_demos import collect, planned_episodes
 from llmroute_gym.config import CloningConfig, CollectDemosConfig, TrainConfig
-from llmroute_gym.demos import Demos
+from llmroute_gym.demos.collection import collect, planned_episodes
+from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
 from llmroute_gym.sim.build import build_cluster
@@ -47,7 +47,7 @@ class WarmStart:
         if start.checkpoint is not None:
             from llmroute_gym.sb3.checkpoint import Layout, check_same_networks, checkpoint_file
             from llmroute_gym.sb3.pretrained import read_networks
-            from llmroute_gym.training import needs_masks
+            from llmroute_gym.training.setup import needs_masks
 
             checkpoint = checkpoint_file(start.checkpoint)
             layout = Layout.read(checkpoint)

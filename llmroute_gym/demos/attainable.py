@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.demos import Demos
+from llmroute_gym.demos.file import Demos
 from llmroute_gym.envs.observation import SCALE
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.signals import Signal

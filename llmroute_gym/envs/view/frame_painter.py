@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.envs.snapshot import RECENT, Scales, Snapshot, short
+from llmroute_gym.envs.view.snapshot import RECENT, Scales, Snapshot, short
 from llmroute_gym.ground.signals import Signal
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from llmroute_gym.envs.snapshot import Scales, nice_end, seconds, short
-from llmroute_gym.envs.viewer import Snapshot, Viewer
+from llmroute_gym.envs.view.snapshot import Scales, nice_end, seconds, short
+from llmroute_gym.envs.view.viewer import Snapshot, Viewer
 from llmroute_gym.ground.signals import N_SIGNALS, Signal
 
 
@@ -203,7 +203,7 @@ def test_closing_leaves_a_viewer_that_still_draws(times: int) -> None:
 def test_pictures_leave_matplotlib_alone() -> None:
     script = (
         "import sys, numpy as np\n"
-        "from llmroute_gym.envs.viewer import Snapshot, Viewer\n"
+        "from llmroute_gym.envs.view.viewer import Snapshot, Viewer\n"
         "assert 'matplotlib' not in sys.modules\n"
         "import matplotlib; before = dict(dict.items(matplotlib.rcParams))\n"
         "rows = np.zeros((1, 18)); none = (np.empty(0),)\n"

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from llmroute_gym.pretrain import RouterAccuracy
     from llmroute_gym.sb3.cloning import Cloning, EpochRecord
+    from llmroute_gym.training.imitation import RouterAccuracy
 
 
 def plot_learning_curve(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.envs.frame_painter import DPI, Painter, make_painter
-from llmroute_gym.envs.snapshot import Scales, Snapshot
-from llmroute_gym.envs.text_view import text_view
+from llmroute_gym.envs.view.frame_painter import DPI, Painter, make_painter
+from llmroute_gym.envs.view.snapshot import Scales, Snapshot
+from llmroute_gym.envs.view.text_view import text_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -35,7 +35,6 @@ from llmroute_gym.config import (
     WorkloadConfig,
 )
 from llmroute_gym.errors import InputError
-from llmroute_gym.plots import PANELS
 from llmroute_gym.pretrain import pretrain
 from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sb3 import (
@@ -46,20 +45,16 @@ from llmroute_gym.sb3 import (
     PolicyRouter,
     TemperatureControl,
 )
+from llmroute_gym.sb3.callbacks.curriculum import QPSCurriculum
 from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
-from llmroute_gym.sb3.curriculum import QPSCurriculum
 from llmroute_gym.sim.build import build_cluster, build_source
-from llmroute_gym.tracking import wandb_run
 from llmroute_gym.train import train
-from llmroute_gym.training import (
-    callbacks,
-    make_model,
-    make_vec_env,
-    prepare,
-    reward_scale,
-    set_threads,
-)
-from llmroute_gym.warm_start import WarmStart
+from llmroute_gym.training.dashboard import PANELS
+from llmroute_gym.training.learning import callbacks
+from llmroute_gym.training.setup import make_model, make_vec_env, reward_scale, set_threads
+from llmroute_gym.training.start import prepare
+from llmroute_gym.training.tracking import wandb_run
+from llmroute_gym.training.warm_start import WarmStart
 
 # No value is the default of its key.
 CHANGED = TrainConfig(

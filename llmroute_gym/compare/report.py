@@ -1,0 +1,98 @@
+"""A comparison from its requests to its files."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from llmroute_gym.compare.pictures import plot_latencies
+from llmroute_gym.compare.serving import serve
+from llmroute_gym.compare.statistics import METRICS, PAIRED, Estimate, RouterResult, compare
+from llmroute_gym.compare.text import table
+from llmroute_gym.config import (
+    EvaluateConfig,
+    EvaluationConfig,
+    ObservationConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from llmroute_gym.routers import Router
+from llmroute_gym.runs.folder import FINISHED, RunFolder
+from llmroute_gym.sim import Cluster, Workload
+
+
+def write_comparison(results: Sequence[RouterResult], path: Path) -> None:
+    """Writes one line per router: each metric, each difference, and the ends of its interval."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header = ["router"]
+        for name in [*METRICS, *(f"{name}_vs_baseline" for name in PAIRED)]:
+            header += [name, f"{name}_low", f"{name}_high"]
+        writer.writerow(header)
+        for result in results:
+            line = [result.router]
+            for name in METRICS:
+                line += _cells(result.metrics[name])
+            for name in PAIRED:
+                line += _cells(result.differences.get(name))
+            writer.writerow(line)
+
+
+def _cells(estimate: Estimate | None) -> list[str]:
+    if estimate is None:
+        return ["", "", ""]
+    return [f"{number:.6g}" for number in (estimate.value, estimate.low, estimate.high)]
+
+
+PICTURE = "latency_cdf.png"
+
+
+def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig) -> str:
+    """Says what is compared: the requests, their rate, and the replicas."""
+    workload, cluster = settings.workload, settings.cluster
+    synthetic = workload.source == "synthetic"
+    requests = str(workload.lengths.get("model")) if synthetic else Path(str(workload.path)).name
+    process = str(workload.arrivals.get("process"))
+    own = not synthetic and process == "trace"
+    return (
+        f"{requests} at {settings.qps:g} requests/s ({'its own' if own else process} arrivals) to "
+        f"{cluster.replicas} x {cluster.profile}"
+    )
+
+
+def report(
+    routers: Mapping[str, Router],
+    workloads: Sequence[Workload],
+    cluster: Cluster,
+    config: EvaluationConfig,
+    observation: ObservationConfig,
+    folder: RunFolder,
+    title: str,
+) -> list[RouterResult]:
+    """Runs the comparison, prints its table and writes its picture and ``comparison.csv``.
+
+    Args:
+        routers: name to router.
+        workloads: the common requests.
+        cluster: what they are routed to.
+        config: how much is compared.
+        observation: what the routers are told.
+        folder: what is written to; the comparison comes last and marks the run as finished.
+        title: of the picture and the table.
+
+    Returns:
+        One result per router.
+    """
+    baseline = config.baseline or next(iter(config.routers or routers))
+    outcomes = {}
+    with tqdm(total=len(routers) * len(workloads), desc="evaluation", unit="run") as bar:
+        for name, router in routers.items():
+            outcomes[name] = serve(router, workloads, cluster, config, observation, bar.update)
+    results = compare(outcomes, baseline, config)
+    with folder.writing(PICTURE) as part:
+        plot_latencies(outcomes, part, title)
+    with folder.writing(FINISHED) as part:
+        write_comparison(results, part)
+    print(f"\n{title}\n{table(results, baseline, config)}\n\nresults: {folder.path}")
+    return results

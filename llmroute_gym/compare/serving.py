@@ -1,0 +1,74 @@
+"""Serving the common requests with a router."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+
+from llmroute_gym.config import EvaluationConfig, ObservationConfig
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.routers import Router
+from llmroute_gym.routers.simulation import route_all
+from llmroute_gym.sim import Cluster, Outcome, Workload
+from llmroute_gym.sim.engines import ENGINES
+from llmroute_gym.sim.predictions import predicted_output_tokens
+from llmroute_gym.sim.run import Run
+
+
+class RoutesMany(Protocol):
+    """A router without a memory of its own, which can decide in several clusters at once."""
+
+    def route_many(self, rows: FloatArray, masks: BoolArray) -> IntArray:
+        """Returns replicas (n,) for rows (n, n_replicas, n_columns), masks (n, n_replicas)."""
+        ...
+
+
+def serve(
+    router: Router,
+    workloads: Sequence[Workload],
+    cluster: Cluster,
+    config: EvaluationConfig,
+    observation: ObservationConfig,
+    on_run: Callable[[], object] = lambda: None,
+) -> list[Outcome]:
+    """Serves every workload with one router.
+
+    Args:
+        router: reset before each run.
+        workloads: from `common_workloads`.
+        cluster: the replicas.
+        config: the seed of a router's own randomness, and the engine.
+        observation: what the router is told.
+        on_run: called after each run.
+
+    Returns:
+        One outcome per workload.
+    """
+    runs: list[Run] = []
+    randomness = []
+    for index, workload in enumerate(workloads):
+        guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
+        predicted = predicted_output_tokens(workload, observation.predicted_output_sigma, guesses)
+        start = ENGINES[config.engine]
+        runs.append(
+            start(workload, cluster, observation=observation, predicted_output_tokens=predicted)
+        )
+        randomness.append(choices)
+    if hasattr(router, "route_many"):
+        _route_together(runs, cast(RoutesMany, router), on_run)
+    else:
+        for run, rng in zip(runs, randomness, strict=True):
+            route_all(run, router, rng)
+            on_run()
+    return [run.outcome() for run in runs]
+
+
+def _route_together(runs: Sequence[Run], router: RoutesMany, on_run: Callable[[], object]) -> None:
+    """Takes the runs one decision further at a time: a network decides many as fast as one."""
+    while going := [run for run in runs if not run.done]:
+        rows = np.stack([run.rows() for run in going])
+        masks = np.stack([run.mask() for run in going])
+        for run, replica in zip(going, router.route_many(rows, masks).tolist(), strict=True):
+            run.place(replica)
+            if run.done:
+                on_run()

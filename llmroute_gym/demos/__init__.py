@@ -1,0 +1,1 @@
+"""Demonstrations: decisions of routers, collected and kept, and what a clone can attain."""

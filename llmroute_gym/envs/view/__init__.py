@@ -1,0 +1,1 @@
+"""Showing an episode: snapshots of it as pictures, as text, in a window."""

@@ -1,0 +1,198 @@
+"""Regularised PPO on the routing environment: from settings to a trained checkpoint."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from llmroute_gym.compare.capacity import warn_of_overload
+from llmroute_gym.config import TrainConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE, RunFolder
+from llmroute_gym.sb3 import (
+    EntropyWarmup,
+    HealthMonitor,
+    KLReferenceDecay,
+    ObservationStatistics,
+    RolloutStatistics,
+    RouterMaskablePPO,
+    RouterMonitor,
+    RouterPPO,
+    SaveTrainingState,
+    TemperatureControl,
+    load_training_state,
+    remaining_timesteps,
+)
+from llmroute_gym.sb3.callbacks.curriculum import QPSCurriculum
+from llmroute_gym.sb3.checkpoint import Checkpoint
+from llmroute_gym.sb3.row_normalizer import normalizers
+from llmroute_gym.sim import Cluster
+from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.training.resuming import noted
+from llmroute_gym.training.setup import (
+    Model,
+    layout_of,
+    make_vec_env,
+    needs_masks,
+    rollouts,
+    set_threads,
+)
+from llmroute_gym.training.start import prepare
+from llmroute_gym.training.tracking import ProgressBar, training_logger
+from llmroute_gym.training.warm_start import WarmStart
+
+log = logging.getLogger(__name__)
+
+
+FINDINGS_FILE = "findings.json"
+
+
+def learn(
+    settings: TrainConfig,
+    cluster: Cluster,
+    source: WorkloadSource,
+    folder: RunFolder,
+    start: WarmStart,
+) -> Checkpoint:
+    """Trains a policy, or goes on with an interrupted training.
+
+    Writes ``metrics.csv``, ``findings.json``, ``model.zip`` and the TensorBoard files of the
+    training into the folder, and ``training_state.zip``, from which it goes on or, once it has
+    ended, comes to the same policy again.
+
+    Args:
+        settings: of the whole run.
+        cluster: what the policy routes to.
+        source: what the episodes' requests are drawn from.
+        folder: what is written to.
+        start: where the weights come from.
+
+    Returns:
+        The trained policy with its observation statistics.
+
+    Raises:
+        InputError: the training ended in numbers that are not finite; the last good policy is in
+            the folder.
+    """
+    set_threads(settings.training.torch_threads)
+    warn_of_overload(cluster, source, *_highest_load(settings))
+    warn_of_short_stages(settings)
+    env = make_vec_env(settings, cluster, source)
+    try:
+        masked = needs_masks(cluster)
+        if settings.resume is None:
+            model = prepare(settings, env, start, masked=masked)
+        else:
+            algorithm: Any = RouterMaskablePPO if masked else RouterPPO
+            model = load_training_state(folder.path / STATE_FILE, env, algorithm, device="cpu")
+        # Rewards are scaled alike from here on: their scale would move as the policy gets better.
+        env.training = not (settings.stabilization.enabled and frozen(settings, model))
+        run(settings, model, folder)
+        checkpoint = Checkpoint(model, layout_of(settings, cluster, env))
+        with folder.writing(MODEL_FILE) as part:
+            checkpoint.save(part)
+        if model.non_finite or _found_non_finite(model):
+            raise InputError(
+                f"the training met numbers that are not finite after {model.num_timesteps} "
+                f"requests and stopped; the last good policy is in {folder.path / MODEL_FILE}, "
+                "lower training.learning_rate"
+            )
+        return checkpoint
+    finally:
+        env.close()
+
+
+def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
+    """Learns what is left to learn, with all controllers, monitors and logs."""
+    total = rollouts(settings) * model.n_steps * model.n_envs
+    resumed = settings.resume is not None
+    log.info(
+        "PPO %s: %d requests in %d rollouts of %d environments x %d decisions, %.3g requests/s; "
+        "%s engine on one thread; PyTorch on the CPU with %d thread(s)",
+        f"goes on after {model.num_timesteps}" if resumed else "starts",
+        total,
+        rollouts(settings),
+        model.n_envs,
+        model.n_steps,
+        settings.qps,
+        settings.env.engine,
+        torch.get_num_threads(),
+    )
+    if model.has_reference:
+        log.info("reference of the KL: %s", model.reference_origin)
+    with training_logger(folder, model.num_timesteps) as logger, logging_redirect_tqdm():
+        model.set_logger(logger)
+        model.learn(
+            remaining_timesteps(model) if resumed else total,
+            callbacks(settings, model, folder, total),
+            reset_num_timesteps=not resumed,
+        )
+
+
+def callbacks(
+    settings: TrainConfig, model: Model, folder: RunFolder, total: int
+) -> list[BaseCallback]:
+    """Returns what controls and watches a training."""
+    statistics = RolloutStatistics()
+    temperature = settings.temperature
+    if temperature.target_qps is None:
+        temperature = replace(temperature, target_qps=settings.training.qps)
+    if temperature.target_latency is None:
+        temperature = replace(temperature, target_latency=settings.reward.latency_threshold)
+    chosen: list[BaseCallback] = [
+        KLReferenceDecay(settings.kl),
+        EntropyWarmup(settings.exploration),
+        TemperatureControl(temperature, statistics),
+        HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),
+        RouterMonitor(statistics),
+        SaveTrainingState(folder.path / STATE_FILE, note=noted(settings)),
+        ProgressBar(total),
+    ]
+    if normalizers(model.policy):
+        chosen.append(ObservationStatistics(settings.stabilization.freeze))
+    if settings.curriculum.stages:
+        chosen.append(QPSCurriculum(settings.curriculum, total))
+    return chosen
+
+
+def frozen(settings: TrainConfig, model: Model) -> bool:
+    """Whether statistics that were filled before the learning stand still from then on."""
+    freeze = settings.stabilization.freeze
+    return model.has_reference if freeze is None else freeze
+
+
+def _highest_load(settings: TrainConfig) -> tuple[str, float]:
+    """Returns the key that sets the highest arrival rate of a training, and the rate."""
+    if settings.curriculum.stages:
+        return "curriculum.stages", max(settings.curriculum.stages)
+    key = "training.qps" if settings.workload.qps is None else "workload.qps"
+    return key, settings.qps
+
+
+def warn_of_short_stages(settings: TrainConfig) -> None:
+    """Warns where a stage of the curriculum is shorter than the episodes that it begins with."""
+    curriculum, env = settings.curriculum, settings.env
+    total, episodes = settings.training.ppo_requests, env.num_envs * env.requests_per_episode
+    if not curriculum.stages or curriculum.advance != "requests":
+        return
+    each = total // len(curriculum.stages)
+    lengths = curriculum.requests or [each] * (len(curriculum.stages) - 1)
+    shortest = min([*lengths, total - sum(lengths)])
+    if shortest < episodes:
+        log.warning(
+            "a stage of the curriculum has %d requests, but a new load holds from the next episode "
+            "on, and the episodes at hand take %d (%d environments of %d requests); make "
+            "training.ppo_requests larger or env.requests_per_episode smaller",
+            shortest,
+            episodes,
+            env.num_envs,
+            env.requests_per_episode,
+        )
+
+
+def _found_non_finite(model: Model) -> bool:
+    found = getattr(model, "callback_state", {}).get(HealthMonitor.STATE, {}).get("findings", [])
+    return any(finding["name"] == "non_finite" for finding in found)

@@ -1,0 +1,114 @@
+"""Bringing a model to where PPO starts: statistics, warm start, reference."""
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from llmroute_gym.config import TrainConfig
+from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.routers import make
+from llmroute_gym.sb3 import (
+    RouterMaskablePPO,
+    RouterPPO,
+    fill_statistics,
+)
+from llmroute_gym.sb3.row_normalizer import moments, normalizers
+from llmroute_gym.training.setup import Model, make_model, ppo_settings, reward_scale
+from llmroute_gym.training.warm_start import WarmStart, cloning
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    settings: TrainConfig, env: VecNormalize, start: WarmStart, *, masked: bool = False
+) -> Model:
+    """Builds the model and brings it to where PPO starts: statistics, warm start, reference."""
+    if start.checkpoint is None:
+        model = make_model(settings, env, masked=masked)
+    else:
+        algorithm = RouterMaskablePPO if masked else RouterPPO
+        model = algorithm.from_pretrained(
+            start.checkpoint, env, device="cpu", **ppo_settings(settings, env)
+        )
+    if settings.stabilization.enabled:
+        stabilize(settings, model, env)
+    if start.layout is not None:
+        scale_values(model, start.layout.reward_scale / reward_scale(env))
+    demos = start.demonstrations(settings)
+    if demos is not None:
+        from llmroute_gym.sb3.cloning import clone
+
+        scale_values(model, reward_scale(env))
+        learned = clone(model, demos, cloning(settings), settings.seed)
+        scale_values(model, 1 / reward_scale(env))
+        last = learned.actor[learned.actor_epoch]
+        log.info(
+            "cloned %d decisions of %s: accuracy %.3f on episodes held out, the value head "
+            "explains %.0f%% of the returns",
+            len(demos),
+            ", ".join(demos.routers()),
+            last.validation_accuracy,
+            100 * learned.explained_variance,
+        )
+    origin = start.origin(demos)
+    log.info("PPO starts from %s", origin)
+    if max(settings.kl.kl_ref_coef_initial, settings.kl.kl_ref_coef_final) > 0:
+        model.set_reference()
+        model.reference_origin = origin
+    return model
+
+
+def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
+    """Fills the statistics of observations and rewards.
+
+    A checkpoint keeps its own observation statistics, which its weights were made for.
+    """
+    config, seed = settings.stabilization, settings.seed
+    filled = [one for one in normalizers(model.policy) if float(one.count) > 0]
+    kept = copy.deepcopy(model.policy.state_dict())
+    if config.policy == "random":
+        fill_statistics(model, config.steps, seed)
+    else:
+        _fill_with_router(config.policy, config.steps, model, env, seed)
+    if filled:
+        model.policy.load_state_dict(kept)
+    log.info(
+        "statistics: %d decisions by %s; rewards are divided by %.3g%s",
+        config.steps * env.num_envs,
+        config.policy,
+        reward_scale(env),
+        ", observations normalised as in the checkpoint" if filled else "",
+    )
+
+
+def _fill_with_router(name: str, steps: int, model: Model, env: VecEnv, seed: int) -> None:
+    """Does what `fill_statistics` does, with a router that decides; one of its own per env."""
+    observations: Any = env.reset()
+    routers = [make(name) for _ in range(env.num_envs)]
+    for router, rng in zip(routers, np.random.default_rng(seed).spawn(env.num_envs), strict=True):
+        router.reset(observations.shape[1], steps, rng)
+    seen = []
+    for _ in range(steps):
+        masks = env.env_method("action_masks")
+        rows = observations.astype(np.float64) / SCALE
+        actions = [
+            router.route(row, mask.astype(np.bool_))
+            for router, row, mask in zip(routers, rows, masks, strict=True)
+        ]
+        observations = env.step(np.array(actions))[0]
+        seen.append(observations)
+    for normalizer in normalizers(model.policy):
+        normalizer.update(*moments(np.stack(seen)))
+
+
+def scale_values(model: Model, factor: float) -> None:
+    """Multiplies what the value head foresees: it then speaks of rewards in another unit."""
+    head = model.policy.value_net
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(factor)
+        head.bias.mul_(factor)
