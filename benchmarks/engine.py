@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -41,7 +41,7 @@ from llmroute_gym.envs import LLMRouteVectorEnv
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.batch_time import TableBatchTime
 from llmroute_gym.sim.engines import ENGINES
-from llmroute_gym.sim.replica import Cluster, SchedulerName
+from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
@@ -52,7 +52,7 @@ TABLES = {
     "a100-llama-2-7b": DATA / "batch_time" / "a100_llama2-7b_tp1.npz",
     "a100-internlm-20b": DATA / "batch_time" / "a100_internlm-20b_tp1.npz",
 }
-SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+SCHEDULERS = ("chunked", "prefill_first")
 MAX_TOKENS = 4096  # of a request, prompt and output
 REPETITIONS = 10  # of the trace
 REPLICAS = 4
@@ -114,7 +114,7 @@ class Case(NamedTuple):
 
     profile: str
     batch_times: str
-    scheduler: SchedulerName
+    scheduler: str
     router: str
     replicas: int
     target: Target | None

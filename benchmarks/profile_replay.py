@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,14 @@ from profile_targets import TARGETS, Target
 
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.batch_time import BatchTimeModel, TableBatchTime
-from llmroute_gym.sim.replica import Cluster, Replica, SchedulerName
+from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.workload import Workload
 
 IntArray = npt.NDArray[np.int64]
 
 MAX_TOKENS = 4096  # of a request, prompt and output, as in the recorded runs
 SPEED_FOR_SCALE = 1.001  # shows what a change of 0.1% does to the recorded runs
-SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+SCHEDULERS = ("chunked", "prefill_first")
 LOADS = (0.5, 0.75, 0.95)  # of capacity
 FURTHER_REQUESTS = 2500
 REPLICAS = 4
@@ -122,7 +122,7 @@ def read_tables(data: Path, target: Target) -> TableBatchTime:
     return TableBatchTime.from_npz(data / "batch_time" / f"{target.combo}.npz")
 
 
-def further_run(data: Path, target: Target, scheduler: SchedulerName, load: float) -> Run:
+def further_run(data: Path, target: Target, scheduler: str, load: float) -> Run:
     """Simulates, with exact tables, a workload that no recorded run has.
 
     Args:
@@ -155,7 +155,7 @@ def further_run(data: Path, target: Target, scheduler: SchedulerName, load: floa
 
 
 def replay_further(
-    data: Path, target: Target, scheduler: SchedulerName, load: float, model: BatchTimeModel
+    data: Path, target: Target, scheduler: str, load: float, model: BatchTimeModel
 ) -> Replay:
     """Compares a profile with exact tables on one further workload."""
     return replay(further_run(data, target, scheduler, load), model)

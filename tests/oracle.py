@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.sim.batch_time import BatchTimeModel, FormulaBatchTime, TableBatchTime
-from llmroute_gym.sim.replica import Cluster, Replica, SchedulerName
+from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.workload import Workload
 
 Columns = dict[str, npt.NDArray[np.float64]]
 
-SCHEDULERS: dict[str, SchedulerName] = {"vllm": "prefill_first", "sarathi": "chunked"}
+SCHEDULERS: dict[str] = {"vllm": "prefill_first", "sarathi": "chunked"}
 ROUTERS = {"round_robin": "round_robin", "lor": "lor_pending"}
 
 NO_DATA = "no test data: set LLMROUTE_DATA to its folder, or put it at ../shared/data"

@@ -12,7 +12,7 @@ from llmroute_gym.collect_demos import collect_demos
 from llmroute_gym.config import ClusterConfig, CollectDemosConfig, ObservationConfig
 from llmroute_gym.demos.collection import collect, planned_episodes, returns_to_go
 from llmroute_gym.demos.file import Demos
-from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
@@ -54,7 +54,7 @@ def test_round_robins_turn_stands_in_every_row_recorded(demos: Demos) -> None:
 def test_lors_choice_follows_from_every_row_recorded(demos: Demos) -> None:
     own = demos.select(demos.router == "lor")
     router = make("lor")
-    rows = own.observation.astype(np.float64) / SCALE
+    rows = Columns().unscaled(own.observation)
     again = [router.route(table, mask) for table, mask in zip(rows, own.mask, strict=True)]
     np.testing.assert_array_equal(again, own.action)
 

@@ -170,12 +170,11 @@ def test_checkpoint_of_another_layout_is_refused(
 def test_only_a_policy_over_a_set_serves_other_numbers_of_replicas(
     finished: Path, tmp_path: Path
 ) -> None:
-    from llmroute_gym.envs.observation import COLUMNS
     from llmroute_gym.sb3.checkpoint import Layout
 
     told = ObservationConfig()
     with pytest.raises(InputError, match="trained with 4 replicas and its network takes no other"):
-        Layout(4, COLUMNS, told, ModelConfig(policy="mlp")).check_fits(5, told)
+        Layout(4, told, ModelConfig(policy="mlp")).check_fits(5, told)
     evaluate(
         EvaluateConfig(
             runs=2,
@@ -189,13 +188,13 @@ def test_only_a_policy_over_a_set_serves_other_numbers_of_replicas(
     assert len(rows(tmp_path / "seven" / "comparison.csv")) == 3
 
 
-def test_checkpoint_with_other_columns_is_refused(
+def test_checkpoint_with_unknown_columns_is_refused(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llmroute_gym.sb3 import checkpoint
 
-    monkeypatch.setattr(checkpoint, "COLUMNS", ("waiting", "running"))
-    with pytest.raises(InputError, match="this version gives waiting, running; train it again"):
+    monkeypatch.setattr(checkpoint, "SIGNAL_NAMES", ("waiting", "running"))
+    with pytest.raises(InputError, match="this version knows waiting, running; train it again"):
         checkpoint.Checkpoint.load(finished).check_fits(4, ObservationConfig())
 
 

@@ -38,7 +38,7 @@ def serve(
         workloads: from `common_workloads`.
         cluster: the replicas.
         config: the seed of a router's own randomness, and the engine.
-        observation: what the router is told.
+        observation: what a router is told that does not ask for anything itself.
         on_run: called after each run.
 
     Returns:
@@ -46,13 +46,12 @@ def serve(
     """
     runs: list[Run] = []
     randomness = []
+    told = router.observation or observation
     for index, workload in enumerate(workloads):
         guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
-        predicted = predicted_output_tokens(workload, observation.predicted_output_sigma, guesses)
+        predicted = predicted_output_tokens(workload, told.predicted_output_sigma, guesses)
         start = ENGINES[config.engine]
-        runs.append(
-            start(workload, cluster, observation=observation, predicted_output_tokens=predicted)
-        )
+        runs.append(start(workload, cluster, observation=told, predicted_output_tokens=predicted))
         randomness.append(choices)
     if hasattr(router, "route_many"):
         _route_together(runs, cast(RoutesMany, router), on_run)

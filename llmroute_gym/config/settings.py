@@ -92,15 +92,20 @@ def changed(settings: Settings, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
 
 
-def check_distinct(key: str, routers: Sequence[str]) -> None:
-    """Checks that a list of routers names none twice.
+def check_distinct(key: str, names: Sequence[str], kind: str = "router") -> None:
+    """Checks that a list names nothing twice.
+
+    Args:
+        key: of the list.
+        names: its members.
+        kind: what they are.
 
     Raises:
-        InputError: naming the key and the router.
+        InputError: naming the key and what is named twice.
     """
-    for name in routers:
-        if routers.count(name) > 1:
-            raise InputError(f"{key} names {name} twice; name each router once")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{key} names {name} twice; name each {kind} once")
 
 
 def refuse_unread(

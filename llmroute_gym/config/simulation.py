@@ -3,8 +3,16 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-from llmroute_gym.config.settings import Settings, choice, number, refuse_unread
-from llmroute_gym.errors import InputError
+from llmroute_gym.config.settings import (
+    Settings,
+    check_distinct,
+    choice,
+    many,
+    number,
+    refuse_unread,
+)
+from llmroute_gym.errors import InputError, checked_name
+from llmroute_gym.ground.signals import SIGNAL_NAMES, VERSION_1
 
 ENGINES = ("reference", "compiled")
 
@@ -103,6 +111,22 @@ class ObservationConfig(Settings):
     """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
     predicted_output_sigma: float | None = number(None, at_least=0)
     """Log-normal error of the predicted output length; None means no prediction."""
+    columns: list[str] = many(*VERSION_1)
+    """Which signals a policy's observation shows, in order; see ``llmroute_gym.envs.observation``.
+    A rule reads all of them whatever stands here."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and every column is a signal."""
+        super().validate(group)
+        if not self.columns:
+            raise InputError(
+                "observation.columns is empty; name at least one, such as "
+                "observation.columns=[waiting,running]"
+            )
+        for name in self.columns:
+            checked_name("column of observation.columns:", name, SIGNAL_NAMES)
+        check_distinct("observation.columns", self.columns, "column")
+        return self
 
 
 @dataclass

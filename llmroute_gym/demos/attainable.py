@@ -21,13 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.demos.file import Demos
-from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.ground.arrays import FloatArray
-from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
 
-DRAWS = 32
-"""How often a rule is asked about each decision."""
 DECISIONS = 1000
 """How many decisions are put to the rules at the most; more are thinned out evenly."""
 
@@ -114,21 +111,11 @@ def rule_probabilities(
         ordered: whether it sees the replicas in their order.
         rng: draws its memories, its random numbers and the orders.
     """
-    rows = demos.observation.astype(np.float64) / SCALE
-    n_replicas = demos.layout.replicas
-    if name == "round_robin":
-        # Its memory stands in the rows.
-        turns = np.where(demos.mask, rows[:, :, Signal.ROUNDS_SINCE_CHOSEN], -1.0)
-        certain: FloatArray = np.eye(n_replicas)[turns.argmax(axis=1)]
-        return certain
-    counts = np.zeros((len(demos), n_replicas))
+    rows = Columns(demos.layout.columns).unscaled(demos.observation)
     router = make(name)
-    for _ in range(DRAWS):
-        for index, (table, mask) in enumerate(zip(rows, demos.mask, strict=True)):
-            order = np.arange(n_replicas) if ordered else rng.permutation(n_replicas)
-            memory = int(rng.integers(n_replicas))
-            router.reset(n_replicas, n_replicas, rng)
-            for _ in range(memory):
-                router.route(table[order], mask[order])
-            counts[index, order[router.route(table[order], mask[order])]] += 1
-    return counts / DRAWS
+    return np.stack(
+        [
+            router.possible(table, mask, rng, ordered=ordered)
+            for table, mask in zip(rows, demos.mask, strict=True)
+        ]
+    )

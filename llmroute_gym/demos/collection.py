@@ -14,7 +14,6 @@ from llmroute_gym import __version__
 from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos.file import DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sim import Cluster
@@ -84,7 +83,6 @@ def layout_of(settings: CollectDemosConfig) -> DemoLayout:
     """Returns what all decisions of a collection have in common."""
     return DemoLayout(
         settings.cluster.replicas,
-        COLUMNS,
         settings.observation,
         settings.reward,
         settings.gamma,
@@ -182,7 +180,7 @@ def play(
     Returns:
         The recorded decisions; their returns count every reward to the end of the episode.
     """
-    env = _RowsEnv(
+    env = LLMRouteEnv(
         cluster=cluster,
         workload=source.with_qps(plan.qps),
         qps=None,
@@ -238,16 +236,8 @@ class _DisturbedRouter:
         return int(self.rng.choice(len(mask), p=allowed / allowed.sum()))
 
 
-class _RowsEnv(LLMRouteEnv):
-    """The environment that a policy learns in, with what a router reads."""
-
-    def rows(self) -> npt.NDArray[np.float64]:
-        """Returns the rows of the request at hand in physical units."""
-        return self._running().rows().copy()
-
-
 def _decisions(
-    env: _RowsEnv, seed: int, decider: _DisturbedRouter
+    env: LLMRouteEnv, seed: int, decider: _DisturbedRouter
 ) -> tuple[Any, Any, Any, npt.NDArray[np.float64]]:
     """Plays an episode; returns its observations, masks, actions and rewards."""
     observations, masks, rewards = [], [], []

@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
-from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 
@@ -46,17 +45,20 @@ class DemoLayout:
 
     Attributes:
         replicas: rows of an observation.
-        columns: names of its columns, in order.
-        observation: what the columns tell.
+        observation: its columns and what they tell.
         reward: weights of the rewards.
         gamma: discount of the returns.
     """
 
     replicas: int
-    columns: tuple[str, ...]
     observation: ObservationConfig
     reward: RewardConfig
     gamma: float
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of an observation's columns, in order."""
+        return tuple(self.observation.columns)
 
     def differences(self, other: "DemoLayout") -> list[str]:
         """Returns what differs, one phrase each: "replicas is 4 there and 8 here"."""
@@ -79,7 +81,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"({', '.join(value)})" if isinstance(value, tuple) else str(value)
+    return f"({', '.join(value)})" if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,7 @@ class Demos:
         Raises:
             InputError: naming both layouts.
         """
-        given = DemoLayout(replicas, COLUMNS, observation, self.layout.reward, self.layout.gamma)
+        given = DemoLayout(replicas, observation, self.layout.reward, self.layout.gamma)
         if differences := self.layout.differences(given):
             raise InputError(
                 f"the demonstrations have another layout: {'; '.join(differences)}; "
@@ -206,9 +208,7 @@ class Demos:
                 "of this cluster",
                 "; ".join(differences),
             )
-        given = DemoLayout(
-            self.layout.replicas, self.layout.columns, self.layout.observation, reward, gamma
-        )
+        given = DemoLayout(self.layout.replicas, self.layout.observation, reward, gamma)
         if differences := self.layout.differences(given):
             raise InputError(
                 f"the demonstrations' returns are not those of this training: "
@@ -241,9 +241,11 @@ class Demos:
             else:
                 columns[field.name] = pa.array(values.tolist(), field.type)
             assert len(columns[field.name]) == n_rows
+        layout = asdict(self.layout)
+        layout["columns"] = layout["observation"].pop("columns")
         about = {
             "format": FORMAT,
-            "layout": asdict(self.layout),
+            "layout": layout,
             "collections": self.collections,
         }
         metadata = {METADATA_KEY: json.dumps(about).encode()}
@@ -387,8 +389,7 @@ def _about(table: Any, file: Path) -> tuple[DemoLayout, tuple[dict[str, Any], ..
         stored = about["layout"]
         layout = DemoLayout(
             int(stored["replicas"]),
-            tuple(stored["columns"]),
-            ObservationConfig(**stored["observation"]),
+            ObservationConfig(**{**stored["observation"], "columns": list(stored["columns"])}),
             RewardConfig(**stored["reward"]),
             float(stored["gamma"]),
         )

@@ -99,7 +99,7 @@ def checked_action(action: Any, run: Run) -> int:
     if replica is None:
         raise range_error(action, n_replicas)
     if not run.mask()[replica]:
-        raise masked_error(replica, run.next_request, run.mask(), run.rows())
+        raise masked_error(replica, run.request, run.mask(), run.rows())
     return replica
 
 
@@ -127,8 +127,13 @@ def masked_error(
         where: names the environment, where there are several.
     """
     row = rows[replica]
+    state = f"{row[Signal.WAITING]:.0f} waiting, {row[Signal.RUNNING]:.0f} running there"
+    if row[Signal.AVAILABLE]:
+        prompt = f"{row[Signal.PROMPT_TOKENS]:.0f} prompt tokens"
+        why = f"cannot hold request {request} ({prompt}; {state})"
+    else:
+        why = f"takes no requests now, request {request} included ({state})"
     return InputError(
-        f"replica {replica}{where} is masked: it cannot hold request {request} "
-        f"({row[Signal.PROMPT_TOKENS]:.0f} prompt tokens; {row[Signal.WAITING]:.0f} waiting, "
-        f"{row[Signal.RUNNING]:.0f} running there); choose one of {np.flatnonzero(mask).tolist()}"
+        f"replica {replica}{where} is masked: it {why}; choose one of "
+        f"{np.flatnonzero(mask).tolist()}"
     )

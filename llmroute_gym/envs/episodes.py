@@ -5,15 +5,16 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.envs.observation import HIGH, SCALE
+from llmroute_gym.envs.observation import HIGH, SCALE, Columns, with_fits
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.sim.compiled.memory import Memory
+from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
-from llmroute_gym.sim.submission import choosable, fitting
+from llmroute_gym.sim.submission import check_some_available, choosable, fitting
 from llmroute_gym.sim.workload import Workload
 
 FIRST_LONGEST = 4096
@@ -21,21 +22,24 @@ FIRST_LONGEST = 4096
 
 
 class Episodes:
-    """One episode per environment, all with the same cluster and number of requests.
+    """One episode per environment, all with the same cluster.
 
     Args:
         cluster: the replicas of one environment.
         num_envs: how many environments.
-        n_requests: requests per episode.
+        n_requests: requests per episode at the most.
         reward: weights.
         observation: what a row tells.
 
     Attributes:
         masks: (num_envs, n_replicas) bool, replicas that may take the requests at hand.
+        available: (num_envs, n_replicas) bool, replicas that take requests now.
         terms: (num_envs, 4) unweighted reward terms of the last step.
         rewards: (num_envs,) of the last step.
         now_s: (num_envs,) times of decision, seconds.
         numbers: (num_envs,) numbers of the requests at hand.
+        decisions: (num_envs,) requests placed.
+        lengths: (num_envs,) requests of the episodes.
     """
 
     def __init__(
@@ -47,35 +51,58 @@ class Episodes:
         observation: ObservationConfig,
     ) -> None:
         self._cluster = cluster
-        self._n_requests = n_requests
         self._units, self._weights = term_units(reward), term_weights(reward)
+        self._columns = Columns(observation.columns)
+        self._chosen = self._columns.signals[:0] if self._columns.leading else self._columns.signals
+        self._whole = np.empty((len(cluster), N_SIGNALS), dtype=np.float32)
         self._memory = Memory(
             cluster, num_envs, n_requests, FIRST_LONGEST, observation, reward.latency_threshold
         )
         self._fits: dict[int, tuple[BoolArray, BoolArray]] = {}
+        self._drained: set[int] = set()
         self._workloads: list[Workload | None] = [None] * num_envs
         self.masks = np.ones((num_envs, len(cluster)), dtype=np.bool_)
+        self.available = np.ones((num_envs, len(cluster)), dtype=np.bool_)
         self.terms = np.zeros((num_envs, len(RewardTerms._fields)))
         self.rewards = np.zeros(num_envs)
         self.now_s = np.zeros(num_envs)
         self.numbers = np.zeros(num_envs, dtype=np.int64)
+        self.decisions = np.zeros(num_envs, dtype=np.int64)
+        self.lengths = np.zeros(num_envs, dtype=np.int64)
 
     @property
     def all_allowed(self) -> bool:
         """Whether every replica may take every request."""
-        return not self._fits
+        return not (self._fits or self._drained)
 
     def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
-        """Puts a new episode into environment `index`, its replicas idle."""
+        """Puts a new episode into environment `index`, its replicas idle and taking requests."""
         self._workloads[index] = workload
         self._fits.pop(index, None)
+        self._drained.discard(index)
+        self.available[index] = True
         fits = fitting(workload, self._cluster)
         if fits is not None:
             self._fits[index] = fits, choosable(fits, self._cluster)
         self._memory.start(index, workload, predicted_output_tokens)
         self.now_s[index] = workload.arrived_at_s[0]
-        self.numbers[index] = 0
-        self._set_mask(index, 0)
+        self.numbers[index] = self.decisions[index] = 0
+        self.lengths[index] = len(workload)
+        self._set_mask(index)
+
+    def set_available(self, index: int, replica: int, available: bool) -> None:
+        """Says whether a replica of environment `index` takes requests in this episode.
+
+        Raises:
+            InputError: no replica would take requests any more.
+        """
+        changed = self.available[index].copy()
+        changed[replica] = available
+        check_some_available(changed, replica)
+        self.available[index] = changed
+        self._memory.set_available(index, replica, available)
+        self._drained.add(index)
+        self._set_mask(index)
 
     def step(self, actions: IntArray) -> npt.NDArray[np.float32]:
         """Places one request per environment; the masks allow the actions.
@@ -84,21 +111,21 @@ class Episodes:
             actions: (num_envs,) replicas; those that reject their request are overwritten.
 
         Returns:
-            Observations (num_envs, n_replicas, N_SIGNALS).
+            Observations (num_envs, n_replicas, n_columns).
         """
         for index, (fits, _) in self._fits.items():
             if not fits[self.numbers[index], actions[index]]:
                 actions[index] = -1
-            self._set_mask(index, int(self.numbers[index]) + 1)
-        out = np.empty((*self.masks.shape, N_SIGNALS), dtype=np.float32)
+        out = np.empty((*self.masks.shape, len(self._columns)), dtype=np.float32)
         step_all(
             self._memory.clusters,
             actions,
-            self.masks,
             self._units,
             self._weights,
+            self._chosen,
             SCALE,
             HIGH,
+            self._whole,
             out,
             self.terms,
             self.rewards,
@@ -107,32 +134,58 @@ class Episodes:
             self._memory.ints,
             self._memory.floats,
         )
+        self.decisions += 1
+        for index in {*self._fits, *self._drained}:
+            self._set_mask(index)
+        for index in self._fits:
+            with_fits(out[index], self._columns, self._fits_now(index))
         return out
 
+    def replay(self, index: int, actions: IntArray) -> None:
+        """Places the first requests of one environment, the others stand still.
+
+        Args:
+            index: the environment, just started.
+            actions: (n_steps,) replicas that the masks allowed.
+        """
+        ints, floats = self._memory.ints, self._memory.floats
+        for action in actions.tolist():
+            fits = self._fits.get(index)
+            dropped = fits is not None and not fits[0][self.numbers[index], action]
+            place(self._memory.clusters[index], -1 if dropped else action, ints, floats)
+            self.numbers[index] = self._memory.request(index)
+            self.decisions[index] += 1
+        self.now_s[index] = self._memory.now_s(index)
+        self._set_mask(index)
+
     def observe(self, indices: IntArray) -> npt.NDArray[np.float32]:
-        """Returns some environments' observations, shape (n, n_replicas, N_SIGNALS)."""
-        out = np.empty((len(indices), self.masks.shape[1], N_SIGNALS), dtype=np.float32)
+        """Returns some environments' observations, shape (n, n_replicas, n_columns)."""
+        shape = len(indices), len(self._cluster), len(self._columns)
+        out = np.empty(shape, dtype=np.float32)
         observe_all(
             self._memory.clusters[indices],
-            self.masks[indices],
+            self._chosen,
             SCALE,
             HIGH,
+            self._whole,
             out,
             self._memory.ints,
             self._memory.floats,
         )
+        for position, index in enumerate(indices.tolist() if self._fits else ()):
+            with_fits(out[position], self._columns, self._fits_now(index))
         return out
 
     def rows(self, index: int) -> FloatArray:
         """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS)."""
-        return self._memory.rows(index, self.masks[index])
+        return self._memory.rows(index, self._fits_now(index))
 
     def outcome(self, index: int) -> Outcome:
         """Returns what became of one environment's requests."""
         return self._memory.outcome(index, self._workload(index))
 
     def outcomes(self, indices: IntArray) -> Outcome:
-        """Returns what became of some environments' requests, arrays (n, n_requests)."""
+        """Returns what became of requests, arrays (n, n_requests), of equally long episodes."""
         return self._memory.outcomes(indices, [self._workload(index) for index in indices])
 
     def _workload(self, index: int) -> Workload:
@@ -141,9 +194,17 @@ class Episodes:
             raise gym.error.ResetNeeded(f"environment {index} has not been reset")
         return workload
 
-    def _set_mask(self, index: int, request: int) -> None:
-        fits = self._fits.get(index)
-        if fits is None or request >= self._n_requests:
-            self.masks[index] = True
+    def _fits_now(self, index: int) -> BoolArray:
+        """Returns which replicas could hold the request at hand, shape (n_replicas,)."""
+        fits, number = self._fits.get(index), self.numbers[index]
+        if fits is None or number >= self.lengths[index]:
+            return np.ones(len(self._cluster), dtype=np.bool_)
+        now: BoolArray = fits[0][number]
+        return now
+
+    def _set_mask(self, index: int) -> None:
+        fits, number = self._fits.get(index), self.numbers[index]
+        if fits is None or number >= self.lengths[index]:
+            self.masks[index] = self.available[index]
         else:
-            self.masks[index] = fits[1][request]
+            self.masks[index] = fits[1][number] & self.available[index]

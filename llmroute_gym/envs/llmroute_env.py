@@ -17,10 +17,11 @@ from llmroute_gym.envs.arguments import (
     requested_workload,
 )
 from llmroute_gym.envs.metrics import episode_metrics
-from llmroute_gym.envs.observation import observation_space, scale_rows
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights, write_reward
 from llmroute_gym.envs.view.viewer import Snapshot, Viewer
 from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.outcome import Outcome, stacked
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -45,11 +46,13 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
 
     ## Action Space
     `Discrete(N)`: the replica. `info["action_mask"]` and `action_masks()` tell which may be
-    chosen; any other raises, it is never remapped.
+    chosen: those that take requests now (`info["available"]`) and could hold this one. Any other
+    raises, it is never remapped.
 
     ## Observation Space
     `Box(N, 19)` float32: row r holds what is known about sending this request to replica r. The
-    columns with units and scales stand in `llmroute_gym.envs.observation`; what
+    columns with units and scales stand in `llmroute_gym.envs.observation`, others than the
+    nineteen are named in `observation={"columns": [...]}`; what
     `information="router"` and `"oracle"` change, in `llmroute_gym.ground.signals.Signal`.
 
     ## Rewards
@@ -119,7 +122,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
             raise unknown_name("render_mode", render_mode, self.metadata["render_modes"])
         self.engine = engine
         self.render_mode = render_mode
-        self.observation_space: spaces.Box = observation_space(len(self.cluster))  # type: ignore[assignment]
+        self._columns = Columns(self.observation_config.columns)
+        self.observation_space: spaces.Box = self._columns.space(len(self.cluster))  # type: ignore[assignment]
         self.action_space = spaces.Discrete(len(self.cluster))
         self._units = term_units(self.reward_config)
         self._weights = term_weights(self.reward_config)
@@ -184,7 +188,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         self._return += reward
         info = self._state_info()
         info.update({f"reward/{name}": value for name, value in terms._asdict().items()})
-        terminated = run.next_request == len(run.workload)
+        terminated = run.decision == len(run.workload)
         if terminated:
             outcomes = stacked([run.outcome()])
             metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
@@ -192,6 +196,18 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         if self.render_mode == "human":
             self.render()
         return self._observe(), reward, terminated, False, info
+
+    def rows(self) -> FloatArray:
+        """Returns what a router knows now, (n_replicas, N_SIGNALS), in physical units."""
+        return self._running().rows()
+
+    def set_available(self, replica: int, available: bool) -> None:
+        """Says whether a replica takes requests from now on, for the rest of the episode.
+
+        Raises:
+            InputError: the index is wrong, or no replica would take requests any more.
+        """
+        self._running().set_available(replica, available)
 
     def outcome(self) -> Outcome:
         """Returns what became of the episode's requests; complete once it has ended."""
@@ -223,7 +239,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         return self._run
 
     def _observe(self) -> Observation:
-        return scale_rows(self._running().rows())
+        return self._columns.scaled(self._running().rows())
 
     def _reward(self, interval: Interval) -> tuple[RewardTerms, float]:
         terms = np.empty(len(RewardTerms._fields))
@@ -243,7 +259,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         return {
             "action_mask": self.action_masks(),
             "time_s": run.now_s,
-            "request": run.next_request,
+            "available": run.available().astype(np.int8),
+            "request": run.request,
         }
 
     def _snapshot(self) -> Snapshot:
@@ -252,7 +269,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         recent_e2e, recent_ttft = recent_latencies(outcome, len(self.cluster), run.now_s)
         return Snapshot(
             time_s=run.now_s,
-            request=run.next_request,
+            request=run.decision,
             n_requests=len(run.workload),
             rows=run.rows(),
             mask=run.mask(),

@@ -1,4 +1,4 @@
-"""From a router's rows to a policy's observation: scaled, bounded, float32.
+"""From a router's rows to a policy's observation: columns chosen by name, scaled, bounded, float32.
 
 | column | unit | scale | bound |
 |---|---|---|---|
@@ -21,64 +21,86 @@
 | since_last_arrival_s | s | 1 | 256 |
 | remaining_tokens | tokens | 1/32768 | 256 |
 | rounds_since_chosen | decisions / replicas | 1/2 | 256 |
-
-All scales are powers of two, so that a whole number below the bound survives exactly.
+| fits (only where named) | 0 or 1 | 1 | 1 |
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from llmroute_gym.ground.signals import N_SIGNALS, Signal
+from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import N_SIGNALS, SIGNAL_NAMES, VERSION_1, Signal
 
-COLUMNS = tuple(signal.name.lower() for signal in Signal)
-"""Names of the observation's columns, in order; a checkpoint carries them."""
-
-_BOUND = 256.0
-_SCALE = {
-    Signal.WAITING: 1 / 32,
-    Signal.RUNNING: 1 / 32,
-    Signal.KV_USAGE: 1.0,
-    Signal.PENDING_PROMPT_TOKENS: 1 / 8192,
-    Signal.CONTEXT_TOKENS: 1 / 32768,
-    Signal.OLDEST_WAITING_S: 1 / 8,
-    Signal.BATCH_TIME_S: 8.0,
-    Signal.TTFT_S: 1 / 2,
-    Signal.SPEED: 1.0,
-    Signal.AVAILABLE: 1.0,
-    Signal.PROMPT_TOKENS: 1 / 2048,
-    Signal.PREDICTED_OUTPUT_TOKENS: 1 / 512,
-    Signal.CACHED_PREFIX: 1.0,
-    Signal.ARRIVAL_RATE: 1.0,
-    Signal.COMPLETION_RATE: 1.0,
-    Signal.E2E_S: 1 / 16,
-    Signal.SINCE_LAST_ARRIVAL_S: 1.0,
-    Signal.REMAINING_TOKENS: 1 / 32768,
-    Signal.ROUNDS_SINCE_CHOSEN: 1 / 2,
-}
-_SHARES = (Signal.KV_USAGE, Signal.AVAILABLE, Signal.CACHED_PREFIX)
-
-SCALE = np.array([_SCALE[signal] for signal in Signal])
+SCALE = np.array([signal.scale for signal in Signal])
 """(N_SIGNALS,) what a column is multiplied by."""
-HIGH = np.array([1.0 if signal in _SHARES else _BOUND for signal in Signal])
+HIGH = np.array([signal.high for signal in Signal])
 """(N_SIGNALS,) what a scaled column is clipped to; the low bound is 0."""
+COLUMNS = VERSION_1
+"""Names of an observation's columns, in order, unless the settings name others."""
 
 
-def scale_rows(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Turns rows in physical units into an observation.
+class Columns:
+    """The columns that a policy reads, by name and in order.
 
     Args:
-        rows: (..., n_replicas, N_SIGNALS).
+        names: of signals, as `ObservationConfig.columns` has them.
 
-    Returns:
-        The same shape, float32, within [0, HIGH].
+    Attributes:
+        names: the same.
+        signals: (n_columns,) int64, where they stand in a row.
+        leading: whether they are the first ones of a row, all nineteen of version 1 among them.
     """
-    scaled: npt.NDArray[np.float64] = np.clip(rows * SCALE, 0.0, HIGH)
-    return scaled.astype(np.float32)
+
+    def __init__(self, names: Sequence[str] = VERSION_1) -> None:
+        self.names = tuple(names)
+        self.signals = np.array([SIGNAL_NAMES.index(name) for name in names], dtype=np.int64)
+        first = self.names == SIGNAL_NAMES[: len(names)]
+        self.leading = first and len(names) >= len(VERSION_1)
+        self._scale, self._high = SCALE[self.signals], HIGH[self.signals]
+
+    def __len__(self) -> int:
+        """Returns how many they are."""
+        return len(self.names)
+
+    def position(self, signal: Signal) -> int | None:
+        """Returns which column holds a signal, None if none does."""
+        name = SIGNAL_NAMES[signal]
+        return self.names.index(name) if name in self.names else None
+
+    def scaled(self, rows: FloatArray) -> npt.NDArray[np.float32]:
+        """Turns rows in physical units into an observation.
+
+        Args:
+            rows: (..., n_replicas, N_SIGNALS).
+
+        Returns:
+            (..., n_replicas, n_columns), float32, within [0, HIGH].
+        """
+        scaled: FloatArray = np.clip(rows[..., self.signals] * self._scale, 0.0, self._high)
+        return scaled.astype(np.float32)
+
+    def unscaled(self, observations: npt.NDArray[np.floating]) -> FloatArray:
+        """Turns observations (..., n_columns) back into rows (..., N_SIGNALS), 0 elsewhere."""
+        rows = np.zeros((*observations.shape[:-1], N_SIGNALS))
+        rows[..., self.signals] = observations.astype(np.float64) / self._scale
+        return rows
+
+    def space(self, n_replicas: int) -> spaces.Box:
+        """Returns the space of one observation, shape (n_replicas, n_columns)."""
+        shape = (n_replicas, len(self))
+        high = np.broadcast_to(self._high, shape).astype(np.float32)
+        return spaces.Box(np.zeros(shape, dtype=np.float32), high, dtype=np.float32)
 
 
-def observation_space(n_replicas: int) -> spaces.Box:
-    """Returns the space of one observation, shape (n_replicas, N_SIGNALS)."""
-    shape = (n_replicas, N_SIGNALS)
-    high = np.broadcast_to(HIGH, shape).astype(np.float32)
-    return spaces.Box(np.zeros(shape, dtype=np.float32), high, dtype=np.float32)
+def scale_rows(rows: FloatArray, columns: Sequence[str] = COLUMNS) -> npt.NDArray[np.float32]:
+    """Turns rows in physical units into an observation, see `Columns.scaled`."""
+    return Columns(columns).scaled(rows)
+
+
+def with_fits(observation: npt.NDArray[np.float32], columns: Columns, fits: BoolArray) -> None:
+    """Writes which replicas could hold a request into its observation (n_replicas, n_columns)."""
+    position = columns.position(Signal.FITS)
+    if position is not None:
+        observation[:, position] = fits

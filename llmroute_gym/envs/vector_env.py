@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs.arguments import build_config, cluster_and_source, masked_error, range_error
 from llmroute_gym.envs.metrics import episode_metrics
-from llmroute_gym.envs.observation import observation_space
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.envs.reward import RewardTerms
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.arrays import FloatArray
@@ -22,6 +22,7 @@ from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.predictions import predicted_output_tokens
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.sim.submission import replica_index
 
 if TYPE_CHECKING:
     from llmroute_gym.envs.episodes import Episodes
@@ -31,13 +32,22 @@ Infos = dict[str, Any]
 _TERMS = tuple((f"reward/{name}", f"_reward/{name}") for name in RewardTerms._fields)
 
 
+class Origin(NamedTuple):
+    """What an episode came from: with its actions, all it takes to repeat it."""
+
+    generator: Mapping[str, Any]
+    """State of the environment's generator before the episode was drawn."""
+    qps: float
+    """Mean arrival rate, requests per second."""
+
+
 class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """`num_envs` copies of `LLMRouteEnv`, in one kernel call per step.
 
     The same seed gives environment i the same episodes, observations and rewards as
     `LLMRouteEnv.reset(seed=seed + i)`. An episode that ends starts the next one in the same step:
     the observation is the new episode's, the last one of the old is in `infos["final_obs"]` and its
-    info in `infos["final_info"]`.
+    info in `infos["final_info"]`. Episodes may differ in length (as a source gives them).
 
     Args:
         num_envs: how many, at least 1.
@@ -52,6 +62,9 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         engine: only `compiled`.
         max_episode_steps: truncates longer episodes.
         render_mode: only None; a single `LLMRouteEnv` draws.
+
+    Attributes:
+        origins: what the present episodes came from.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it so)
@@ -91,7 +104,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.reward_config = build_config(RewardConfig, reward)
         self.observation_config = build_config(ObservationConfig, observation)
         n_replicas = len(self.cluster)
-        self.single_observation_space = observation_space(n_replicas)
+        self.single_observation_space = Columns(self.observation_config.columns).space(n_replicas)
         self.single_action_space = gym.spaces.Discrete(n_replicas)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -99,6 +112,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._every.flags.writeable = False
         self._episodes: Episodes | None = None
         self._generators: list[np.random.Generator] = []
+        self.origins: list[Origin | None] = [None] * num_envs
 
     def set_qps(self, qps: float) -> None:
         """Sets the mean arrival rate (requests per second) of the episodes that start from now."""
@@ -107,6 +121,18 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def action_masks(self) -> npt.NDArray[np.int8]:
         """Returns which replicas may be chosen, shape (num_envs, n_replicas)."""
         return self._started().masks.astype(np.int8)
+
+    def set_available(self, index: int, replica: int, available: bool) -> None:
+        """Says whether a replica of environment `index` takes requests in its present episode.
+
+        Raises:
+            InputError: an index is wrong, or no replica would take requests any more.
+        """
+        if replica_index(replica, len(self.cluster)) is None:
+            raise InputError(
+                f"replica must be an integer from 0 to {len(self.cluster) - 1}, got {replica!r}"
+            )
+        self._started().set_available(index, replica, available)
 
     def reset(
         self,
@@ -136,7 +162,6 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         for index in range(self.num_envs):
             self._start(index)
-        self._step = 0
         return self._episodes.observe(np.arange(self.num_envs)), self._infos()
 
     def step(
@@ -159,14 +184,28 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         for (name, present), values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
             infos[name] = values
             infos[present] = self._every
-        # The episodes start together and are equally long, so they end together too.
-        self._step += 1
-        over = self._step >= self.requests_per_episode
-        cut = not over and self._step >= self.max_episode_steps
-        terminated, truncated = np.full(self.num_envs, over), np.full(self.num_envs, cut)
-        if over or cut:
-            self._restart(observations, infos, self._metrics() if over else {})
+        terminated = episodes.decisions >= episodes.lengths
+        truncated = ~terminated & (episodes.decisions >= self.max_episode_steps)
+        if ended := np.flatnonzero(terminated | truncated).tolist():
+            self._restart(ended, observations, infos, self._metrics(np.flatnonzero(terminated)))
         return observations, rewards, terminated, truncated, infos
+
+    def repeat(self, index: int, origin: Origin, actions: npt.NDArray[np.int64]) -> None:
+        """Starts the episode of an origin in environment `index` and takes decisions in it alone.
+
+        Args:
+            index: the environment.
+            origin: as `origins` holds it.
+            actions: (n_steps,) replicas, as they were taken from its start on.
+        """
+        self.set_qps(origin.qps)
+        self._generators[index].bit_generator.state = origin.generator
+        self._start(index)
+        self._started().replay(index, actions)
+
+    def observe(self) -> npt.NDArray[np.float32]:
+        """Returns the present observations, shape (num_envs, n_replicas, n_columns)."""
+        return self._started().observe(np.arange(self.num_envs))
 
     def outcome(self, index: int) -> Outcome:
         """Returns what became of the requests of environment `index`'s present episode."""
@@ -194,36 +233,63 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _start(self, index: int) -> None:
         generator = self._generators[index]
+        self.origins[index] = Origin(generator.bit_generator.state, self.source.qps)
         workload = self.source.sample(self.requests_per_episode, generator)
         predicted = predicted_output_tokens(
             workload, self.observation_config.predicted_output_sigma, generator
         )
         self._started().start(index, workload, predicted)
 
-    def _restart(self, observations: npt.NDArray[np.float32], infos: Infos, metrics: Infos) -> None:
-        """Starts the next episodes; what was last seen goes to `infos`, with the metrics."""
+    def _restart(
+        self,
+        ended: Sequence[int],
+        observations: npt.NDArray[np.float32],
+        infos: Infos,
+        metrics: Infos,
+    ) -> None:
+        """Starts the next episodes; what was last seen goes to `infos`, with the metrics.
+
+        Args:
+            ended: the environments.
+            observations: (num_envs, ...) of the last step; theirs are overwritten.
+            infos: of the last step.
+            metrics: of those of them that came to their end.
+        """
+        over = self._every
+        if len(ended) < self.num_envs:
+            over = np.zeros(self.num_envs, dtype=np.bool_)
+            over[ended] = True
         final_info: Infos = {**infos, **metrics}
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in range(self.num_envs):
+        for index in ended:
             final_obs[index] = observations[index].copy()
             self._start(index)
-        self._step = 0
         infos.update(self._infos())
-        infos.update(final_obs=final_obs, _final_obs=self._every)
-        infos.update(final_info=final_info, _final_info=self._every)
-        observations[:] = self._started().observe(np.arange(self.num_envs))
+        infos.update(final_obs=final_obs, _final_obs=over)
+        infos.update(final_info=final_info, _final_info=over)
+        observations[ended] = self._started().observe(np.asarray(ended))
 
-    def _metrics(self) -> Infos:
-        """Returns the metrics of the episodes, which are over."""
-        outcomes = self._started().outcomes(np.arange(self.num_envs))
-        metrics = episode_metrics(outcomes, len(self.cluster), self.reward_config)
-        return {**metrics, **{f"_{key}": self._every for key in metrics}}
+    def _metrics(self, over: npt.NDArray[np.int64]) -> Infos:
+        """Returns the metrics of episodes that are over, 0 in the places of the others."""
+        episodes, metrics = self._started(), Infos()
+        for length in np.unique(episodes.lengths[over]):
+            alike = over[episodes.lengths[over] == length]
+            outcomes = episodes.outcomes(alike)
+            for key, values in episode_metrics(
+                outcomes, len(self.cluster), self.reward_config
+            ).items():
+                metrics.setdefault(key, np.zeros(self.num_envs))[alike] = values
+        present = np.zeros(self.num_envs, dtype=np.bool_)
+        present[over] = True
+        return {**metrics, **{f"_{key}": present for key in metrics}}
 
     def _infos(self) -> Infos:
         episodes = self._started()
         return {
             "action_mask": self.action_masks(),
             "_action_mask": self._every,
+            "available": episodes.available.astype(np.int8),
+            "_available": self._every,
             "time_s": episodes.now_s.copy(),
             "_time_s": self._every,
             "request": episodes.numbers.copy(),

@@ -4,24 +4,43 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.envs.reward import write_reward
-from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import inlined, kernel
-from llmroute_gym.sim.compiled.observing import write_rows
+from llmroute_gym.sim.compiled.observing import pick_columns, write_rows
 from llmroute_gym.sim.compiled.stepping import place
 
 _write_reward = inlined(write_reward)
+
+
+@inlined
+def _observe(
+    cluster: int,
+    columns: IntArray,
+    scale: FloatArray,
+    high: FloatArray,
+    whole: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    ints: IntArray,
+    floats: FloatArray,
+) -> None:
+    if len(columns) == 0:
+        write_rows(cluster, scale, high, out, ints, floats)
+    else:
+        write_rows(cluster, scale, high, whole, ints, floats)
+        pick_columns(whole, columns, out)
 
 
 @kernel
 def step_all(
     clusters: IntArray,
     actions: IntArray,
-    masks: BoolArray,
     units: FloatArray,
     weights: FloatArray,
+    columns: IntArray,
     scale: FloatArray,
     high: FloatArray,
+    whole: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
     terms: FloatArray,
     rewards: FloatArray,
@@ -35,12 +54,13 @@ def step_all(
     Args:
         clusters: (n_environments,) their words.
         actions: (n_environments,) replicas, -1 drops the request.
-        masks: (n_environments, n_replicas) of the requests that come next.
         units: (4,) see `llmroute_gym.envs.reward`.
         weights: (4,) likewise.
+        columns: (n_columns,) the signals that `out` shows, empty for the leading ones.
         scale: (N_SIGNALS,) factors of the observation.
         high: (N_SIGNALS,) its upper bounds.
-        out: (n_environments, n_replicas, N_SIGNALS) is filled with observations.
+        whole: (n_replicas, N_SIGNALS) room for a row that columns are chosen from.
+        out: (n_environments, n_replicas, n_columns) is filled with observations.
         terms: (n_environments, 4) is filled with unweighted reward terms.
         rewards: (n_environments,) is filled.
         now_s: (n_environments,) is filled with the times of the next decisions, seconds.
@@ -52,7 +72,7 @@ def step_all(
         cluster = clusters[e]
         _, area, late_area, rate, spread = place(cluster, actions[e], ints, floats)
         rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[e])
-        write_rows(cluster, masks[e], scale, high, out[e], ints, floats)
+        _observe(cluster, columns, scale, high, whole, out[e], ints, floats)
         now_s[e] = floats[cluster + at.NOW]
         done = ints[cluster + at.NEXT_REQUEST] - ints[cluster + at.FIRST_REQUEST]
         numbers[e] = done // at.REQUEST_WORDS
@@ -61,13 +81,14 @@ def step_all(
 @kernel
 def observe_all(
     clusters: IntArray,
-    masks: BoolArray,
+    columns: IntArray,
     scale: FloatArray,
     high: FloatArray,
+    whole: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
     """Observes some environments; arguments as in `step_all`."""
     for e in range(len(clusters)):
-        write_rows(clusters[e], masks[e], scale, high, out[e], ints, floats)
+        _observe(clusters[e], columns, scale, high, whole, out[e], ints, floats)

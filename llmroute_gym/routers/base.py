@@ -6,8 +6,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
+
+DRAWS = 32
+"""How often a rule is asked what it might choose."""
 
 
 class Router(ABC):
@@ -18,9 +22,11 @@ class Router(ABC):
 
     Attributes:
         name: as in `llmroute_gym.routers.available()`.
+        observation: what it wants to be told; None takes what it gets.
     """
 
     name: ClassVar[str]
+    observation: ObservationConfig | None = None
 
     def reset(  # noqa: B027  (many rules have no memory)
         self, n_replicas: int, n_requests: int, rng: np.random.Generator
@@ -41,6 +47,32 @@ class Router(ABC):
             rows: (n_replicas, N_SIGNALS).
             mask: (n_replicas,), the replicas that may be chosen; at least one.
         """
+
+    def possible(
+        self, rows: FloatArray, mask: BoolArray, rng: np.random.Generator, *, ordered: bool = True
+    ) -> FloatArray:
+        """Returns how probable each choice is to one who sees the rows only, shape (n_replicas,).
+
+        The rule itself is asked, with memories and random numbers drawn anew. Overwrite it where
+        the rows tell more, such as whose turn it is.
+
+        Args:
+            rows: (n_replicas, N_SIGNALS).
+            mask: (n_replicas,).
+            rng: draws memories, random numbers and orders.
+            ordered: whether the one who sees the rows knows the replicas' order; if not, the order
+                is shuffled, which leaves ties to chance.
+        """
+        n_replicas = len(mask)
+        counts = np.zeros(n_replicas)
+        for _ in range(DRAWS):
+            order = np.arange(n_replicas) if ordered else rng.permutation(n_replicas)
+            memory = int(rng.integers(n_replicas))
+            self.reset(n_replicas, n_replicas, rng)
+            for _ in range(memory):
+                self.route(rows[order], mask[order])
+            counts[order[self.route(rows[order], mask[order])]] += 1
+        return counts / DRAWS
 
 
 class ScoreRouter(Router):

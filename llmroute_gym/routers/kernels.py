@@ -58,7 +58,7 @@ def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) 
         Whether it did; if not, nothing has happened.
     """
     serve = _SERVE.get(type(router))
-    if serve is None or not run.fits_everywhere:
+    if serve is None or not run.plain:
         return False
     router.reset(len(run.cluster), len(run.workload), rng)
     serve(run, router)

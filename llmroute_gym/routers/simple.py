@@ -37,6 +37,14 @@ class RoundRobin(Router):
         self._next = (replica + 1) % len(mask)
         return replica
 
+    def possible(
+        self, rows: FloatArray, mask: BoolArray, rng: np.random.Generator, *, ordered: bool = True
+    ) -> FloatArray:
+        """Returns 1 for the replica whose turn it is: its memory stands in the rows."""
+        turns = np.where(mask, rows[:, Signal.ROUNDS_SINCE_CHOSEN], -1.0)
+        turn: FloatArray = np.eye(len(mask))[turns.argmax()]
+        return turn
+
 
 class JoinShortestQueue(ScoreRouter):
     """Fewest waiting requests; restarted ones count; ties by lowest index. Textbook JSQ."""

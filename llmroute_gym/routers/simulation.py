@@ -8,6 +8,7 @@ from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.predictions import predicted_output_tokens
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
 from llmroute_gym.sim.submission import replica_index
@@ -28,7 +29,8 @@ def simulate(
         workload: the requests.
         cluster: the replicas.
         router: a name out of `llmroute_gym.routers.available()`, a `Router` (rule or trained
-            policy), or integers of shape (n_requests,) that fix each request's replica.
+            policy, which is told what it asks for), or integers of shape (n_requests,) that fix
+            each request's replica.
         engine: `compiled` (Numba) or `reference` (SimPy, readable); the numbers are the same.
         seed: an integer >= 0 that seeds a router that draws random numbers; None draws others
             each time.
@@ -42,9 +44,16 @@ def simulate(
             request can run on no replica.
     """
     rng = np.random.default_rng(None if seed is None else count("seed", seed, at_least=0))
-    run = ENGINES[checked_name("engine", engine, ENGINES)](workload, cluster)
+    start = ENGINES[checked_name("engine", engine, ENGINES)]
     if isinstance(router, str):
         router = make(router)
+    observation = router.observation if isinstance(router, Router) else None
+    predicted = None
+    if observation is not None and isinstance(workload, Workload):
+        predicted = predicted_output_tokens(
+            workload, observation.predicted_output_sigma, rng.spawn(1)[0]
+        )
+    run = start(workload, cluster, observation=observation, predicted_output_tokens=predicted)
     if not isinstance(router, Router):
         rule = any(hasattr(router, name) for name in ("route", "predict"))
         if rule or callable(router) or router is None or np.isscalar(router):
@@ -80,6 +89,6 @@ def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
         if replica is None or not mask[replica]:
             raise InputError(
                 f"router {router!r} chose replica {shown(choice)} for request "
-                f"{run.next_request}; it may choose {np.flatnonzero(mask).tolist()}"
+                f"{run.request}; it may choose {np.flatnonzero(mask).tolist()}"
             )
         run.place(replica)

@@ -10,8 +10,8 @@ from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 
 from llmroute_gym.config import ModelConfig, ObservationConfig
-from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import SIGNAL_NAMES
 from llmroute_gym.runs.folder import MODEL_FILE
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
 from llmroute_gym.sb3.ppo import RouterPPO
@@ -31,17 +31,20 @@ class Layout:
 
     Attributes:
         replicas: rows of an observation.
-        columns: names of its columns, in order.
-        observation: what the columns tell.
+        observation: its columns and what they tell.
         model: kind and sizes of the networks.
         reward_scale: the rewards that the value head foresees were divided by this.
     """
 
     replicas: int
-    columns: tuple[str, ...]
     observation: ObservationConfig
     model: ModelConfig
     reward_scale: float = 1.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of an observation's columns, in order."""
+        return tuple(self.observation.columns)
 
     @classmethod
     def read(cls, file: Path) -> "Layout | None":
@@ -62,27 +65,33 @@ class Layout:
     def _of(cls, stored: dict[str, Any]) -> "Layout":
         return cls(
             replicas=int(stored["replicas"]),
-            columns=tuple(stored["columns"]),
-            observation=ObservationConfig(**stored["observation"]),
+            observation=ObservationConfig(
+                **{**stored["observation"], "columns": list(stored["columns"])}
+            ),
             model=ModelConfig(**stored["model"]),
             reward_scale=float(stored["reward_scale"]),
         )
 
-    def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
+    def check_fits(
+        self, replicas: int, observation: ObservationConfig, *, same_columns: bool = False
+    ) -> None:
         """Checks that the networks can read the observations that they will be given.
 
         Args:
             replicas: of the cluster.
             observation: what a router will be told.
+            same_columns: whether the observation's columns must be those of the networks; a router
+                takes its own from the rows.
 
         Raises:
             InputError: naming both layouts.
         """
-        if self.columns != COLUMNS:
-            raise InputError(
-                f"the checkpoint reads the observation columns {', '.join(self.columns)}, "
-                f"but this version gives {', '.join(COLUMNS)}; train it again"
-            )
+        for name in self.columns:
+            if name not in SIGNAL_NAMES:
+                raise InputError(
+                    f"the checkpoint reads the observation column {name}, but this version knows "
+                    f"{', '.join(SIGNAL_NAMES)}; train it again"
+                )
         if self.replicas != replicas and self.model.policy != "replica_set":
             raise InputError(
                 f"the checkpoint was trained with {self.replicas} replicas and its network "
@@ -92,11 +101,11 @@ class Layout:
             )
         trained, given = asdict(self.observation), asdict(observation)
         for name, value in trained.items():
-            if given[name] != value:
-                mend = "null" if value is None else value
+            if given[name] != value and (same_columns or name != "columns"):
+                mend = "null" if value is None else _shown(value)
                 raise InputError(
                     f"the checkpoint was trained with observation.{name}={mend}, got "
-                    f"{given[name]}; add observation.{name}={mend} or train again"
+                    f"{_shown(given[name])}; add observation.{name}={mend} or train again"
                 )
 
 
@@ -133,6 +142,7 @@ class Checkpoint:
         """Writes everything into one zip file, which the model's own ``load`` reads too."""
         self.model.save(path)
         stored = {**asdict(self.layout), "algorithm": type(self.model).__name__}
+        stored["columns"] = stored["observation"].pop("columns")
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(_LAYOUT_ENTRY, json.dumps(stored, indent=2))
 
@@ -183,4 +193,6 @@ def _incomplete(file: Path, error: Exception) -> InputError:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
     return str(value).replace(" ", "")

@@ -6,7 +6,7 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from llmroute_gym.envs.observation import scale_rows
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.routers import Router
 from llmroute_gym.sb3.checkpoint import Checkpoint
@@ -34,6 +34,8 @@ class PolicyRouter(Router):
         assert isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
         policy.set_training_mode(False)
         self.policy = policy
+        self.observation = checkpoint.layout.observation
+        self._columns = Columns(checkpoint.layout.columns)
 
     def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
         """Returns the most probable replica among those that the mask allows."""
@@ -45,13 +47,13 @@ class PolicyRouter(Router):
         """Decides in several clusters at once; a policy has no memory of its own.
 
         Args:
-            rows: (n, n_replicas, n_columns), in physical units.
+            rows: (n, n_replicas, N_SIGNALS), in physical units.
             masks: (n, n_replicas).
 
         Returns:
             (n,) replicas.
         """
-        observations = scale_rows(rows)
+        observations = self._columns.scaled(rows)
         with torch.no_grad():
             distribution = self.policy.get_distribution(torch.from_numpy(observations))
             scores = distribution.distribution.logits.numpy()  # type: ignore[union-attr]

@@ -12,10 +12,10 @@ from llmroute_gym.errors import InputError
 
 
 class ReplayableVector(gym.vector.VectorWrapper):
-    """Remembers how the current episodes of an `LLMRouteVectorEnv` came about.
+    """Remembers the decisions in the current episodes of an `LLMRouteVectorEnv`.
 
-    Its episodes have one length and so all begin and end in the same step. What it takes to repeat
-    them are the generators as they were before their start, and the actions since.
+    The environment knows what each of its episodes came from; with the actions since then, which
+    are kept here, another process can repeat them. Episodes may begin and end at different steps.
 
     Args:
         env: the environment.
@@ -29,31 +29,27 @@ class ReplayableVector(gym.vector.VectorWrapper):
                 "wrap single environments in Replayable"
             )
         self._core = env.unwrapped
-        self._before: dict[str, Any] | None = None
-        self._now: dict[str, Any] = {}
-        self._actions: list[Any] = []
+        self._actions: list[npt.NDArray[np.int64]] = []
+        self._begun = np.zeros(self.num_envs, dtype=np.int64)
         self._observations: Any = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Starts episodes and a new record of them."""
-        self._before = {**self._circumstances(), "seed": seed}
         self._observations, infos = self.env.reset(seed=seed, options=options)
-        self._begin()
+        self._actions = []
+        self._begun[:] = 0
         return self._observations, infos
 
     def step(self, actions: Any) -> Any:
-        """Takes a step and notes the actions; when episodes end, a new record begins."""
-        qps = self._core.source.qps
+        """Takes a step and notes the actions; where an episode ends, a new record begins."""
         self._observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._actions.append(np.array(actions, dtype=np.int64))
         ended = terminated | truncated
         if ended.any():
-            if not ended.all():
-                raise InputError("the episodes of a ReplayableVector must end together")
-            # Generators are drawn from at the start of an episode only.
-            self._before = {"generators": self._now["generators"], "qps": qps, "seed": None}
-            self._begin()
-        else:
-            self._actions.append(np.array(actions))
+            self._begun[ended] = len(self._actions)
+            forgotten = int(self._begun.min())
+            del self._actions[:forgotten]
+            self._begun -= forgotten
         return self._observations, rewards, terminated, truncated, infos
 
     def set_qps(self, qps: float) -> None:
@@ -66,11 +62,12 @@ class ReplayableVector(gym.vector.VectorWrapper):
 
     def get_state(self) -> dict[str, Any]:
         """Returns all that `set_state` needs; it can be pickled."""
-        if self._before is None:
+        if self._observations is None:
             raise gym.error.ResetNeeded("call reset() before get_state()")
         return {
-            "before": copy.deepcopy(self._before),
-            "actions": np.array(self._actions, dtype=np.int64),
+            "origins": copy.deepcopy(self._core.origins),
+            "actions": np.array(self._actions, dtype=np.int64).reshape(-1, self.num_envs),
+            "begun": self._begun.copy(),
             "qps": self._core.source.qps,
             "observations": self._observations.copy(),
         }
@@ -79,34 +76,28 @@ class ReplayableVector(gym.vector.VectorWrapper):
         """Repeats the episodes up to the moment of `get_state`; returns the observations there.
 
         Raises:
-            InputError: the repetition ends elsewhere, so the environment is not built alike.
+            InputError: the repetition ends elsewhere, so the environment is not built alike, or
+                the state is of an earlier version.
         """
-        before = state["before"]
-        if len(before["generators"]) not in (0, self.num_envs):
+        if "origins" not in state:
             raise InputError(
-                f"the interrupted run had {len(before['generators'])} environments, got "
+                "the interrupted run is of an earlier version, whose episodes cannot be repeated; "
+                "start it anew"
+            )
+        if len(state["origins"]) != self.num_envs:
+            raise InputError(
+                f"the interrupted run had {len(state['origins'])} environments, got "
                 f"{self.num_envs}; build as many"
             )
-        self._core.set_qps(before["qps"])
-        # The first reset makes the generators whose states are then set.
         self._core.reset(seed=0)
-        for generator, known in zip(self._core._generators, before["generators"], strict=False):
-            generator.bit_generator.state = copy.deepcopy(known)
-        self.reset(seed=before["seed"])
-        for actions in state["actions"]:
-            self.step(actions)
+        self._actions, self._begun = list(state["actions"]), state["begun"].copy()
+        for index, origin in enumerate(state["origins"]):
+            self._core.repeat(index, origin, state["actions"][self._begun[index] :, index])
+        self._core.set_qps(state["qps"])
+        self._observations = self._core.observe()
         if not np.array_equal(self._observations, state["observations"]):
             raise InputError(
-                f"repeating {len(state['actions'])} steps of the interrupted episodes led to other "
+                f"repeating {len(self._actions)} steps of the interrupted episodes led to other "
                 "observations; build the environment with the settings of the run that is resumed"
             )
-        self._core.set_qps(state["qps"])
         return self._observations
-
-    def _circumstances(self) -> dict[str, Any]:
-        generators = [copy.deepcopy(one.bit_generator.state) for one in self._core._generators]
-        return {"generators": generators, "qps": self._core.source.qps}
-
-    def _begin(self) -> None:
-        self._now = self._circumstances()
-        self._actions = []

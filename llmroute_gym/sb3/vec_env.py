@@ -69,8 +69,16 @@ class RouterVecEnv(VecEnv):
         infos = self._split({**batch, _TRUNCATED: self._never})
         if "final_info" in batch:
             endings = self._split(batch["final_info"])
+            partly = [
+                (key[1:], present)
+                for key, present in batch["final_info"].items()
+                if key[0] == "_" and not present.all()
+            ]
             for index in np.flatnonzero(dones):
                 infos[index] = endings[index]
+                for key, present in partly:
+                    if not present[index]:
+                        infos[index].pop(key, None)
                 infos[index]["terminal_observation"] = batch["final_obs"][index]
                 infos[index][_TRUNCATED] = bool(truncated[index] & ~terminated[index])
         return observations, rewards.astype(np.float32), dones, infos

@@ -11,15 +11,14 @@ from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count, positive, sequence
 from llmroute_gym.sim.batch_time import BatchTimeModel
 from llmroute_gym.sim.profile_time import load_profile
+from llmroute_gym.sim.schedulers import limits_of
 
-SchedulerName = Literal["chunked", "prefill_first"]
 RestartMode = Literal["recompute", "vidur"]
 OversizeMode = Literal["raise", "reject"]
 Slowdown = tuple[float, float]
 
 _COUNTS = ("max_batch", "max_batched_tokens", "chunk_size", "block_size", "num_blocks")
 _CHOICES = {
-    "scheduler": get_args(SchedulerName),
     "restart": get_args(RestartMode),
     "oversize": get_args(OversizeMode),
 }
@@ -33,7 +32,8 @@ class Replica:
         batch_time: seconds per batch at speed 1; any object with the method `seconds` of a
             `BatchTimeModel` will do for the reference engine.
         scheduler: `chunked` (Sarathi style, prefill chunks mixed with decodes) or `prefill_first`
-            (vLLM v0 style, whole prompts, never mixed).
+            (vLLM v0 style, whole prompts, never mixed), or the name of one that
+            `llmroute_gym.sim.schedulers.register` has made known.
         max_batch: requests in one batch, and requests that may hold KV blocks.
         max_batched_tokens: padded tokens of one prefill batch (`prefill_first` only).
         chunk_size: token budget of one batch for prefill chunks (`chunked` only).
@@ -54,7 +54,7 @@ class Replica:
     """
 
     batch_time: BatchTimeModel
-    scheduler: SchedulerName = "chunked"
+    scheduler: str = "chunked"
     max_batch: int = 128
     max_batched_tokens: int = 4096
     chunk_size: int = 512
@@ -68,6 +68,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         _check_model(self.batch_time)
+        limits_of(self.scheduler)
         for name, choices in _CHOICES.items():
             checked_name(name, getattr(self, name), choices)
         for name in _COUNTS:
@@ -95,24 +96,39 @@ class Replica:
         """Returns the KV blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
+    @property
+    def room_blocks(self) -> int:
+        """KV blocks that a request which is alone may hold."""
+        return limits_of(self.scheduler).room_blocks(self)
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """Most prompt tokens of a request, None where memory alone limits them."""
+        return limits_of(self.scheduler).longest_prompt(self)
+
+    def largest_batch(self, longest_request: int) -> int:
+        """Returns the most tokens of one batch, see `SchedulerLimits.largest_batch`."""
+        return limits_of(self.scheduler).largest_batch(self, longest_request)
+
     def why_oversize(self, prompt_tokens: int, output_tokens: int) -> str | None:
         """Says why a request can never run here, or None if it can.
 
         A request must fit alone at its longest (a restart may recompute all of it but the last
-        token), and in `prefill_first` its prompt must fit one prefill batch.
+        token), and its prompt must not be longer than the scheduler can take.
         """
         longest = prompt_tokens + output_tokens - 1
-        room = self.num_blocks - self.watermark_blocks
+        room = self.room_blocks
         if self.blocks_for(longest) > room:
             return (
                 f"{prompt_tokens} prompt + {output_tokens} output tokens need "
                 f"{self.blocks_for(longest)} KV blocks of {self.block_size} tokens, the replica "
                 f"has {room} above its watermark; raise num_blocks or clip the request"
             )
-        if self.scheduler == "prefill_first" and prompt_tokens > self.max_batched_tokens:
+        most = self.longest_prompt
+        if most is not None and prompt_tokens > most:
             return (
-                f"{prompt_tokens} prompt tokens exceed max_batched_tokens "
-                f"({self.max_batched_tokens}); raise it or clip with max_prompt_tokens"
+                f"{prompt_tokens} prompt tokens exceed max_batched_tokens ({most}); raise it or "
+                "clip with max_prompt_tokens"
             )
         return None
 

@@ -13,6 +13,7 @@ from llmroute_gym.ground.checks import array, positive
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.submission import (
+    check_some_available,
     checked_assignment,
     choosable,
     fitting,
@@ -43,9 +44,15 @@ class Interval(NamedTuple):
 class Run(ABC):
     """One workload on one cluster, stopped at the arrival of each request.
 
+    A decision is not a request: the next arrival is taken from those that are known by now, and a
+    request that waits for another one (`Workload.after`) has its time only once that has finished.
+
     At a decision at time T everything before T has happened, and nothing at T except that the
     requests that arrived at T before this one have been placed. So an arrival precedes a batch end
     at the same instant, and a batch that starts at an instant sees all arrivals of that instant.
+
+    Which replica could ever hold a request is fixed (`fits`); whether a replica takes requests now
+    may change (`available`). The mask is both.
 
     Args:
         workload: the requests.
@@ -55,7 +62,9 @@ class Run(ABC):
         late_after_s: age from which a request counts as late, seconds, > 0.
 
     Attributes:
-        next_request: the request to place; equals the number of requests once all are.
+        decision: how many requests have been placed so far.
+        request: the request to place, an index of the workload; the number of requests once all
+            are placed.
         now_s: time of the decision, or the end of the run, seconds.
 
     Raises:
@@ -87,47 +96,81 @@ class Run(ABC):
                 f"predicted_output_tokens must be one number per request, {len(workload)}; got "
                 f"{len(self.predicted_output_tokens)}"
             )
-        self.next_request = 0
+        self.decision = 0
+        self.request = 0
         self.now_s = float(workload.arrived_at_s[0])
         self._fits = fitting(workload, cluster)
-        self._masks = None if self._fits is None else choosable(self._fits, cluster)
+        self._choosable = None if self._fits is None else choosable(self._fits, cluster)
         self._all = np.ones(len(cluster), dtype=np.bool_)
         self._all.flags.writeable = False
+        self._available = self._all
 
     @property
     def done(self) -> bool:
         """Whether every request has been placed and all are finished."""
-        return self.next_request >= len(self.workload)
+        return self.decision >= len(self.workload)
+
+    def fits(self) -> BoolArray:
+        """Returns which replicas could ever hold the request at hand, (n_replicas,), read-only."""
+        if self._fits is None or self.done:
+            return self._all
+        fits: BoolArray = self._fits[self.request]
+        return fits
+
+    def available(self) -> BoolArray:
+        """Returns which replicas take requests now, shape (n_replicas,), read-only."""
+        return self._available
 
     def mask(self) -> BoolArray:
-        """Returns which replicas may take the next request, shape (n_replicas,), read-only.
+        """Returns which replicas may take the request at hand, shape (n_replicas,), read-only.
 
-        Where none can hold it, those that will reject it.
+        Those that take requests now and can hold it; where none can hold it, those that reject it.
         """
-        if self._masks is None or self.done:
-            return self._all
-        mask: BoolArray = self._masks[self.next_request]
+        if self._choosable is None or self.done:
+            return self._available
+        mask: BoolArray = self._choosable[self.request] & self._available
+        mask.flags.writeable = False
         return mask
 
+    def set_available(self, replica: int, available: bool) -> None:
+        """Says whether a replica takes requests from now on; those that it has go on.
+
+        Args:
+            replica: its index.
+            available: whether it does.
+
+        Raises:
+            InputError: the index is wrong, or no replica would take requests any more.
+        """
+        index = self._index(replica)
+        changed = self._available.copy()
+        changed[index] = available
+        check_some_available(changed, index)
+        changed.flags.writeable = False
+        self._available = changed
+        self._set_available(index, available)
+
     def place(self, replica: int) -> Interval:
-        """Sends the next request to a replica and runs to the following arrival.
+        """Sends the request at hand to a replica and runs to the following arrival.
 
         Args:
             replica: its index, an integer of Python or NumPy.
 
         Raises:
             InputError: all requests are placed, the index is wrong or no integer, or the replica
-                can never run the request and does not reject it.
+                takes no requests, or can never run this one and does not reject it.
         """
         if self.done:
             raise InputError(f"all {len(self.workload)} requests are placed; start a new run")
-        index = replica_index(replica, len(self.cluster))
-        if index is None:
+        index = self._index(replica)
+        if not self._available[index]:
             raise InputError(
-                f"replica must be an integer from 0 to {len(self.cluster) - 1}, got "
-                f"{shown(replica)} for request {self.next_request}"
+                f"replica {index} takes no requests now, got it for request {self.request}; choose "
+                f"one of {np.flatnonzero(self.mask()).tolist()}"
             )
-        return self._place(index, self._rejects(self.next_request, index))
+        interval = self._place(index, self._rejects(self.request, index))
+        self.decision += 1
+        return interval
 
     def replay(self, assignment: npt.ArrayLike) -> None:
         """Places all requests at given replicas and runs until all is drained.
@@ -139,12 +182,30 @@ class Run(ABC):
             InputError: the run has begun, the assignment has the wrong shape or type or an index
                 outside the cluster, or a replica can never run its request and does not reject it.
         """
-        if self.next_request:
+        if self.decision:
             raise InputError(
-                f"cannot replay an assignment: {self.next_request} of {len(self.workload)} "
+                f"cannot replay an assignment: {self.decision} of {len(self.workload)} "
                 "requests are placed already; start a new run"
             )
-        self._replay(checked_assignment(assignment, self.workload, self.cluster))
+        replicas = checked_assignment(assignment, self.workload, self.cluster)
+        rejected = np.zeros(len(replicas), dtype=np.bool_)
+        if self._fits is not None:
+            for request, replica in enumerate(replicas.tolist()):
+                rejected[request] = self._rejects(request, replica)
+        if self.workload.after is None:
+            self._replay(replicas, rejected)
+            self.decision = self.request = len(self.workload)
+        while not self.done:
+            self.place(int(replicas[self.request]))
+
+    def _index(self, replica: object) -> int:
+        index = replica_index(replica, len(self.cluster))
+        if index is None:
+            raise InputError(
+                f"replica must be an integer from 0 to {len(self.cluster) - 1}, got "
+                f"{shown(replica)} for request {self.request}"
+            )
+        return index
 
     def _rejects(self, request: int, replica: int) -> bool:
         if self._fits is None or self._fits[request, replica]:
@@ -155,11 +216,19 @@ class Run(ABC):
 
     @abstractmethod
     def _place(self, replica: int, rejected: bool) -> Interval:
-        """Places the next request (or drops it), advances `next_request` and `now_s`."""
+        """Places the request at hand (or drops it); sets `request` and `now_s` to the next."""
 
     @abstractmethod
-    def _replay(self, assignment: IntArray) -> None:
-        """Does what `replay` says; first of all asks `_rejects` about each request."""
+    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
+        """Places all requests, none of which waits for another one, and runs to the end.
+
+        Args:
+            replicas: (n_requests,) indices.
+            rejected: (n_requests,) which requests their replicas reject.
+        """
+
+    def _set_available(self, replica: int, available: bool) -> None:  # noqa: B027
+        """Does what `set_available` says, where the engine keeps it too."""
 
     @abstractmethod
     def rows(self) -> FloatArray:

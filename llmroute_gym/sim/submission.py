@@ -8,20 +8,23 @@ import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray
-from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import Workload
 
 
-def _fits_one(replica: Replica, workload: Workload) -> BoolArray | None:
-    """Returns which requests a replica can run, shape (n_requests,); None if it can run all."""
-    room = (replica.num_blocks - replica.watermark_blocks) * replica.block_size
-    longest_prompt = replica.max_batched_tokens
-    if replica.scheduler != "prefill_first":
-        longest_prompt = workload.longest_prompt
-    if workload.longest_request - 1 <= room and workload.longest_prompt <= longest_prompt:
+def _fits_one(room: int, longest_prompt: int | None, workload: Workload) -> BoolArray | None:
+    """Returns which requests fit, shape (n_requests,); None if all do.
+
+    Args:
+        room: tokens that a request which is alone may hold.
+        longest_prompt: most prompt tokens, None for any number.
+        workload: the requests.
+    """
+    most = workload.longest_prompt if longest_prompt is None else longest_prompt
+    if workload.longest_request - 1 <= room and workload.longest_prompt <= most:
         return None
     fits: BoolArray = workload.prompt_tokens + workload.output_tokens - 1 <= room
-    return fits & (workload.prompt_tokens <= longest_prompt)
+    return fits & (workload.prompt_tokens <= most)
 
 
 def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
@@ -37,18 +40,12 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
     Raises:
         InputError: no replica can run some request, and none of them rejects oversize requests.
     """
-    kinds: dict[tuple[int, int, int, str, int], BoolArray | None] = {}
+    kinds: dict[tuple[int, int | None], BoolArray | None] = {}
     columns = []
     for replica in cluster:
-        key = (
-            replica.num_blocks,
-            replica.watermark_blocks,
-            replica.block_size,
-            replica.scheduler,
-            replica.max_batched_tokens,
-        )
+        key = (replica.room_blocks * replica.block_size, replica.longest_prompt)
         if key not in kinds:
-            kinds[key] = _fits_one(replica, workload)
+            kinds[key] = _fits_one(*key, workload)
         columns.append(kinds[key])
     if all(column is None for column in kinds.values()):
         return None
@@ -76,6 +73,23 @@ def choosable(fits: BoolArray, cluster: Cluster) -> BoolArray:
     masks: BoolArray = np.where(fits.any(axis=1, keepdims=True), fits, rejecting)
     masks.flags.writeable = False
     return masks
+
+
+def check_some_available(available: BoolArray, replica: int) -> None:
+    """Checks that a replica still takes requests.
+
+    Args:
+        available: (n_replicas,) which ones would.
+        replica: the one that was changed last.
+
+    Raises:
+        InputError: none would.
+    """
+    if not available.any():
+        raise InputError(
+            f"replica {replica} is the last one that takes requests; let another one take them "
+            "first"
+        )
 
 
 def replica_index(value: Any, n_replicas: int) -> int | None:

@@ -4,7 +4,7 @@ import gzip
 import math
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,11 @@ class Workload:
             hashes are equal prefixes. None where unknown.
         session: shape (n_requests,), int64, the conversation a request belongs to, or None.
         slo_class: shape (n_requests,), int64, the service class of a request, or None.
+        after: shape (n_requests,), int64, the earlier request that must have ended before this one
+            arrives, -1 for none. Such a request's own time only orders it; it arrives `gap_s` after
+            the end. None where no request waits for another.
+        gap_s: shape (n_requests,), float64, seconds > 0 from that end to the arrival; it counts
+            only where `after` is not -1. Given together with `after`.
 
     Raises:
         InputError: an array is empty, of another length or type, or holds a value out of range;
@@ -50,6 +55,8 @@ class Workload:
     block_hashes: tuple[IntArray, ...] | None = None
     session: IntArray | None = None
     slo_class: IntArray | None = None
+    after: IntArray | None = None
+    gap_s: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Converts, checks, sorts and freezes the arrays."""
@@ -68,11 +75,15 @@ class Workload:
                     "give one array per request"
                 )
             hashes = tuple(_hash_row(i, row) for i, row in enumerate(hashes))
+        order = np.argsort(arrived_at_s, kind="stable")
         if np.any(arrived_at_s[1:] < arrived_at_s[:-1]):
-            order = np.argsort(arrived_at_s, kind="stable")
             arrived_at_s = arrived_at_s[order]
             columns = {name: column[order] for name, column in columns.items()}
             hashes = hashes and tuple(hashes[i] for i in order)
+        if self.after is not None or self.gap_s is not None:
+            after, gap_s = _dependencies(self.after, self.gap_s, order)
+            object.__setattr__(self, "after", _read_only(after))
+            object.__setattr__(self, "gap_s", _read_only(gap_s))
         object.__setattr__(self, "arrived_at_s", _read_only(arrived_at_s))
         object.__setattr__(self, "block_hashes", hashes and tuple(map(_read_only, hashes)))
         for name, column in columns.items():
@@ -128,6 +139,10 @@ class Workload:
                 f"{len(self)} requests; expected 0 <= start < stop <= {len(self)}"
             )
         part = np.s_[start:stop]
+        after = None
+        if self.after is not None:
+            # Whose predecessor is cut off arrives at its own time.
+            after = np.where(self.after[part] >= start, self.after[part] - start, -1)
         return Workload(
             self.arrived_at_s[part],
             self.prompt_tokens[part],
@@ -135,6 +150,8 @@ class Workload:
             None if self.block_hashes is None else self.block_hashes[part],
             None if self.session is None else self.session[part],
             None if self.slo_class is None else self.slo_class[part],
+            after,
+            None if self.gap_s is None else self.gap_s[part],
         )
 
     def with_arrivals(self, arrived_at_s: npt.ArrayLike) -> "Workload":
@@ -146,14 +163,7 @@ class Workload:
         Raises:
             InputError: the times are of another length, negative or not finite.
         """
-        return Workload(
-            np.asarray(arrived_at_s),
-            self.prompt_tokens,
-            self.output_tokens,
-            self.block_hashes,
-            self.session,
-            self.slo_class,
-        )
+        return replace(self, arrived_at_s=np.asarray(arrived_at_s))
 
     def rebased(self) -> "Workload":
         """Returns the same requests with the first arrival at time 0."""
@@ -251,6 +261,29 @@ def _integers(
         bounds = "" if low is None else f" from {low} to {MAX_TOKENS}"
         raise InputError(f"{name}[{index}] must be an integer{bounds}, got {given[index]!s}")
     return given.astype(np.int64)
+
+
+def _dependencies(
+    after: npt.ArrayLike | None, gap_s: npt.ArrayLike | None, order: IntArray
+) -> tuple[IntArray, FloatArray]:
+    """Returns what each request waits for and how long then, checked and in order of arrival."""
+    if after is None or gap_s is None:
+        raise InputError("after and gap_s belong together; give both or none")
+    awaited = _integers("after", after, len(order))
+    gaps = _numeric("gap_s", gap_s).astype(np.float64)
+    if len(gaps) != len(order):
+        raise InputError(f"gap_s has {len(gaps)} entries for {len(order)} requests; give one each")
+    place = np.empty(len(order) + 1, dtype=np.int64)
+    place[order], place[-1] = np.arange(len(order)), -1
+    waits = awaited != -1
+    for index in np.flatnonzero(waits):
+        if not 0 <= awaited[index] < len(order) or place[awaited[index]] >= place[index]:
+            raise InputError(
+                f"after[{index}] must be -1 or a request that comes earlier, got {awaited[index]}"
+            )
+        if not 0 < gaps[index] < math.inf:
+            raise InputError(f"gap_s[{index}] must be finite and > 0 seconds, got {gaps[index]:g}")
+    return place[awaited[order]], np.where(waits, gaps, 0.0)[order]
 
 
 def _hash_row(index: int, row: npt.ArrayLike) -> IntArray:

@@ -64,7 +64,6 @@ def clone_checkpoint(
     Returns:
         What a training starts from or a router is made of, and how it was learned.
     """
-    from llmroute_gym.envs.observation import COLUMNS
     from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
     from llmroute_gym.sb3.cloning import clone
     from llmroute_gym.training.setup import make_model, make_vec_env, needs_masks, set_threads
@@ -83,7 +82,7 @@ def clone_checkpoint(
     try:
         model = make_model(shared, env, masked=needs_masks(cluster))
         cloning = clone(model, demos, settings.cloning, settings.seed)
-        layout = Layout(len(cluster), COLUMNS, settings.observation, settings.model)
+        layout = Layout(len(cluster), settings.observation, settings.model)
         return Checkpoint(model, layout), cloning
     finally:
         env.close()

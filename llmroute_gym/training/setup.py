@@ -10,7 +10,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.sb3 import (
     NormalizedRows,
     RecentLatencies,
@@ -78,11 +77,10 @@ def make_vec_env(settings: TrainConfig, cluster: Cluster, source: WorkloadSource
 
 def needs_masks(cluster: Cluster) -> bool:
     """Whether some replica may be too small for a request that another one can hold."""
-    limits = set()
-    for one in cluster.replicas:
-        longest = one.max_batched_tokens if one.scheduler == "prefill_first" else None
-        blocks = (one.num_blocks, one.watermark_blocks, one.block_size)
-        limits.add((one.scheduler, one.oversize, longest, blocks))
+    limits = {
+        (one.room_blocks * one.block_size, one.longest_prompt, one.oversize)
+        for one in cluster.replicas
+    }
     return len(limits) > 1
 
 
@@ -146,4 +144,4 @@ def reward_scale(env: VecNormalize) -> float:
 
 def layout_of(settings: TrainConfig, cluster: Cluster, env: VecNormalize) -> Layout:
     """Describes the networks of a trained policy."""
-    return Layout(len(cluster), COLUMNS, settings.observation, settings.model, reward_scale(env))
+    return Layout(len(cluster), settings.observation, settings.model, reward_scale(env))

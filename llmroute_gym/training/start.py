@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from llmroute_gym.config import TrainConfig
-from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.config import ObservationConfig, TrainConfig
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.routers import make
 from llmroute_gym.sb3 import (
     RouterMaskablePPO,
@@ -73,7 +73,7 @@ def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
     if config.policy == "random":
         fill_statistics(model, config.steps, seed)
     else:
-        _fill_with_router(config.policy, config.steps, model, env, seed)
+        _fill_with_router(config.policy, config.steps, model, env, settings.observation, seed)
     if filled:
         model.policy.load_state_dict(kept)
     log.info(
@@ -85,16 +85,19 @@ def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
     )
 
 
-def _fill_with_router(name: str, steps: int, model: Model, env: VecEnv, seed: int) -> None:
+def _fill_with_router(
+    name: str, steps: int, model: Model, env: VecEnv, observation: ObservationConfig, seed: int
+) -> None:
     """Does what `fill_statistics` does, with a router that decides; one of its own per env."""
     observations: Any = env.reset()
     routers = [make(name) for _ in range(env.num_envs)]
     for router, rng in zip(routers, np.random.default_rng(seed).spawn(env.num_envs), strict=True):
         router.reset(observations.shape[1], steps, rng)
+    columns = Columns(observation.columns)
     seen = []
     for _ in range(steps):
         masks = env.env_method("action_masks")
-        rows = observations.astype(np.float64) / SCALE
+        rows = columns.unscaled(observations)
         actions = [
             router.route(row, mask.astype(np.bool_))
             for router, row, mask in zip(routers, rows, masks, strict=True)

@@ -52,7 +52,7 @@ class WarmStart:
             checkpoint = checkpoint_file(start.checkpoint)
             layout = Layout.read(checkpoint)
             if layout is not None:
-                layout.check_fits(replicas, settings.observation)
+                layout.check_fits(replicas, settings.observation, same_columns=True)
             masked = needs_masks(build_cluster(settings.cluster))
             check_same_networks(read_networks(checkpoint, masked=masked), settings.model)
         if start.demos is not None:

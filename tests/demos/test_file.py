@@ -16,7 +16,7 @@ from llmroute_gym.errors import InputError
 pq = pytest.importorskip("pyarrow.parquet")
 
 REPLICAS = 3
-LAYOUT = DemoLayout(REPLICAS, COLUMNS, ObservationConfig(), RewardConfig(), 0.95)
+LAYOUT = DemoLayout(REPLICAS, ObservationConfig(), RewardConfig(), 0.95)
 
 
 def some(n: int = 20, seed: int = 0, layout: DemoLayout = LAYOUT, **columns: Any) -> Demos:
@@ -92,7 +92,10 @@ def test_joined_decisions_come_after_the_others() -> None:
             {"observation": ObservationConfig(information="router")},
             "observation.information is engine there and router here",
         ),
-        ({"columns": COLUMNS[:2]}, "here; collect into another file"),
+        (
+            {"observation": ObservationConfig(columns=list(COLUMNS[:2]))},
+            "and (waiting, running) here; collect into another file",
+        ),
     ],
 )
 def test_another_layout_is_not_mixed_in(change: dict[str, Any], phrase: str) -> None:

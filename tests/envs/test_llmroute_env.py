@@ -15,8 +15,9 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 import llmroute_gym  # noqa: F401  (registers the environment)
 from llmroute_gym.config import ObservationConfig, RewardConfig
 from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.envs.observation import COLUMNS, HIGH, SCALE, scale_rows
+from llmroute_gym.envs.observation import HIGH, SCALE, scale_rows
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.sim import Cluster, Replica, Signal, Workload
 from llmroute_gym.sim.batch_time import FormulaBatchTime
 
@@ -136,7 +137,7 @@ def test_the_end_reports_every_request() -> None:
 
 
 def test_rows_are_scaled_without_loss_of_whole_numbers() -> None:
-    rows = np.zeros((2, len(COLUMNS)))
+    rows = np.zeros((2, N_SIGNALS))
     rows[:, Signal.WAITING] = 0.0, 4097.0
     rows[:, Signal.PENDING_PROMPT_TOKENS] = 123_457.0, 1e12
     scaled = scale_rows(rows)

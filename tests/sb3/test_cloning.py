@@ -26,7 +26,8 @@ from llmroute_gym.sb3.row_normalizer import normalizers
 from tests.sb3.toy import SMALL, toy_vec_env
 
 ROWS, COLUMNS = 4, 3
-LAYOUT = DemoLayout(ROWS, ("a", "b", "c"), ObservationConfig(), RewardConfig(), 0.95)
+TOLD = ObservationConfig(columns=["waiting", "running", "kv_usage"])
+LAYOUT = DemoLayout(ROWS, TOLD, RewardConfig(), 0.95)
 QUICK = CloningConfig(epochs=30, learning_rate=1e-2, value_learning_rate=1e-2)
 
 th.set_num_threads(1)

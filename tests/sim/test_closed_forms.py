@@ -13,7 +13,6 @@ from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
 from llmroute_gym.sim.batch_time import BatchTimeModel
 from llmroute_gym.sim.engines import EngineName
-from llmroute_gym.sim.replica import SchedulerName
 from llmroute_gym.sim.workload import MAX_TOKENS
 from tests.sim.strategies import random_case, random_profile, random_table
 
@@ -25,7 +24,7 @@ ARRIVAL_RATE = 0.7  # requests/s against a mean service of 1 s
 both_schedulers = pytest.mark.parametrize("scheduler", ["chunked", "prefill_first"])
 
 
-def one_at_a_time(batch_time: BatchTimeModel, scheduler: SchedulerName) -> Cluster:
+def one_at_a_time(batch_time: BatchTimeModel, scheduler: str) -> Cluster:
     """A single-server queue: batches of one request with its whole prompt."""
     replica = Replica(
         batch_time,
@@ -47,7 +46,7 @@ def assert_mean_is(values: npt.NDArray[np.float64], expected: float) -> None:
 
 
 @both_schedulers
-def test_md1_mean_wait(scheduler: SchedulerName, engine: EngineName) -> None:
+def test_md1_mean_wait(scheduler: str, engine: EngineName) -> None:
     rng = np.random.default_rng(1)
     ones = np.ones(N_REQUESTS, dtype=np.int64)
     workload = Workload(np.cumsum(rng.exponential(1 / ARRIVAL_RATE, N_REQUESTS)), ones, ones)
@@ -58,7 +57,7 @@ def test_md1_mean_wait(scheduler: SchedulerName, engine: EngineName) -> None:
 
 
 @both_schedulers
-def test_mm1_mean_wait(scheduler: SchedulerName, engine: EngineName) -> None:
+def test_mm1_mean_wait(scheduler: str, engine: EngineName) -> None:
     # Geometric prompts of mean 1000 at 1 ms a token: exponential service up to a part in 1000.
     rng = np.random.default_rng(2)
     prompts = rng.geometric(1e-3, N_REQUESTS)
@@ -136,7 +135,7 @@ def test_an_empty_cluster_takes_the_sum_of_its_chunks(
 
 
 @both_schedulers
-def test_decodes_share_their_batches(scheduler: SchedulerName, engine: EngineName) -> None:
+def test_decodes_share_their_batches(scheduler: str, engine: EngineName) -> None:
     # 8 equal requests at once: one prefill batch, then 99 batches of 8 decodes.
     batch_time = FormulaBatchTime(0.01, 0, 0, 1e-6, 0, 1e-5)
     replica = Replica(batch_time, scheduler=scheduler, chunk_size=800, num_blocks=10_000)

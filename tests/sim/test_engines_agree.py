@@ -42,7 +42,7 @@ def assert_stepped_alike(case: Case) -> None:
     # Rows are float64, but only float32 reaches a policy.
     rtol = max(case.rtol * 10, 1e-6)
     for request, replica in enumerate(case.assignment.tolist()):
-        assert compiled.next_request == reference.next_request == request
+        assert compiled.decision == reference.decision == request
         assert compiled.now_s == reference.now_s
         np.testing.assert_array_equal(compiled.mask(), reference.mask())
         rows, expected = compiled.rows(), reference.rows()

@@ -80,7 +80,7 @@ def test_a_replica_is_an_index_into_the_cluster(replica: Any, engine: EngineName
     run = start(engine)
     with pytest.raises(InputError, match=r"must be an integer from 0 to 1, got .* for request 0"):
         run.place(replica)
-    assert run.next_request == 0
+    assert run.decision == 0
     assert run.outcome().rejected.all()
 
 
@@ -133,7 +133,8 @@ def masks(run: Run) -> list[list[bool]]:
     seen = []
     while not run.done:
         mask = run.mask()
-        np.testing.assert_array_equal(run.rows()[:, Signal.AVAILABLE], mask)
+        np.testing.assert_array_equal(run.rows()[:, Signal.AVAILABLE], True)
+        np.testing.assert_array_equal(run.rows()[:, Signal.FITS], run.fits())
         seen.append(mask.tolist())
         run.place(int(np.argmax(mask)))
     return seen
@@ -165,7 +166,7 @@ def test_a_request_that_fits_nowhere_is_rejected_in_a_mixed_cluster(engine: Engi
     with pytest.raises(InputError, match="request 1 cannot run on replica 0"):
         run.place(0)
     run.place(1)
-    assert run.next_request == 2
+    assert run.decision == 2
 
 
 @pytest.mark.parametrize("cluster", [TWO, Cluster((small("reject"), Replica(MODEL)))])

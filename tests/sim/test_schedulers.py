@@ -9,7 +9,7 @@ import pytest
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Outcome, Replica, Workload
 from llmroute_gym.sim.engines import EngineName
-from llmroute_gym.sim.replica import RestartMode, SchedulerName
+from llmroute_gym.sim.replica import RestartMode
 
 ONE_SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
 BY_TOKENS = FormulaBatchTime(1.0, 0, 0, 0, 0, c4=0.125)  # 1 s + 1/8 s per token
@@ -78,18 +78,14 @@ def test_decodes_use_up_the_budget_of_prompts(engine: EngineName) -> None:
 
 
 @both_schedulers
-def test_no_more_than_max_batch_requests_are_admitted(
-    scheduler: SchedulerName, engine: EngineName
-) -> None:
+def test_no_more_than_max_batch_requests_are_admitted(scheduler: str, engine: EngineName) -> None:
     outcome = serve(engine, [(0.0, 4, 3)] * 5, ONE_SECOND, scheduler=scheduler, max_batch=2)
     assert outcome.scheduled_at_s.tolist() == [0, 0, 3, 3, 6]
     assert outcome.finished_at_s.tolist() == [3, 3, 6, 6, 9]
 
 
 @both_schedulers
-def test_an_admission_leaves_the_watermark_free(
-    scheduler: SchedulerName, engine: EngineName
-) -> None:
+def test_an_admission_leaves_the_watermark_free(scheduler: str, engine: EngineName) -> None:
     # 3 blocks of 4 tokens each hold a prompt of 4; with a watermark of 1 only two are admitted.
     requests = [(0.0, 4, 1)] * 3
     limits: dict[str, Any] = {"scheduler": scheduler, "block_size": 4, "num_blocks": 3}
@@ -99,9 +95,7 @@ def test_an_admission_leaves_the_watermark_free(
 
 
 @both_schedulers
-def test_a_head_that_does_not_fit_holds_up_the_queue(
-    scheduler: SchedulerName, engine: EngineName
-) -> None:
+def test_a_head_that_does_not_fit_holds_up_the_queue(scheduler: str, engine: EngineName) -> None:
     # B needs all memory and waits for A to finish; C would fit beside A but stays behind B.
     outcome = serve(
         engine,
@@ -167,29 +161,27 @@ def test_vidur_counts_the_rest_of_a_half_done_prompt_as_output(engine: EngineNam
 
 @both_schedulers
 def test_an_arrival_precedes_a_batch_end_at_the_same_instant(
-    scheduler: SchedulerName, engine: EngineName
+    scheduler: str, engine: EngineName
 ) -> None:
     outcome = serve(engine, [(0.0, 4, 5), (1.0, 4, 1)], ONE_SECOND, scheduler=scheduler)
     assert outcome.scheduled_at_s.tolist() == [0, 1]
 
 
 @both_schedulers
-def test_requests_of_one_instant_share_a_batch(
-    scheduler: SchedulerName, engine: EngineName
-) -> None:
+def test_requests_of_one_instant_share_a_batch(scheduler: str, engine: EngineName) -> None:
     outcome = serve(engine, [(3.0, 4, 2)] * 4, ONE_SECOND, scheduler=scheduler)
     assert_times(outcome, [3] * 4, [4] * 4, [5] * 4)
 
 
 @both_schedulers
-def test_an_idle_replica_wakes_at_an_arrival(scheduler: SchedulerName, engine: EngineName) -> None:
+def test_an_idle_replica_wakes_at_an_arrival(scheduler: str, engine: EngineName) -> None:
     outcome = serve(engine, [(0.0, 4, 2), (7.25, 4, 1)], ONE_SECOND, scheduler=scheduler)
     assert_times(outcome, [0, 7.25], [1, 8.25], [2, 8.25])
 
 
 @both_schedulers
 def test_speed_and_slowdowns_scale_each_batch_from_its_start(
-    scheduler: SchedulerName, engine: EngineName
+    scheduler: str, engine: EngineName
 ) -> None:
     # Half a second each until 1 s, where a batch starts 3 times as slow; normal from 2 s on,
     # which the batch that runs from 1 to 2.5 s does not notice.

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import FloatArray
-from llmroute_gym.ground.signals import N_ENGINE_SIGNALS, N_SIGNALS, RATE_TIME_S
+from llmroute_gym.ground.signals import AGING, N_SIGNALS, RATE_TIME_S
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Outcome, Replica, Signal, Workload
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from tests.sim.strategies import Case, cases, random_case
@@ -193,7 +193,7 @@ def test_engine_columns_of_a_run_worked_by_hand(engine: EngineName) -> None:
     }
     assert run.rows().shape == (2, N_SIGNALS)
     assert_columns(run.rows()[0], expected)
-    assert not run.rows()[1, :N_ENGINE_SIGNALS].any()
+    assert not run.rows()[1, : len(AGING)].any()
     run.place(0)
     assert run.now_s == 1.5
     expected = {
@@ -272,9 +272,9 @@ def test_engine_columns_age_with_the_signal_interval(
     read_s = np.floor(times / interval_s) * interval_s
     read = np.searchsorted(times, read_s)  # the probe is the first decision of its instant
     np.testing.assert_array_equal(times[read], read_s)
-    engine_side = np.s_[:, :-1, :N_ENGINE_SIGNALS]
+    engine_side = np.s_[:, :-1, : len(AGING)]
     np.testing.assert_allclose(stale[engine_side], fresh[read][engine_side], rtol=1e-9)
-    router_side = np.s_[..., N_ENGINE_SIGNALS:]
+    router_side = np.s_[..., len(AGING) :]
     np.testing.assert_allclose(stale[router_side], fresh[router_side], rtol=1e-9)
 
 
@@ -285,7 +285,7 @@ def test_a_routers_own_counts_do_not_age(information: str, engine: EngineName) -
     fresh = ObservationConfig(information=information)
     _, rows, _ = decisions(case, engine, observation=aged)
     _, expected, _ = decisions(case, engine, observation=fresh)
-    own = np.s_[:] if information == "router" else np.s_[N_ENGINE_SIGNALS:]
+    own = np.s_[:] if information == "router" else np.s_[len(AGING) :]
     np.testing.assert_allclose(rows[..., own], expected[..., own], rtol=1e-9)
 
 

@@ -79,7 +79,7 @@ class Snapshot:
         if not self.rows[replica, Signal.AVAILABLE]:
             return "down"
         if not self.mask[replica]:
-            return "masked"
+            return "too small"  # for the request at hand
         speed = float(self.rows[replica, Signal.SPEED])
         return f"×{speed:.3g}" if speed not in (0.0, 1.0) else ""
 

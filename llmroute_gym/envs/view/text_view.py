@@ -61,7 +61,7 @@ def _line(snapshot: Snapshot, scales: Scales, replica: int) -> str:
     filled = round(usage * GAUGE)
     cells = [
         _paint(name, BOLD) if chosen else name,
-        _paint(f"{snapshot.status(replica):<6}", GREY),
+        _paint(f"{snapshot.status(replica):<9}", GREY),
         _bar(running, waiting, scales.requests),
         f"{running:>4.0f} {waiting:>4.0f}",
         _paint("█" * filled, GREEN) + _paint("░" * (GAUGE - filled), GREY) + f" {usage:>4.0%}",

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
-from llmroute_gym.envs.observation import SCALE
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.ground.arrays import FloatArray
-from llmroute_gym.ground.signals import N_SIGNALS, Signal
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
 
 
@@ -20,7 +21,8 @@ class RolloutStatistics:
     is None:
 
     - `qps` needs `info["time_s"]`, the simulated time of the next decision;
-    - `latency_s` and `speeds` need LLMRoute-v0's observation, normalised or not;
+    - `latency_s` and `speeds` need the columns `e2e_s` and `speed` of LLMRoute-v0's observation,
+      normalised or not;
     - `reward_terms` are the means of all `info["reward/..."]`.
     """
 
@@ -29,12 +31,14 @@ class RolloutStatistics:
     def __init__(self) -> None:
         self._started: int | None = None
         self._collected: int | None = None
+        self._columns: Columns | None = None
         self._clear(0)
 
     def attach(self, model: BaseAlgorithm) -> None:
         """Begins a training; call it in `_on_training_start`."""
         forget_if_new(model, self.STATE)
         self._started = self._collected = None
+        self._columns = _columns_of(model.get_env())
 
     def start(self, model: BaseAlgorithm) -> None:
         """Begins a rollout; call it in `_on_rollout_start`."""
@@ -115,14 +119,18 @@ class RolloutStatistics:
                 self._seconds += float(now) - before
 
     def _count_rows(self, rows: npt.NDArray[np.floating]) -> None:
-        if rows.shape[1:] != (self.n_actions, N_SIGNALS):
+        if self._columns is None or rows.shape[1:] != (self.n_actions, len(self._columns)):
             return
-        self.tells_latency = True
-        latency = rows[:, 0, Signal.E2E_S].astype(np.float64) / SCALE[Signal.E2E_S]
-        known = latency > 0
-        self._latency_sum += float(latency[known].sum())
-        self._latency_count += int(known.sum())
-        self.speeds = rows[0, :, Signal.SPEED].astype(np.float64) / SCALE[Signal.SPEED]
+        latency_at = self._columns.position(Signal.E2E_S)
+        if latency_at is not None:
+            self.tells_latency = True
+            latency = rows[:, 0, latency_at].astype(np.float64) / Signal.E2E_S.scale
+            known = latency > 0
+            self._latency_sum += float(latency[known].sum())
+            self._latency_count += int(known.sum())
+        speed_at = self._columns.position(Signal.SPEED)
+        if speed_at is not None:
+            self.speeds = rows[0, :, speed_at].astype(np.float64) / Signal.SPEED.scale
 
 
 def normalized_entropy(shares: FloatArray) -> float:
@@ -132,6 +140,13 @@ def normalized_entropy(shares: FloatArray) -> float:
     positive = shares[shares > 0]
     # The negative zero of a single positive share is added away.
     return float(-(positive * np.log(positive)).sum() / np.log(len(shares))) + 0.0
+
+
+def _columns_of(env: VecEnv | None) -> Columns | None:
+    """Returns what the observations of LLMRoute-v0 show, None of any other environment."""
+    if env is None or not env.has_attr("observation_config"):
+        return None
+    return Columns(env.get_attr("observation_config")[0].columns)
 
 
 def _raw_observations(model: BaseAlgorithm, observations: Any) -> npt.NDArray[np.floating]:

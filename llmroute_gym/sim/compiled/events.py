@@ -8,6 +8,7 @@ from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
+from llmroute_gym.sim.compiled.waiting import release
 
 _KEPT = (1.0 - BATCH_TIME_WEIGHT) ** np.arange(512)
 """What is left of an average after so many batches; nothing that shows after the last."""
@@ -107,6 +108,8 @@ def note_finish(
     kept = math.exp(-left / RATE_TIME_S)
     floats[cluster + at.E2E_WEIGHT] += kept
     floats[cluster + at.E2E_TOTAL] += (now - arrived) * kept
+    if ints[cluster + at.WAITS] >= 0:
+        release(cluster, request, now, ints, floats)
 
 
 @inlined

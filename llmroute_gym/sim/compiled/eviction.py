@@ -60,7 +60,7 @@ def _comes_later(replica: int, a: int, b: int, ints: IntArray, floats: FloatArra
 
     Whole prompts first: by arrival, then by when they started to decode. Chunked: by the latter.
     """
-    if ints[replica + at.PREFILL_FIRST] == 1:
+    if ints[replica + at.SCHEDULER] == at.PREFILL_FIRST:
         arrived_a, arrived_b = floats[a + at.ARRIVED], floats[b + at.ARRIVED]
         if arrived_a != arrived_b:
             return arrived_a > arrived_b

@@ -340,7 +340,7 @@ def advance(
     batch_end = floats[replica + at.BATCH_END]
     batch_time = floats[replica + at.BATCH_TIME]
     mean_time = floats[replica + at.MEAN_BATCH_TIME]
-    prefill_first = ints[replica + at.PREFILL_FIRST] == 1
+    prefill_first = ints[replica + at.SCHEDULER] == at.PREFILL_FIRST
     model = ints[replica + at.MODEL]
     dense = ints[model + at.DENSE]
     assume(model >= 0)

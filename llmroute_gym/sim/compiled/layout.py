@@ -11,6 +11,8 @@ Columns marked f hold floats. Links and names of requests are words; -1 is none.
 
 from typing import Final
 
+from llmroute_gym.ground.signals import AGING
+
 # A cluster, one per environment.
 NEXT_REQUEST: Final = 0  # the request at hand
 LAST_REQUEST: Final = 1  # one past the last
@@ -20,7 +22,7 @@ END_REPLICA: Final = 4  # one past the last
 REPLICA_WORDS: Final = 5  # from one replica to the next
 IN_SYSTEM: Final = 6  # requests placed and not finished
 LATE: Final = 7  # those of them that are older than LATE_AFTER
-NEXT_LATE: Final = 8  # no request before this one will still become late
+NEXT_LATE: Final = 8  # number of the first decision whose request may still become late
 UNTIL: Final = 9  # f, end of the interval being run
 DONE_AREA: Final = 10  # f, sum of (until - finish) over the interval's completions
 LATE_AREA: Final = 11  # f, the same over late ones
@@ -28,13 +30,18 @@ E2E_WEIGHT: Final = 12  # f, exponential average of latencies, as of FADED_AT
 E2E_TOTAL: Final = 13  # f
 ARRIVAL_WEIGHT: Final = 14  # f, exponential count of arrivals, as of FADED_AT
 FADED_AT: Final = 15  # f
+DECISION: Final = 16  # requests placed so far
 NOW: Final = 17  # f, time of the decision
 PREVIOUS_ARRIVAL: Final = 18  # f
 READ_AT: Final = 19  # f, when the engines' signals were read last
 LATE_AFTER: Final = 20  # f
 SIGNAL_INTERVAL: Final = 21  # f
 INFORMATION: Final = 22  # ENGINE, ROUTER or ORACLE
+WAITS: Final = 23  # what waits for what, see `waiting`; -1 where no request waits for another
 CLUSTER_WORDS: Final = 24
+
+CHUNKED: Final = 0
+PREFILL_FIRST: Final = 1
 
 ENGINE: Final = 0
 ROUTER: Final = 1
@@ -83,7 +90,7 @@ TTFT_WEIGHT: Final = 37  # f
 TTFT_TOTAL: Final = 38  # f
 TTFT_AT: Final = 39  # f
 # Limits.
-PREFILL_FIRST: Final = 40  # 1 for that scheduler, 0 for chunked
+SCHEDULER: Final = 40  # CHUNKED or PREFILL_FIRST
 MAX_BATCH: Final = 41
 MAX_BATCHED_TOKENS: Final = 42
 CHUNK_SIZE: Final = 43
@@ -105,11 +112,12 @@ SPARE: Final = 56  # tokens that arrivals may bring before memory can run short
 STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
 FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
 PACE: Final = 59  # f, the same of a batch with all that decode now
+TAKES: Final = 60  # 1 if it takes requests now
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
 # sort them in.
-SEEN: Final = 60
-HISTOGRAM: Final = 68
+SEEN: Final = 61
+HISTOGRAM: Final = SEEN + len(AGING)
 
 # A request.
 ARRIVED: Final = 0  # f
@@ -126,6 +134,15 @@ NEXT_PLACED: Final = 10  # the next request placed on the same replica
 ORIGINAL_PROMPT: Final = 11
 PREDICTED: Final = 12  # f, predicted output tokens
 REQUEST_WORDS: Final = 13
+
+# What waits for what, a table per environment whose requests wait for each other's end: HEAP_SIZE,
+# then, for n requests each, the words of the requests in order of their decisions, a heap of the
+# words of those that will arrive (by time, then word), and rows of WAIT_WORDS.
+HEAP_SIZE: Final = 0
+FIRST_CHILD: Final = 0  # of a row: the first request that waits for this one, -1 if there is none
+SIBLING: Final = 1  # the next one that waits for the same
+GAP: Final = 2  # f, seconds from that one's end to this one's arrival
+WAIT_WORDS: Final = 3
 
 # A model of batch times; its tables are words too.
 KIND: Final = 0

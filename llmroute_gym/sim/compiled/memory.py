@@ -9,7 +9,7 @@ import numpy as np
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import N_SIGNALS
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
@@ -19,6 +19,7 @@ from llmroute_gym.sim.compiled.starting import (
     write_replicas,
     write_requests,
 )
+from llmroute_gym.sim.compiled.waiting import pop_arrival, write_waits
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.workload import Workload
@@ -26,6 +27,8 @@ from llmroute_gym.sim.workload import Workload
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
 
+SCHEDULERS = {"chunked": at.CHUNKED, "prefill_first": at.PREFILL_FIRST}
+"""The schedulers that the kernels run."""
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
 
@@ -72,8 +75,9 @@ class Memory:
         self._first_replica = n_environments * at.CLUSTER_WORDS
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
-        self._first_model = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
-        if self._first_model > at.REQUEST_MASK:
+        self._first_wait = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
+        self._wait_words = 0
+        if self._first_wait > at.REQUEST_MASK:
             raise InputError(
                 f"{n_environments} x {n_requests} requests on {len(replicas)} replicas are more "
                 "than the compiled engine holds at once, about "
@@ -86,14 +90,20 @@ class Memory:
 
         Args:
             index: the environment.
-            workload: as many requests as every environment has.
+            workload: at most as many requests as every environment has room for.
             predicted_output_tokens: (n_requests,).
         """
-        longest = workload.longest_request
-        if longest > self._longest_request:
-            kept = self.ints[: self._first_model]
-            self._allocate(2 * longest)
-            self.ints[: self._first_model] = kept
+        n_requests, waiting = len(workload), workload.after is not None
+        if n_requests > self._n_requests:
+            raise InputError(
+                f"the source gave {n_requests} requests where {self._n_requests} were asked for; "
+                "give as many or fewer"
+            )
+        longest, wait_words = workload.longest_request, self._wait_words
+        if waiting:
+            wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests
+        if longest > self._longest_request or wait_words != self._wait_words:
+            self._grow(max(2 * longest, self._longest_request), wait_words)
         first_replica = self._first_replica + index * self._template.size
         first_request = self._first_of(index)
         write_replicas(first_replica, self._template, self._sorting_words, self.ints)
@@ -112,14 +122,34 @@ class Memory:
             first_replica + self._template.size,
             self._replica_words,
             first_request,
-            first_request + self._n_requests * at.REQUEST_WORDS,
+            first_request + n_requests * at.REQUEST_WORDS,
             INFORMATION[self._observation.information],
             float(workload.arrived_at_s[0]),
             float(self._late_after_s),
             float(self._observation.signal_interval_s),
+            self._first_wait + index * wait_words if waiting else -1,
             self.ints,
             self.floats,
         )
+        if workload.after is not None and workload.gap_s is not None:
+            # Copies: Numba would compile other kernels for arrays that are read-only.
+            after, gap_s = workload.after.copy(), workload.gap_s.copy()
+            cluster = index * at.CLUSTER_WORDS
+            write_waits(cluster, after, gap_s, self.ints, self.floats)
+            pop_arrival(cluster, self.ints, self.floats)
+
+    def set_available(self, index: int, replica: int, available: bool) -> None:
+        """Says whether a replica of an environment takes requests."""
+        self.ints[self.replicas(index)[replica] + at.TAKES] = available
+
+    def request(self, index: int) -> int:
+        """Returns which request an environment has at hand, as many as it has once all are done."""
+        word = self.ints[index * at.CLUSTER_WORDS + at.NEXT_REQUEST]
+        return int(word - self._first_of(index)) // at.REQUEST_WORDS
+
+    def now_s(self, index: int) -> float:
+        """Returns the time of an environment's decision, seconds."""
+        return float(self.floats[index * at.CLUSTER_WORDS + at.NOW])
 
     def requests(self, index: int) -> IntArray:
         """Returns the words of an environment's requests, shape (n_requests,)."""
@@ -130,12 +160,16 @@ class Memory:
         n = len(self._cluster)
         return self._first_replica + (index * n + np.arange(n)) * self._replica_words
 
-    def rows(self, index: int, mask: BoolArray) -> FloatArray:
-        """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS)."""
+    def rows(self, index: int, fits: BoolArray) -> FloatArray:
+        """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS).
+
+        Args:
+            index: the environment.
+            fits: (n_replicas,) which replicas could hold the request at hand.
+        """
         rows = np.empty((len(self._cluster), N_SIGNALS))
-        cluster = index * at.CLUSTER_WORDS
-        # A copy: Numba would compile another kernel for a mask that is read-only.
-        write_rows(cluster, mask.copy(), _ONES, _UNBOUNDED, rows, self.ints, self.floats)
+        write_rows(index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.ints, self.floats)
+        rows[:, Signal.FITS] = fits
         return rows
 
     def outcomes(self, indices: IntArray, workloads: Sequence[Workload]) -> Outcome:
@@ -143,17 +177,20 @@ class Memory:
 
         Args:
             indices: (n_runs,) the environments.
-            workloads: theirs.
+            workloads: theirs, all equally long.
 
         Returns:
             Arrays of shape (n_runs, n_requests).
         """
-        shape = len(indices), self._n_requests
-        scheduled_at_s, first_token_at_s, finished_at_s = (np.empty(shape) for _ in range(3))
+        shape = len(indices), len(workloads[0])
+        arrived_at_s, scheduled_at_s, first_token_at_s, finished_at_s = (
+            np.empty(shape) for _ in range(4)
+        )
         replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
         for run, index in enumerate(indices.tolist()):
             read_requests(
                 self._first_of(index),
+                arrived_at_s[run],
                 scheduled_at_s[run],
                 first_token_at_s[run],
                 finished_at_s[run],
@@ -163,7 +200,7 @@ class Memory:
                 self.floats,
             )
         return Outcome(
-            arrived_at_s=np.stack([one.arrived_at_s for one in workloads]),
+            arrived_at_s=arrived_at_s,
             scheduled_at_s=scheduled_at_s,
             first_token_at_s=first_token_at_s,
             finished_at_s=finished_at_s,
@@ -182,25 +219,40 @@ class Memory:
         """Returns the word of an environment's first request."""
         return self._first_request + index * self._n_requests * at.REQUEST_WORDS
 
+    def _grow(self, longest_request: int, wait_words: int) -> None:
+        """Makes a larger memory; what runs goes on in it."""
+        kept, n_kept = self.ints, self._first_wait + len(self.clusters) * self._wait_words
+        first_slowdown = self._first_slowdown
+        self._wait_words = wait_words
+        self._allocate(longest_request)
+        n_kept = min(n_kept, self._first_model)
+        self.ints[:n_kept] = kept[:n_kept]
+        for index in range(len(self.clusters)):
+            rows = self.replicas(index)
+            self.ints[rows + at.MODEL] = self._template[:, at.MODEL]
+            for column in (at.SLOWDOWN, at.SLOWDOWN_END):
+                self.ints[rows + column] += self._first_slowdown - first_slowdown
+
     def _allocate(self, longest_request: int) -> None:
         """Makes the memory, with models that reach up to `longest_request` tokens."""
         replicas = self._cluster.replicas
         self._longest_request = longest_request
+        self._first_model = self._first_wait + len(self.clusters) * self._wait_words
         models = FlatModels(
             [replica.batch_time for replica in replicas],
             first_word=self._first_model,
-            max_tokens=max(_largest_batch(replica, longest_request) for replica in replicas),
+            max_tokens=max(replica.largest_batch(longest_request) for replica in replicas),
             max_context=longest_request,
             max_batch=max(replica.max_batch for replica in replicas),
         )
         pairs = [pair for replica in replicas for pair in replica.slowdowns]
         slowdowns = np.array(pairs, dtype=np.float64).ravel()
-        first_slowdown = self._first_model + len(models.words)
-        self.ints = np.zeros(first_slowdown + len(slowdowns), dtype=np.int64)
+        self._first_slowdown = self._first_model + len(models.words)
+        self.ints = np.zeros(self._first_slowdown + len(slowdowns), dtype=np.int64)
         self.floats: FloatArray = self.ints.view(np.float64)
-        self.ints[self._first_model : first_slowdown] = models.words
-        self.floats[first_slowdown:] = slowdowns
-        self._template = self._idle_replicas(models, first_slowdown)
+        self.ints[self._first_model : self._first_slowdown] = models.words
+        self.floats[self._first_slowdown :] = slowdowns
+        self._template = self._idle_replicas(models, self._first_slowdown)
 
     def _idle_replicas(self, models: FlatModels, first_slowdown: int) -> IntArray:
         """Returns the rows of idle replicas, shape (n_replicas, replica words)."""
@@ -216,11 +268,13 @@ class Memory:
         return rows
 
 
-def _largest_batch(replica: Replica, longest_request: int) -> int:
-    """Most tokens that one batch can hold, a restarted prompt that outgrew its limit included."""
-    if replica.scheduler == "chunked":
-        return replica.chunk_size + replica.max_batch
-    return max(replica.max_batched_tokens, longest_request, replica.max_batch)
+def _kernel_of(scheduler: str) -> int:
+    if scheduler not in SCHEDULERS:
+        raise InputError(
+            f"the compiled engine has no kernel for the scheduler {scheduler!r}; choose "
+            "engine='reference'"
+        )
+    return SCHEDULERS[scheduler]
 
 
 def _fill_limits(row: IntArray, replica: Replica) -> None:
@@ -228,7 +282,8 @@ def _fill_limits(row: IntArray, replica: Replica) -> None:
     floats = row.view(np.float64)
     row[[at.HEAD, at.TAIL, at.PARTIAL, at.CHAIN, at.CHAIN_END]] = -1
     row[[at.FIRST_PLACED, at.LAST_PLACED, at.FEED, at.FEED_END]] = -1
-    row[at.PREFILL_FIRST] = replica.scheduler == "prefill_first"
+    row[at.SCHEDULER] = _kernel_of(replica.scheduler)
+    row[at.TAKES] = 1
     row[at.MAX_BATCH] = replica.max_batch
     row[at.MAX_BATCHED_TOKENS] = replica.max_batched_tokens
     row[at.CHUNK_SIZE] = replica.chunk_size

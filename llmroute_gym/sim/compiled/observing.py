@@ -5,23 +5,23 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import FADED, N_ENGINE_SIGNALS, RATE_TIME_S, Signal
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.signals import AGING, FADED, RATE_TIME_S, Signal
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""
-_ENGINE_SIGNALS = int(N_ENGINE_SIGNALS)
-_WAITING = int(Signal.WAITING)
-_RUNNING = int(Signal.RUNNING)
-_KV_USAGE = int(Signal.KV_USAGE)
-_PENDING_PROMPT_TOKENS = int(Signal.PENDING_PROMPT_TOKENS)
-_CONTEXT_TOKENS = int(Signal.CONTEXT_TOKENS)
-_OLDEST_WAITING_S = int(Signal.OLDEST_WAITING_S)
-_BATCH_TIME_S = int(Signal.BATCH_TIME_S)
-_TTFT_S = int(Signal.TTFT_S)
+_AGING = tuple(int(signal) for signal in AGING)
+_WAITING = AGING.index(Signal.WAITING)
+_RUNNING = AGING.index(Signal.RUNNING)
+_KV_USAGE = AGING.index(Signal.KV_USAGE)
+_PENDING_PROMPT_TOKENS = AGING.index(Signal.PENDING_PROMPT_TOKENS)
+_CONTEXT_TOKENS = AGING.index(Signal.CONTEXT_TOKENS)
+_OLDEST_WAITING_S = AGING.index(Signal.OLDEST_WAITING_S)
+_BATCH_TIME_S = AGING.index(Signal.BATCH_TIME_S)
+_TTFT_S = AGING.index(Signal.TTFT_S)
 _SPEED = int(Signal.SPEED)
 _AVAILABLE = int(Signal.AVAILABLE)
 _PROMPT_TOKENS = int(Signal.PROMPT_TOKENS)
@@ -33,6 +33,7 @@ _E2E_S = int(Signal.E2E_S)
 _SINCE_LAST_ARRIVAL_S = int(Signal.SINCE_LAST_ARRIVAL_S)
 _REMAINING_TOKENS = int(Signal.REMAINING_TOKENS)
 _ROUNDS_SINCE_CHOSEN = int(Signal.ROUNDS_SINCE_CHOSEN)
+_FITS = int(Signal.FITS)
 
 
 @inlined
@@ -127,30 +128,28 @@ def _scaled(value: float, column: int, scale: FloatArray, high: FloatArray) -> f
 @kernel
 def write_rows(
     cluster: int,
-    mask: BoolArray,
     scale: FloatArray,
     high: FloatArray,
     out: npt.NDArray[np.floating],
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
-    """Writes what a router knows now.
+    """Writes the leading columns of what a router knows now; every replica is said to fit.
 
     Args:
         cluster: its word.
-        mask: (n_replicas,) replicas that may take the request.
         scale: (N_SIGNALS,) what each column is multiplied by.
         high: (N_SIGNALS,) what it is clipped to then.
-        out: (n_replicas, N_SIGNALS) is filled.
+        out: (n_replicas, n_columns) is filled; the nineteen columns of version 1 at least.
         ints: memory.
         floats: the same memory.
     """
     assume(cluster >= 0)
     now = floats[cluster + at.NOW]
     information = ints[cluster + at.INFORMATION]
-    n_replicas = len(out)
+    n_replicas, n_columns = out.shape
     request = ints[cluster + at.NEXT_REQUEST]
-    number = (request - ints[cluster + at.FIRST_REQUEST]) // at.REQUEST_WORDS
+    number = ints[cluster + at.DECISION]
     prompt = output = since = 0.0
     if request < ints[cluster + at.LAST_REQUEST]:
         prompt = float(ints[request + at.ORIGINAL_PROMPT])
@@ -172,12 +171,13 @@ def write_rows(
         assume(replica >= 0)
         if fresh:
             read_engine(replica, now, information, ints, floats)
-        for column in range(_ENGINE_SIGNALS):
-            out[r, column] = _scaled(floats[replica + at.SEEN + column], column, scale, high)
+        for k in range(len(_AGING)):
+            column = _AGING[k]
+            out[r, column] = _scaled(floats[replica + at.SEEN + k], column, scale, high)
         remaining = remaining_tokens(replica, ints) if information == at.ORACLE else 0
         rounds = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
         out[r, _SPEED] = _scaled(floats[replica + at.SPEED], _SPEED, scale, high)
-        out[r, _AVAILABLE] = 1.0 if mask[r] else 0.0
+        out[r, _AVAILABLE] = ints[replica + at.TAKES]
         out[r, _PROMPT_TOKENS] = prompt
         out[r, _PREDICTED_OUTPUT_TOKENS] = output
         out[r, _CACHED_PREFIX] = 0.0
@@ -187,4 +187,18 @@ def write_rows(
         out[r, _SINCE_LAST_ARRIVAL_S] = since
         out[r, _REMAINING_TOKENS] = _scaled(remaining, _REMAINING_TOKENS, scale, high)
         out[r, _ROUNDS_SINCE_CHOSEN] = _scaled(rounds, _ROUNDS_SINCE_CHOSEN, scale, high)
+        if n_columns > _FITS:
+            out[r, _FITS] = 1.0
+        for column in range(_FITS + 1, n_columns):
+            out[r, column] = 0.0
         replica += ints[cluster + at.REPLICA_WORDS]
+
+
+@kernel
+def pick_columns(
+    row: npt.NDArray[np.floating], columns: IntArray, out: npt.NDArray[np.floating]
+) -> None:
+    """Copies some columns: `row` (n_replicas, N_SIGNALS) to `out` (n_replicas, n_columns)."""
+    for r in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            out[r, column] = row[r, columns[column]]

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from llmroute_gym.ground.arrays import FloatArray, IntArray
+import numpy as np
+
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.routing import (
@@ -37,20 +39,20 @@ class CompiledRun(Run):
         memory = self._memory
         index = -1 if rejected else replica
         interval = Interval(*place(0, index, memory.ints, memory.floats))
-        self.next_request += 1
+        self.request = self.request + 1 if self.workload.after is None else memory.request(0)
         self.now_s = float(memory.floats[at.NOW])
         return interval
 
-    def _replay(self, assignment: IntArray) -> None:
-        placed = assignment
-        if self._fits is not None:
-            placed = assignment.copy()
-            for request, replica in enumerate(assignment.tolist()):
-                if self._rejects(request, replica):
-                    placed[request] = -1
+    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
         memory = self._memory
+        placed = np.where(rejected, -1, replicas)
         serve_assigned(placed, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
-        self.next_request = len(self.workload)
+
+    def _set_available(self, replica: int, available: bool) -> None:
+        self._memory.set_available(0, replica, available)
+
+    def _served(self) -> None:
+        self.decision = self.request = len(self.workload)
 
     def serve_least(self, rule: int, *, lazily: bool) -> None:
         """Places all requests by a rule of `routing`, in one kernel call.
@@ -65,7 +67,7 @@ class CompiledRun(Run):
             serve_least_in_flight(rule, tournament(n), tournament(n), *arrays)
         else:
             serve_least(rule, *arrays)
-        self.next_request = len(self.workload)
+        self._served()
 
     def serve_better_of_two(self, draws: FloatArray) -> None:
         """Places all requests on the better of two replicas, in one kernel call.
@@ -78,16 +80,16 @@ class CompiledRun(Run):
         serve_better_of_two(
             pairs, memory.replicas(0), memory.requests(0), memory.ints, memory.floats
         )
-        self.next_request = len(self.workload)
+        self._served()
 
     @property
-    def fits_everywhere(self) -> bool:
-        """Whether every replica can run every request, so that no mask matters."""
-        return self._fits is None
+    def plain(self) -> bool:
+        """Whether a rule may serve it whole: every replica takes every request, none waits."""
+        return self._fits is None and self.workload.after is None and bool(self.available().all())
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
-        return self._memory.rows(0, self.mask())
+        return self._memory.rows(0, self.fits())
 
     def outcome(self) -> Outcome:
         """Returns what became of every request; complete once `done`."""

@@ -19,6 +19,7 @@ def write_cluster(
     now: float,
     late_after: float,
     signal_interval: float,
+    waits: int,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -27,7 +28,6 @@ def write_cluster(
         ints[cluster + column] = 0
     ints[cluster + at.FIRST_REQUEST] = first_request
     ints[cluster + at.NEXT_REQUEST] = first_request
-    ints[cluster + at.NEXT_LATE] = first_request
     ints[cluster + at.LAST_REQUEST] = last_request
     ints[cluster + at.FIRST_REPLICA] = first_replica
     ints[cluster + at.END_REPLICA] = end_replica
@@ -39,6 +39,7 @@ def write_cluster(
     floats[cluster + at.READ_AT] = now
     floats[cluster + at.LATE_AFTER] = late_after
     floats[cluster + at.SIGNAL_INTERVAL] = signal_interval
+    ints[cluster + at.WAITS] = waits
 
 
 @kernel
@@ -92,6 +93,7 @@ def write_requests(
 @kernel
 def read_requests(
     first: int,
+    arrived_at_s: FloatArray,
     scheduled_at_s: FloatArray,
     first_token_at_s: FloatArray,
     finished_at_s: FloatArray,
@@ -106,6 +108,7 @@ def read_requests(
     """
     request = first
     for i in range(len(replica)):
+        arrived_at_s[i] = floats[request + at.ARRIVED]
         replica[i] = ints[request + at.REPLICA]
         preemptions[i] = ints[request + at.PREEMPTIONS]
         rejected = ints[request + at.REPLICA] < 0

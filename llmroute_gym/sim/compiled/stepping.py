@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
@@ -9,6 +11,7 @@ from llmroute_gym.sim.compiled.events import push
 from llmroute_gym.sim.compiled.jit import assume, kernel
 from llmroute_gym.sim.compiled.kernel import advance
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
+from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
 
 
 @kernel
@@ -74,27 +77,28 @@ def _read_engines(cluster: int, now: float, ints: IntArray, floats: FloatArray) 
 
 
 @kernel
-def _newly_late(cluster: int, last: int, until: float, ints: IntArray, floats: FloatArray) -> float:
+def _newly_late(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> float:
     """Counts the requests that become late before `until`; returns their late seconds so far."""
     assume(cluster >= 0)
     late_after = floats[cluster + at.LATE_AFTER]
-    request = ints[cluster + at.NEXT_LATE]
+    number, placed = ints[cluster + at.NEXT_LATE], ints[cluster + at.DECISION]
     seconds = 0.0
-    while request <= last and floats[request + at.ARRIVED] + late_after < until:
+    while number < placed:
+        request = decided(cluster, number, ints)
         since = floats[request + at.ARRIVED] + late_after
+        if since >= until:
+            break
         finished = floats[request + at.FINISHED]
         if ints[request + at.REPLICA] >= 0 and (math.isnan(finished) or finished > since):
             seconds += until - since
             ints[cluster + at.LATE] += 1
-        request += at.REQUEST_WORDS
-    ints[cluster + at.NEXT_LATE] = request
+        number += 1
+    ints[cluster + at.NEXT_LATE] = number
     return seconds
 
 
 @kernel
-def _run_to(
-    cluster: int, request: int, until: float, ints: IntArray, floats: FloatArray
-) -> tuple[float, float]:
+def _run_to(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
     """Runs to the next decision; returns request seconds and late request seconds."""
     assume(cluster >= 0)
     duration = until - floats[cluster + at.NOW]
@@ -111,28 +115,73 @@ def _run_to(
             _advance_all(cluster, read_at, ints, floats)
             _read_engines(cluster, read_at, ints, floats)
     _advance_all(cluster, until, ints, floats)
-    late_area += _newly_late(cluster, request, until, ints, floats)
+    late_area += _newly_late(cluster, until, ints, floats)
     floats[cluster + at.NOW] = until
     return area - floats[cluster + at.DONE_AREA], late_area - floats[cluster + at.LATE_AREA]
 
 
 @kernel
-def _drain(cluster: int, last: int, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
+def _next_event(cluster: int, ints: IntArray, floats: FloatArray) -> float:
+    """Returns when a batch ends or an idle replica wakes next; infinity if all are done."""
+    assume(cluster >= 0)
+    end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
+    replica = ints[cluster + at.FIRST_REPLICA]
+    soonest = math.inf
+    while replica < end:
+        assume(replica >= 0)
+        event = floats[replica + at.BATCH_END]
+        if event == math.inf and ints[replica + at.HEAD] >= 0:
+            event = floats[ints[replica + at.HEAD] + at.ARRIVED]
+        soonest = min(soonest, event)
+        replica += words
+    return soonest
+
+
+@kernel
+def _run_to_arrival(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[int, float, float]:
+    """Runs to the next decision where requests wait for each other, event by event.
+
+    Whatever ends may bring the next arrival, so no replica may run ahead of the others.
+
+    Returns:
+        The word of the request, request seconds and late request seconds.
+    """
+    assume(cluster >= 0)
+    area = late_area = 0.0
+    arrival = -1
+    while arrival < 0:
+        until = math.inf
+        known = next_arrival(cluster, ints)
+        if known >= 0:
+            until = floats[known + at.ARRIVED]
+        event = _next_event(cluster, ints, floats)
+        if event < until:
+            until = np.nextafter(event, math.inf)
+        else:
+            arrival = pop_arrival(cluster, ints, floats)
+        more, more_late = _run_to(cluster, until, ints, floats)
+        area += more
+        late_area += more_late
+    return arrival, area, late_area
+
+
+@kernel
+def _drain(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
     """Runs until all is finished; returns request seconds and late request seconds."""
     assume(cluster >= 0)
     start = floats[cluster + at.NOW]
     late_after = floats[cluster + at.LATE_AFTER]
     floats[cluster + at.UNTIL] = math.inf
     _advance_all(cluster, math.inf, ints, floats)
-    first = ints[cluster + at.FIRST_REQUEST]
+    first, last = ints[cluster + at.FIRST_REQUEST], ints[cluster + at.LAST_REQUEST]
     end = start
-    for request in range(first, last + 1, at.REQUEST_WORDS):
+    for request in range(first, last, at.REQUEST_WORDS):
         finished = floats[request + at.FINISHED]
         if finished > end:
             end = finished
     _fade_to(cluster, end, floats)
     area = late_area = 0.0
-    for request in range(first, last + 1, at.REQUEST_WORDS):
+    for request in range(first, last, at.REQUEST_WORDS):
         finished = floats[request + at.FINISHED]
         if finished >= start:
             arrived = floats[request + at.ARRIVED]
@@ -167,23 +216,33 @@ def place(
     request = ints[cluster + at.NEXT_REQUEST]
     assume(request >= 0)
     start = floats[cluster + at.NOW]
+    number = ints[cluster + at.DECISION]
+    waits = ints[cluster + at.WAITS]
+    if waits >= 0:
+        ints[waits + 1 + number] = request
     if replica_index >= 0:
         words = ints[cluster + at.REPLICA_WORDS]
         replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
         assume(replica >= 0)
         ints[request + at.REPLICA] = replica_index
         push(replica, request, True, ints)
-        number = (request - ints[cluster + at.FIRST_REQUEST]) // at.REQUEST_WORDS
         ints[replica + at.CHOSEN_AT] = number
         ints[cluster + at.IN_SYSTEM] += 1
+    elif waits >= 0:
+        release(cluster, request, start, ints, floats)
+    number += 1
+    ints[cluster + at.DECISION] = number
     floats[cluster + at.ARRIVAL_WEIGHT] += 1.0
     spread = imbalance(cluster, ints, floats)
-    following = request + at.REQUEST_WORDS
-    if following < ints[cluster + at.LAST_REQUEST]:
-        until = floats[following + at.ARRIVED]
-        area, late_area = _run_to(cluster, request, until, ints, floats)
+    last = ints[cluster + at.LAST_REQUEST]
+    if number * at.REQUEST_WORDS == last - ints[cluster + at.FIRST_REQUEST]:
+        following = last
+        area, late_area = _drain(cluster, ints, floats)
+    elif waits >= 0:
+        following, area, late_area = _run_to_arrival(cluster, ints, floats)
     else:
-        area, late_area = _drain(cluster, request, ints, floats)
+        following = request + at.REQUEST_WORDS
+        area, late_area = _run_to(cluster, floats[following + at.ARRIVED], ints, floats)
     floats[cluster + at.PREVIOUS_ARRIVAL] = start
     ints[cluster + at.NEXT_REQUEST] = following
     rate = floats[cluster + at.E2E_WEIGHT] / RATE_TIME_S

@@ -1,10 +1,46 @@
-"""The KV cache of a replica, counted in blocks."""
+"""The KV cache of a replica: what a scheduler asks of it, and plain blocks."""
 
-from llmroute_gym.errors import InputError
+from abc import ABC, abstractmethod
+
 from llmroute_gym.sim.reference.request import Request
 
 
-class BlockPool:
+class KVCache(ABC):
+    """Who may take how much of a replica's KV memory.
+
+    Attributes:
+        holders: requests that hold some.
+    """
+
+    holders: int
+
+    @property
+    @abstractmethod
+    def usage(self) -> float:
+        """Share in use, 0 to 1."""
+
+    @abstractmethod
+    def can_admit(self, request: Request) -> bool:
+        """Whether a waiting request may be admitted."""
+
+    @abstractmethod
+    def admit(self, request: Request) -> None:
+        """Gives a waiting request what it needs to start."""
+
+    @abstractmethod
+    def can_step(self) -> bool:
+        """Whether a decode may go on."""
+
+    @abstractmethod
+    def step(self, request: Request) -> None:
+        """Gives a decoding request room for its next token."""
+
+    @abstractmethod
+    def free(self, request: Request) -> None:
+        """Takes back all that a request holds."""
+
+
+class BlockPool(KVCache):
     """Blocks in use on one replica; which block holds what does not matter here.
 
     Args:
@@ -20,6 +56,11 @@ class BlockPool:
         self.used = 0
         self.holders = 0
         """Requests that hold blocks."""
+
+    @property
+    def usage(self) -> float:
+        """Share of the blocks in use, 0 to 1."""
+        return self.used / self.num_blocks
 
     def _needed(self, request: Request) -> int:
         return -(-request.prompt_tokens // self.block_size)
@@ -47,7 +88,7 @@ class BlockPool:
     def free(self, request: Request) -> None:
         """Takes back all blocks of the request."""
         if request.blocks > self.used:
-            raise InputError(f"request {request.index} frees blocks that are not in use")
+            raise RuntimeError(f"request {request.index} frees blocks that are not in use")
         self.used -= request.blocks
         self.holders -= 1
         request.blocks = 0

@@ -7,15 +7,27 @@ from typing import Any
 import numpy as np
 import simpy
 
-from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
-from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, N_ENGINE_SIGNALS, N_SIGNALS, Signal
+from llmroute_gym.ground.signals import AGING, BATCH_TIME_WEIGHT, N_SIGNALS, Signal
 from llmroute_gym.sim.averages import FadingAverage
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.reference.pending import PendingArrivals
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
 from llmroute_gym.sim.run import Interval, Run
+
+
+class Clock(simpy.Environment):
+    """SimPy's clock, which can be set to the very time of an arrival."""
+
+    def move_to(self, time_s: float) -> None:
+        """Moves to a time before which nothing is left to happen.
+
+        `run(until=...)` adds a difference to the present time, which may miss by a rounding.
+        """
+        self._now = time_s
 
 
 class ReplicaProcess:
@@ -90,7 +102,7 @@ class ReplicaProcess:
         return [
             len(waiting),
             len(admitted),
-            self.scheduler.pool.used / self.replica.num_blocks,
+            self.scheduler.pool.usage,
             pending,
             sum(r.done for r in admitted),
             now_s - min((r.arrived_at_s for r in waiting), default=now_s),
@@ -119,7 +131,7 @@ class ReferenceRun(Run):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._environment = simpy.Environment()
+        self._environment = Clock()
         self._completions: list[Request] = []
         self._requests = [
             Request(index, arrived_at_s, prompt, output)
@@ -136,28 +148,26 @@ class ReferenceRun(Run):
             ReplicaProcess(self._environment, replica, self._completions)
             for replica in self.cluster
         ]
+        self._pending = PendingArrivals(self.workload)
+        self._pending.pop()
         self._replica_of = np.full(len(self.workload), -1, dtype=np.int64)
         self._chosen_at = np.arange(len(self.cluster)) - len(self.cluster)
         self._arrivals = FadingAverage()
         self._latency = FadingAverage()
         self._previous_arrival_s = self.now_s
-        self._run_clock(self.now_s)
+        while self._environment.peek() < self.now_s:
+            self._environment.step()
+        self._environment.move_to(self.now_s)
         self._read_engines(self.now_s)
 
     def _place(self, replica: int, rejected: bool) -> Interval:
-        start_s, request = self.now_s, self._requests[self.next_request]
+        start_s, request = self.now_s, self._requests[self.request]
         self._submit(request, replica, rejected)
         self._arrivals.add(1.0, start_s)
         imbalance = self._imbalance()
         in_system = [r for process in self._replicas for r in process.in_system.values()]
-        self._completions.clear()
         self._advance()
-        for finished in self._completions:
-            self._latency.add(
-                finished.finished_at_s - finished.arrived_at_s, finished.finished_at_s
-            )
         self._previous_arrival_s = start_s
-        self.next_request += 1
         return Interval(
             duration_s=self.now_s - start_s,
             request_seconds=sum(self._overlap_s(r, start_s, 0.0) for r in in_system),
@@ -169,19 +179,27 @@ class ReferenceRun(Run):
         )
 
     def _submit(self, request: Request, replica: int, rejected: bool) -> None:
-        if not rejected:
+        if rejected:
+            self._release(request, self.now_s)
+        else:
             self._replica_of[request.index] = replica
             self._replicas[replica].submit(request)
-            self._chosen_at[replica] = request.index
+            self._chosen_at[replica] = self.decision
 
-    def _replay(self, assignment: IntArray) -> None:
-        replicas = assignment.tolist()
-        rejected = [self._rejects(request, replica) for request, replica in enumerate(replicas)]
+    def _release(self, request: Request, ended_at_s: float) -> float:
+        """Lets those arrive that waited for a request's end; returns when the first one does."""
+        first_s = math.inf
+        for index, arrived_at_s in self._pending.release(request.index, ended_at_s):
+            self._requests[index].arrived_at_s = arrived_at_s
+            first_s = min(first_s, arrived_at_s)
+        return first_s
+
+    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
         for request in self._requests:
-            self._run_clock(request.arrived_at_s)
-            self._submit(request, replicas[request.index], rejected[request.index])
-        self.next_request = len(self._requests)
-        self._drain()
+            self._run_to(request.arrived_at_s)
+            self._submit(request, int(replicas[request.index]), bool(rejected[request.index]))
+        self._run_to(math.inf)
+        self._end()
 
     def _overlap_s(self, request: Request, start_s: float, age_s: float) -> float:
         """Seconds of [start, now] that the request spends in the system, older than `age_s`."""
@@ -198,31 +216,44 @@ class ReferenceRun(Run):
 
     def _advance(self) -> None:
         """Runs to the next arrival, or until all is drained."""
-        if self.next_request + 1 < len(self._requests):
-            self._run_to(float(self.workload.arrived_at_s[self.next_request + 1]))
+        self._completions.clear()
+        self._run_to(self._pending.next_at_s)
+        for one in self._completions:
+            self._latency.add(one.finished_at_s - one.arrived_at_s, one.finished_at_s)
+        if self._pending:
+            self.now_s, self.request = self._pending.pop()
         else:
-            self._drain()
+            self.request = len(self._requests)
+            self._end()
 
-    def _drain(self) -> None:
-        self._environment.run()
+    def _end(self) -> None:
+        """Sets the clock to the last finish."""
         finished_at_s = [r.finished_at_s for r in self._requests if not math.isnan(r.finished_at_s)]
         self.now_s = max([self.now_s, *finished_at_s])
         if self.observation.signal_interval_s > 0:
             self._read_engines(self.now_s)
 
     def _run_to(self, time_s: float) -> None:
+        """Runs all that happens before `time_s`, or before an earlier arrival that it brings."""
+        clock, seen = self._environment, len(self._completions)
+        while (next_s := min(clock.peek(), time_s)) < math.inf:
+            self._read_as_of(next_s)
+            if next_s == time_s:
+                break
+            clock.step()
+            for finished in self._completions[seen:]:
+                time_s = min(time_s, self._release(finished, finished.finished_at_s))
+            seen = len(self._completions)
+        if time_s < math.inf:
+            clock.move_to(time_s)
+
+    def _read_as_of(self, time_s: float) -> None:
+        """Reads the engines' signals if it is time, with nothing at `time_s` or later done yet."""
         interval_s = self.observation.signal_interval_s
-        if interval_s > 0:
+        if interval_s > 0 and time_s < math.inf:
             read_s = min(math.floor(time_s / interval_s) * interval_s, time_s)
             if read_s > self._read_at_s:
-                self._run_clock(read_s)
                 self._read_engines(read_s)
-        self._run_clock(time_s)
-        self.now_s = time_s
-
-    def _run_clock(self, time_s: float) -> None:
-        if time_s > self._environment.now:
-            self._environment.run(until=time_s)
 
     def _read_engines(self, now_s: float) -> None:
         self._read_at_s = now_s
@@ -233,27 +264,24 @@ class ReferenceRun(Run):
         rows = np.zeros((len(self._replicas), N_SIGNALS))
         for row, seen, process in zip(rows, self._seen, self._replicas, strict=True):
             if self.observation.information == "router":
-                row[:N_ENGINE_SIGNALS] = process.router_signals(
-                    self.now_s, self.workload.prompt_tokens
-                )
+                row[list(AGING)] = process.router_signals(self.now_s, self.workload.prompt_tokens)
             elif self.observation.signal_interval_s == 0:
-                row[:N_ENGINE_SIGNALS] = process.engine_signals(self.now_s)
+                row[list(AGING)] = process.engine_signals(self.now_s)
             else:
-                row[:N_ENGINE_SIGNALS] = seen
+                row[list(AGING)] = seen
             if self.observation.information == "oracle":
                 row[Signal.REMAINING_TOKENS] = process.remaining_tokens()
             row[Signal.SPEED] = process.replica.speed
-        rows[:, Signal.ROUNDS_SINCE_CHOSEN] = (self.next_request - self._chosen_at) / len(rows)
-        rows[:, Signal.AVAILABLE] = self.mask()
+        rows[:, Signal.ROUNDS_SINCE_CHOSEN] = (self.decision - self._chosen_at) / len(rows)
+        rows[:, Signal.AVAILABLE] = self.available()
+        rows[:, Signal.FITS] = self.fits()
         n = len(self._replicas)
         rows[:, Signal.ARRIVAL_RATE] = self._arrivals.rate(self.now_s) / n
         rows[:, Signal.COMPLETION_RATE] = self._latency.rate(self.now_s) / n
         rows[:, Signal.E2E_S] = self._latency.mean(self.now_s)
         if not self.done:
-            rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.next_request]
-            rows[:, Signal.PREDICTED_OUTPUT_TOKENS] = self.predicted_output_tokens[
-                self.next_request
-            ]
+            rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.request]
+            rows[:, Signal.PREDICTED_OUTPUT_TOKENS] = self.predicted_output_tokens[self.request]
             rows[:, Signal.SINCE_LAST_ARRIVAL_S] = self.now_s - self._previous_arrival_s
         return rows
 
@@ -265,7 +293,7 @@ class ReferenceRun(Run):
             return np.where(self._replica_of < 0, np.inf, values)
 
         return Outcome(
-            arrived_at_s=self.workload.arrived_at_s,
+            arrived_at_s=np.array([request.arrived_at_s for request in self._requests]),
             scheduled_at_s=times("scheduled_at_s"),
             first_token_at_s=times("first_token_at_s"),
             finished_at_s=times("finished_at_s"),

@@ -160,7 +160,7 @@ def test_text_tells_who_cannot_be_chosen() -> None:
     some.rows[2, Signal.AVAILABLE] = 0.0
     some.rows[3, Signal.SPEED] = 0.5
     lines = plain_lines(Viewer().text(some))[-4:]
-    assert "masked" in lines[1]
+    assert "too small" in lines[1]
     assert "down" in lines[2]
     assert "×0.5" in lines[3]
 

@@ -5,9 +5,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from llmroute_gym.sim.batch_time import BatchSums
-from llmroute_gym.sim.reference.blocks import BlockPool
+from llmroute_gym.sim.reference.blocks import BlockPool, KVCache
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.replica import Replica
+from llmroute_gym.sim.schedulers import SchedulerLimits
 
 
 @dataclass
@@ -45,10 +46,11 @@ class Batch:
         return BatchSums.of(chunks, contexts, decode_contexts)
 
 
-class Scheduler(ABC):
+class Scheduler(SchedulerLimits, ABC):
     """Queues of one replica and the rule that turns them into batches.
 
     Attributes:
+        pool: the KV cache.
         waiting: not admitted, first in first out; restarted requests go to the front.
         running: admitted and not in the batch that is being executed.
         batch: the batch that is being executed; empty when idle.
@@ -56,10 +58,15 @@ class Scheduler(ABC):
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.pool = BlockPool(replica.num_blocks, replica.block_size, replica.watermark_blocks)
+        self.pool = self.make_cache(replica)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.batch = Batch()
+
+    @classmethod
+    def make_cache(cls, replica: Replica) -> KVCache:
+        """Returns the empty KV cache that the scheduler works with."""
+        return BlockPool(replica.num_blocks, replica.block_size, replica.watermark_blocks)
 
     @abstractmethod
     def _build(self) -> Batch:

@@ -7,10 +7,19 @@ from collections import deque
 
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers.base import Batch, Scheduler
+from llmroute_gym.sim.schedulers import ReplicaSettings, register
 
 
+@register
 class Chunked(Scheduler):
     """Sarathi style: decodes first, then prefill chunks up to a token budget, in one batch."""
+
+    name = "chunked"
+
+    @classmethod
+    def largest_batch(cls, replica: ReplicaSettings, longest_request: int) -> int:
+        """Returns the most tokens: the chunks' budget and a decode of every request."""
+        return replica.chunk_size + replica.max_batch
 
     def _build(self) -> Batch:
         batch = Batch()

@@ -6,10 +6,24 @@ As in Microsoft's Vidur (its `vllm`), see Agrawal et al., "Vidur", MLSys 2024.
 from collections import deque
 
 from llmroute_gym.sim.reference.schedulers.base import Batch, Scheduler
+from llmroute_gym.sim.schedulers import ReplicaSettings, register
 
 
+@register
 class PrefillFirst(Scheduler):
     """vLLM v0 style: a batch of whole prompts if any can be admitted, else a decode batch."""
+
+    name = "prefill_first"
+
+    @classmethod
+    def longest_prompt(cls, replica: ReplicaSettings) -> int | None:
+        """Returns the tokens of one prefill batch: a prompt must fit it whole."""
+        return replica.max_batched_tokens
+
+    @classmethod
+    def largest_batch(cls, replica: ReplicaSettings, longest_request: int) -> int:
+        """Returns the most tokens; a restarted prompt that outgrew its limit runs alone."""
+        return max(replica.max_batched_tokens, longest_request, replica.max_batch)
 
     def _build(self) -> Batch:
         return self._prefills() or self._decodes()
