@@ -9,7 +9,7 @@ from llmroute_gym.envs.observation import HIGH, SCALE, Columns, with_fits
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import N_SIGNALS
+from llmroute_gym.ground.signals import N_SIGNALS, VERSION_1
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.outcome import Outcome
@@ -38,7 +38,6 @@ class Episodes:
         rewards: (num_envs,) of the last step.
         now_s: (num_envs,) times of decision, seconds.
         numbers: (num_envs,) numbers of the requests at hand.
-        decisions: (num_envs,) requests placed.
         lengths: (num_envs,) requests of the episodes.
     """
 
@@ -53,8 +52,9 @@ class Episodes:
         self._cluster = cluster
         self._units, self._weights = term_units(reward), term_weights(reward)
         self._columns = Columns(observation.columns)
-        self._chosen = self._columns.signals[:0] if self._columns.leading else self._columns.signals
-        self._whole = np.empty((len(cluster), N_SIGNALS), dtype=np.float32)
+        usual = self._columns.names == VERSION_1
+        self._chosen = self._columns.signals[: 0 if usual else None]
+        self._whole = np.zeros((len(cluster), N_SIGNALS), dtype=np.float32)
         self._memory = Memory(
             cluster, num_envs, n_requests, FIRST_LONGEST, observation, reward.latency_threshold
         )
@@ -67,8 +67,18 @@ class Episodes:
         self.rewards = np.zeros(num_envs)
         self.now_s = np.zeros(num_envs)
         self.numbers = np.zeros(num_envs, dtype=np.int64)
-        self.decisions = np.zeros(num_envs, dtype=np.int64)
         self.lengths = np.zeros(num_envs, dtype=np.int64)
+        self._steps = 0
+        self._started_at = np.zeros(num_envs, dtype=np.int64)
+
+    def decisions(self) -> IntArray:
+        """Returns how many requests each episode has placed, shape (num_envs,)."""
+        return self._steps - self._started_at
+
+    @property
+    def all_available(self) -> bool:
+        """Whether every replica takes requests."""
+        return not self._drained
 
     @property
     def all_allowed(self) -> bool:
@@ -86,8 +96,9 @@ class Episodes:
             self._fits[index] = fits, choosable(fits, self._cluster)
         self._memory.start(index, workload, predicted_output_tokens)
         self.now_s[index] = workload.arrived_at_s[0]
-        self.numbers[index] = self.decisions[index] = 0
+        self.numbers[index] = 0
         self.lengths[index] = len(workload)
+        self._started_at[index] = self._steps
         self._set_mask(index)
 
     def set_available(self, index: int, replica: int, available: bool) -> None:
@@ -134,11 +145,12 @@ class Episodes:
             self._memory.ints,
             self._memory.floats,
         )
-        self.decisions += 1
-        for index in {*self._fits, *self._drained}:
-            self._set_mask(index)
-        for index in self._fits:
-            with_fits(out[index], self._columns, self._fits_now(index))
+        self._steps += 1
+        if not self.all_allowed:
+            for index in {*self._fits, *self._drained}:
+                self._set_mask(index)
+            for index in self._fits:
+                with_fits(out[index], self._columns, self._fits_now(index))
         return out
 
     def replay(self, index: int, actions: IntArray) -> None:
@@ -154,7 +166,7 @@ class Episodes:
             dropped = fits is not None and not fits[0][self.numbers[index], action]
             place(self._memory.clusters[index], -1 if dropped else action, ints, floats)
             self.numbers[index] = self._memory.request(index)
-            self.decisions[index] += 1
+        self._started_at[index] -= len(actions)
         self.now_s[index] = self._memory.now_s(index)
         self._set_mask(index)
 

@@ -50,14 +50,11 @@ class Columns:
     Attributes:
         names: the same.
         signals: (n_columns,) int64, where they stand in a row.
-        leading: whether they are the first ones of a row, all nineteen of version 1 among them.
     """
 
     def __init__(self, names: Sequence[str] = VERSION_1) -> None:
         self.names = tuple(names)
         self.signals = np.array([SIGNAL_NAMES.index(name) for name in names], dtype=np.int64)
-        first = self.names == SIGNAL_NAMES[: len(names)]
-        self.leading = first and len(names) >= len(VERSION_1)
         self._scale, self._high = SCALE[self.signals], HIGH[self.signals]
 
     def __len__(self) -> int:

@@ -110,6 +110,9 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._every = np.ones(num_envs, dtype=np.bool_)
         self._every.flags.writeable = False
+        self._all_take = np.ones((num_envs, n_replicas), dtype=np.int8)
+        self._all_take.flags.writeable = False
+        self._until_an_end = 0
         self._episodes: Episodes | None = None
         self._generators: list[np.random.Generator] = []
         self.origins: list[Origin | None] = [None] * num_envs
@@ -162,6 +165,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         for index in range(self.num_envs):
             self._start(index)
+        self._look_for_an_end()
         return self._episodes.observe(np.arange(self.num_envs)), self._infos()
 
     def step(
@@ -184,10 +188,15 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         for (name, present), values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
             infos[name] = values
             infos[present] = self._every
-        terminated = episodes.decisions >= episodes.lengths
-        truncated = ~terminated & (episodes.decisions >= self.max_episode_steps)
-        if ended := np.flatnonzero(terminated | truncated).tolist():
+        terminated, truncated = (np.zeros(self.num_envs, dtype=np.bool_) for _ in range(2))
+        self._until_an_end -= 1
+        if self._until_an_end == 0:
+            decisions = episodes.decisions()
+            terminated = decisions >= episodes.lengths
+            truncated = ~terminated & (decisions >= self.max_episode_steps)
+            ended = np.flatnonzero(terminated | truncated)
             self._restart(ended, observations, infos, self._metrics(np.flatnonzero(terminated)))
+            self._look_for_an_end()
         return observations, rewards, terminated, truncated, infos
 
     def repeat(self, index: int, origin: Origin, actions: npt.NDArray[np.int64]) -> None:
@@ -202,6 +211,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._generators[index].bit_generator.state = origin.generator
         self._start(index)
         self._started().replay(index, actions)
+        self._look_for_an_end()
 
     def observe(self) -> npt.NDArray[np.float32]:
         """Returns the present observations, shape (num_envs, n_replicas, n_columns)."""
@@ -240,9 +250,15 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
         self._started().start(index, workload, predicted)
 
+    def _look_for_an_end(self) -> None:
+        """Counts the steps until the next episode ends."""
+        episodes = self._started()
+        ends = np.minimum(episodes.lengths, self.max_episode_steps) - episodes.decisions()
+        self._until_an_end = int(ends.min())
+
     def _restart(
         self,
-        ended: Sequence[int],
+        ended: npt.NDArray[np.int64],
         observations: npt.NDArray[np.float32],
         infos: Infos,
         metrics: Infos,
@@ -261,23 +277,26 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             over[ended] = True
         final_info: Infos = {**infos, **metrics}
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in ended:
+        for index in ended.tolist():
             final_obs[index] = observations[index].copy()
             self._start(index)
         infos.update(self._infos())
         infos.update(final_obs=final_obs, _final_obs=over)
         infos.update(final_info=final_info, _final_info=over)
-        observations[ended] = self._started().observe(np.asarray(ended))
+        observations[ended] = self._started().observe(ended)
 
     def _metrics(self, over: npt.NDArray[np.int64]) -> Infos:
         """Returns the metrics of episodes that are over, 0 in the places of the others."""
-        episodes, metrics = self._started(), Infos()
-        for length in np.unique(episodes.lengths[over]):
-            alike = over[episodes.lengths[over] == length]
-            outcomes = episodes.outcomes(alike)
-            for key, values in episode_metrics(
-                outcomes, len(self.cluster), self.reward_config
-            ).items():
+        episodes, n_replicas = self._started(), len(self.cluster)
+        lengths = episodes.lengths[over]
+        if len(over) == self.num_envs and (lengths == lengths[0]).all():
+            metrics = episode_metrics(episodes.outcomes(over), n_replicas, self.reward_config)
+            return {**metrics, **{f"_{key}": self._every for key in metrics}}
+        metrics = {}
+        for length in np.unique(lengths):
+            alike = over[lengths == length]
+            found = episode_metrics(episodes.outcomes(alike), n_replicas, self.reward_config)
+            for key, values in found.items():
                 metrics.setdefault(key, np.zeros(self.num_envs))[alike] = values
         present = np.zeros(self.num_envs, dtype=np.bool_)
         present[over] = True
@@ -288,7 +307,9 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return {
             "action_mask": self.action_masks(),
             "_action_mask": self._every,
-            "available": episodes.available.astype(np.int8),
+            "available": self._all_take
+            if episodes.all_available
+            else episodes.available.astype(np.int8),
             "_available": self._every,
             "time_s": episodes.now_s.copy(),
             "_time_s": self._every,

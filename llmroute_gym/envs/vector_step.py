@@ -56,7 +56,7 @@ def step_all(
         actions: (n_environments,) replicas, -1 drops the request.
         units: (4,) see `llmroute_gym.envs.reward`.
         weights: (4,) likewise.
-        columns: (n_columns,) the signals that `out` shows, empty for the leading ones.
+        columns: (n_columns,) the signals that `out` shows, empty for those of version 1.
         scale: (N_SIGNALS,) factors of the observation.
         high: (N_SIGNALS,) its upper bounds.
         whole: (n_replicas, N_SIGNALS) room for a row that columns are chosen from.

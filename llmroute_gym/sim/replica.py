@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -192,6 +193,11 @@ class Cluster(Sequence[Replica]):
                 replace(one, speed=speed) for one, speed in zip(self.replicas, speeds, strict=True)
             )
         )
+
+    @cached_property
+    def limits(self) -> tuple[tuple[int, int | None], ...]:
+        """Of each replica, the most tokens of a request and of its prompt, None for any number."""
+        return tuple((one.room_blocks * one.block_size, one.longest_prompt) for one in self)
 
     def __len__(self) -> int:
         """Returns the number of replicas."""

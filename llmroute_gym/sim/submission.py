@@ -40,15 +40,10 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
     Raises:
         InputError: no replica can run some request, and none of them rejects oversize requests.
     """
-    kinds: dict[tuple[int, int | None], BoolArray | None] = {}
-    columns = []
-    for replica in cluster:
-        key = (replica.room_blocks * replica.block_size, replica.longest_prompt)
-        if key not in kinds:
-            kinds[key] = _fits_one(*key, workload)
-        columns.append(kinds[key])
-    if all(column is None for column in kinds.values()):
+    kinds = {limits: _fits_one(*limits, workload) for limits in set(cluster.limits)}
+    if all(fits is None for fits in kinds.values()):
         return None
+    columns = [kinds[limits] for limits in cluster.limits]
     every = np.ones(len(workload), dtype=np.bool_)
     fits = np.stack([every if column is None else column for column in columns], axis=1)
     homeless = np.flatnonzero(~fits.any(axis=1))

@@ -75,12 +75,14 @@ class Workload:
                     "give one array per request"
                 )
             hashes = tuple(_hash_row(i, row) for i, row in enumerate(hashes))
-        order = np.argsort(arrived_at_s, kind="stable")
+        order = None
         if np.any(arrived_at_s[1:] < arrived_at_s[:-1]):
+            order = np.argsort(arrived_at_s, kind="stable")
             arrived_at_s = arrived_at_s[order]
             columns = {name: column[order] for name, column in columns.items()}
             hashes = hashes and tuple(hashes[i] for i in order)
         if self.after is not None or self.gap_s is not None:
+            order = np.arange(arrived_at_s.size) if order is None else order
             after, gap_s = _dependencies(self.after, self.gap_s, order)
             object.__setattr__(self, "after", _read_only(after))
             object.__setattr__(self, "gap_s", _read_only(gap_s))

@@ -77,11 +77,10 @@ def make_vec_env(settings: TrainConfig, cluster: Cluster, source: WorkloadSource
 
 def needs_masks(cluster: Cluster) -> bool:
     """Whether some replica may be too small for a request that another one can hold."""
-    limits = {
-        (one.room_blocks * one.block_size, one.longest_prompt, one.oversize)
-        for one in cluster.replicas
-    }
-    return len(limits) > 1
+    return (
+        len({(*limits, one.oversize) for limits, one in zip(cluster.limits, cluster, strict=True)})
+        > 1
+    )
 
 
 def rollout_steps(settings: TrainConfig) -> int:

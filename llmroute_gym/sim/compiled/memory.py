@@ -167,7 +167,7 @@ class Memory:
             index: the environment.
             fits: (n_replicas,) which replicas could hold the request at hand.
         """
-        rows = np.empty((len(self._cluster), N_SIGNALS))
+        rows = np.zeros((len(self._cluster), N_SIGNALS))
         write_rows(index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.ints, self.floats)
         rows[:, Signal.FITS] = fits
         return rows

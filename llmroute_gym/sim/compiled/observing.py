@@ -134,13 +134,14 @@ def write_rows(
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
-    """Writes the leading columns of what a router knows now; every replica is said to fit.
+    """Writes what a router knows now; every replica is said to fit.
 
     Args:
         cluster: its word.
         scale: (N_SIGNALS,) what each column is multiplied by.
         high: (N_SIGNALS,) what it is clipped to then.
-        out: (n_replicas, n_columns) is filled; the nineteen columns of version 1 at least.
+        out: (n_replicas, n_columns), the nineteen columns of version 1 or all; what nothing here
+            knows of stays as it is.
         ints: memory.
         floats: the same memory.
     """
@@ -189,8 +190,6 @@ def write_rows(
         out[r, _ROUNDS_SINCE_CHOSEN] = _scaled(rounds, _ROUNDS_SINCE_CHOSEN, scale, high)
         if n_columns > _FITS:
             out[r, _FITS] = 1.0
-        for column in range(_FITS + 1, n_columns):
-            out[r, column] = 0.0
         replica += ints[cluster + at.REPLICA_WORDS]
 
 
