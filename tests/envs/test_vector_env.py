@@ -11,13 +11,13 @@ import llmroute_gym  # noqa: F401  (registers the environment)
 from llmroute_gym.config import RewardConfig
 from llmroute_gym.envs import LLMRouteEnv, LLMRouteVectorEnv
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim import Cluster, Replica
+from llmroute_gym.sim import Cluster, Replica, Signal
 from llmroute_gym.sim.arrivals import arrival_process
 from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.sources import SyntheticWorkload
 from llmroute_gym.sim.workload import Workload
-from tests.sim.strategies import random_case
+from tests.sim.strategies import random_case, with_waiting
 
 EPISODE = 20
 N_RANDOM = 320
@@ -55,6 +55,13 @@ class Recorded:
         return self
 
 
+class Shortened(Recorded):
+    """A source of a workload's beginnings, each of another length."""
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        return self.workload.slice(0, int(rng.integers(1, n_requests + 1)))
+
+
 @pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
 @pytest.mark.parametrize("seed", range(N_RANDOM))
 def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) -> None:
@@ -70,6 +77,27 @@ def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) ->
     theirs = [LLMRouteEnv(qps=None, engine="reference", **settings) for _ in range(2)]
     # Numbers that both engines round differently, as float32.
     assert_alike(ours, theirs, len(case.workload), rtol=max(10 * case.rtol, 1e-6), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
+@pytest.mark.parametrize("seed", range(60))
+def test_waiting_requests_and_episodes_of_any_length_are_those_of_the_reference_engine(
+    seed: int,
+) -> None:
+    case = with_waiting(random_case(SEED + N_RANDOM + seed), seed)
+    settings: dict[str, Any] = {
+        "cluster": case.cluster,
+        "workload": Shortened(case.workload),
+        "requests_per_episode": len(case.workload),
+        "reward": RewardConfig(latency_threshold=case.options["late_after_s"]),
+        "observation": replace(
+            case.options["observation"], columns=["fits", "waiting", "e2e_s", "available"]
+        ),
+    }
+    ours = LLMRouteVectorEnv(3, qps=None, **settings)
+    theirs = [LLMRouteEnv(qps=None, engine="reference", **settings) for _ in range(3)]
+    rtol = max(10 * case.rtol, 1e-6)
+    assert_alike(ours, theirs, 2 * len(case.workload), rtol=rtol, atol=1e-6)
 
 
 def test_masks_are_those_of_the_single_one() -> None:
@@ -115,6 +143,7 @@ def assert_alike(
             source = infos["final_info"] if done else infos
             for key, value in info.items():
                 assert_equal(source[key][index], value, key)
+                assert source[f"_{key}"][index], key
             if done:
                 assert_equal(infos["final_obs"][index], observation)
                 observation, _ = env.reset()
@@ -146,6 +175,77 @@ def test_long_requests_extend_the_tables_on_the_way() -> None:
     ours = LLMRouteVectorEnv(2, workload=source, requests_per_episode=EPISODE)
     theirs = [LLMRouteEnv(workload=source, requests_per_episode=EPISODE) for _ in range(2)]
     assert_alike(ours, theirs, steps=EPISODE)
+
+
+class Growing(Recorded):
+    """A source whose first workload is short and whose later ones are ever longer."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+        self.drawn += 1
+        longest = 1000 * 2**self.drawn
+        return Workload(
+            np.arange(n_requests) * 0.5, [300] * (n_requests - 1) + [longest], [40] * 20
+        )
+
+
+def test_tables_that_grow_leave_running_episodes_alone() -> None:
+    slow = [Replica(FAST, num_blocks=9000, slowdowns=((at_s, 5.0),)) for at_s in (1.0, 3.0)]
+    table = Cluster.from_profile("a100-llama-2-7b", 1, num_blocks=9000, slowdowns=((2.0, 3.0),))
+    cluster = Cluster((*slow, *table))
+    settings: dict[str, Any] = {"qps": None, "requests_per_episode": EPISODE}
+    ours = LLMRouteVectorEnv(4, cluster, workload=Growing(), **settings)
+    source = Growing()
+    theirs = [LLMRouteEnv(cluster, workload=source, **settings) for _ in range(4)]
+    assert_alike(ours, theirs, steps=EPISODE - 1)
+
+
+def test_a_source_may_not_give_more_requests_than_asked_for() -> None:
+    class TooMany(Recorded):
+        def sample(self, n_requests: int, rng: np.random.Generator) -> Workload:
+            return self.workload
+
+    source = TooMany(Workload(np.arange(30) * 0.5, [300] * 30, [4] * 30))
+    env = LLMRouteVectorEnv(2, workload=source, qps=None, requests_per_episode=20)
+    with pytest.raises(InputError, match="gave 30 requests where 20 were asked for"):
+        env.reset(seed=0)
+
+
+def test_a_replica_that_takes_no_requests_and_one_that_is_too_small_are_told_apart() -> None:
+    cluster = Cluster((Replica(FAST), Replica(FAST), Replica(FAST, num_blocks=8)))
+    workload = Workload(np.arange(20) * 0.1, [300] * 20, [4] * 20)
+    settings: dict[str, Any] = {"cluster": cluster, "workload": Recorded(workload), "qps": None}
+    settings |= {"requests_per_episode": 20, "observation": {"columns": ["available", "fits"]}}
+    ours = LLMRouteVectorEnv(2, **settings)
+    ours.reset(seed=0)
+    ours.set_available(1, 0, False)
+    theirs = LLMRouteEnv(**settings, engine="reference")
+    theirs.reset(seed=0)
+    theirs.set_available(0, False)
+    observations, *_, infos = ours.step([0, 1])
+    observation, *_, info = theirs.step(1)
+    assert info["available"].tolist() == infos["available"][1].tolist() == [0, 1, 1]
+    assert info["action_mask"].tolist() == infos["action_mask"][1].tolist() == [0, 1, 0]
+    assert observation.tolist() == observations[1].tolist() == [[0, 1], [1, 1], [1, 0]]
+    assert infos["available"][0].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(theirs.rows()[:, Signal.AVAILABLE], [0, 1, 1])
+    np.testing.assert_array_equal(theirs.rows()[:, Signal.FITS], [1, 1, 0])
+    with pytest.raises(InputError, match="replica 0 in environment 1 is masked: it takes no"):
+        ours.step([0, 0])
+    with pytest.raises(InputError, match="replica 2 is masked: it cannot hold request 1"):
+        theirs.step(2)
+    with pytest.raises(InputError, match="replica 0 is masked: it takes no requests now"):
+        theirs.step(0)
+    for env in (lambda *state: ours.set_available(1, *state), theirs.set_available):
+        env(0, True)
+        env(0, False)
+        env(2, False)
+        with pytest.raises(InputError, match="replica 1 is the last one that takes requests"):
+            env(1, False)
+    ours.reset(seed=0)
+    assert ours.action_masks().tolist() == [[1, 1, 0]] * 2
 
 
 @pytest.mark.parametrize(

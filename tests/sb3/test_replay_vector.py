@@ -17,6 +17,7 @@ from llmroute_gym.sb3 import (
     remaining_timesteps,
 )
 from llmroute_gym.sb3.vec_env import RouterVecEnv
+from llmroute_gym.sim import Workload
 from tests.sb3.toy import SMALL, weights
 
 
@@ -44,6 +45,49 @@ def test_episodes_are_repeated_exactly_and_go_on_alike(steps, seed):
         actions = rng.integers(2, size=3)
         for first, second in zip(env.step(actions)[:4], other.step(actions)[:4], strict=True):
             np.testing.assert_array_equal(first, second)
+
+
+class Shortened:
+    """A source of episodes of unequal length."""
+
+    qps = 2.5
+
+    def sample(self, n_requests, rng):
+        n = int(rng.integers(3, n_requests + 1))
+        return Workload(np.sort(rng.random(n)) * n, rng.integers(1, 900, n), rng.integers(1, 90, n))
+
+    def with_qps(self, qps):
+        return self
+
+
+@pytest.mark.parametrize("steps", [0, 2, 25, 61])
+def test_episodes_that_end_at_different_steps_are_repeated_exactly(steps):
+    rng = np.random.default_rng(0)
+    env, other = (make(4, workload=Shortened(), qps=None) for _ in range(2))
+    env.reset(seed=5)
+    ends = np.zeros(4, dtype=bool)
+    for _ in range(steps):
+        ended = env.step(rng.integers(2, size=4))[2]
+        ends |= ended & ~ended.all()
+    assert steps < 25 or ends.any()
+    other.set_state(pickle.loads(pickle.dumps(env.get_state())))
+    for _ in range(45):
+        actions = rng.integers(2, size=4)
+        for first, second in zip(env.step(actions)[:4], other.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_an_ended_episode_alone_has_its_metrics_in_stable_baselines():
+    env = RouterVecEnv(make(4, workload=Shortened(), qps=None).env)
+    env.seed(0)
+    env.reset()
+    alone = 0
+    for _ in range(60):
+        *_, dones, infos = env.step(np.zeros(4, dtype=int))
+        alone += bool(dones.any() and not dones.all())
+        for done, info in zip(dones, infos, strict=True):
+            assert ("episode_metrics/e2e_p99_s" in info) == ("terminal_observation" in info) == done
+    assert alone
 
 
 def test_another_environment_is_noticed():

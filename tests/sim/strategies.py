@@ -1,5 +1,6 @@
 """Random workloads on random clusters, for the tests that must hold for all of them."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -76,6 +77,19 @@ def random_case(seed: int, n_requests: int | None = None, exact: bool | None = N
         kind=kind,
         exact=exact,
     )
+
+
+def with_waiting(case: Case, seed: int) -> Case:
+    """Returns a case in which many requests wait for the end of an earlier one."""
+    rng = np.random.default_rng([seed, 1])
+    workload, n = case.workload, len(case.workload)
+    earlier = (rng.random(n) * np.arange(n)).astype(np.int64)
+    waits = (rng.random(n) < rng.choice([0.3, 0.7, 1.0])) & (np.arange(n) > 0)
+    gap_s = rng.exponential(float(rng.choice([0.01, 0.3, 3.0])), n) + 1e-6
+    if case.exact:
+        gap_s = np.ceil(gap_s / TICK_S) * TICK_S
+    changed = replace(workload, after=np.where(waits, earlier, -1), gap_s=gap_s)
+    return case._replace(workload=changed)
 
 
 def cases(max_requests: int = 60, exact: bool | None = None) -> st.SearchStrategy[Case]:

@@ -7,7 +7,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Interval, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
-from tests.sim.strategies import Case, random_case
+from tests.sim.strategies import Case, random_case, with_waiting
 
 pytestmark = [
     pytest.mark.skipif("compiled" not in ENGINES, reason="there is no compiled engine"),
@@ -41,9 +41,13 @@ def assert_stepped_alike(case: Case) -> None:
     reference, compiled = case.start("reference"), case.start("compiled")
     # Rows are float64, but only float32 reaches a policy.
     rtol = max(case.rtol * 10, 1e-6)
-    for request, replica in enumerate(case.assignment.tolist()):
-        assert compiled.decision == reference.decision == request
-        assert compiled.now_s == reference.now_s
+    for decision in range(len(case.assignment)):
+        assert compiled.decision == reference.decision == decision
+        assert compiled.request == reference.request
+        request, replica = compiled.request, int(case.assignment[compiled.request])
+        if case.workload.after is None:
+            assert compiled.now_s == reference.now_s
+        assert compiled.now_s == pytest.approx(reference.now_s, rel=case.rtol)
         np.testing.assert_array_equal(compiled.mask(), reference.mask())
         rows, expected = compiled.rows(), reference.rows()
         assert rows.dtype == expected.dtype
@@ -74,6 +78,25 @@ def test_steps_agree(seed: int) -> None:
 @every_seed
 def test_runs_agree(seed: int) -> None:
     assert_simulated_alike(random_case(N_CASES + seed), seed)
+
+
+@every_seed
+def test_runs_whose_arrivals_depend_on_ends_agree(seed: int) -> None:
+    case = with_waiting(random_case(2 * N_CASES + seed), seed)
+    assert_stepped_alike(case)
+    assert_simulated_alike(case, seed)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_ends_and_the_arrivals_they_bring_agree_to_the_bit(seed: int) -> None:
+    case = with_waiting(random_case(500 + seed, exact=True), seed)
+    assert_stepped_alike(case)
+    first, second = (
+        simulate(case.workload, case.cluster, case.assignment, engine=engine)
+        for engine in ("reference", "compiled")
+    )
+    for name in TIMES:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
 @pytest.mark.parametrize("seed", range(40))
