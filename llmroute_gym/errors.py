@@ -1,15 +1,32 @@
 """The one exception that wrong input raises, and how its sentence is worded."""
 
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
     """Wrong input: one sentence with the value, what was expected and the mend.
 
-    The commands print the sentence to standard error and exit with code 2.
+    The commands print it, in their own words, to standard error and exit with code 2.
+
+    Args:
+        sentence: in Python's words.
+        in_commands: phrases of the sentence to what the command line says instead, where a mend
+            is an argument here and a key there.
     """
+
+    def __init__(self, sentence: str, in_commands: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self._in_commands = dict(in_commands or {})
+
+    @property
+    def command_sentence(self) -> str:
+        """The sentence in the words of the command line."""
+        sentence = str(self)
+        for phrase, instead in self._in_commands.items():
+            sentence = sentence.replace(phrase, instead)
+        return sentence
 
 
 def unknown_name(kind: str, name: object, options: Iterable[str]) -> InputError:

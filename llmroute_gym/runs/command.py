@@ -155,7 +155,7 @@ def _exit(error: Exception) -> NoReturn:
 def sentence(error: Exception) -> str:
     """Words an error of ours, of Hydra, of OmegaConf or of the file system as one sentence."""
     if isinstance(error, InputError):
-        return str(error)
+        return error.command_sentence
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return str(unknown_name(f"option of {group}", option, error.options))

@@ -11,6 +11,15 @@ from llmroute_gym.ground.arrays import BoolArray
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import Workload
 
+OVERSIZE_IN_COMMANDS = {
+    "raise num_blocks or clip the request": "raise cluster.num_blocks, clip the requests with "
+    "workload.max_prompt_tokens (of a trace) or +workload.lengths.max_total_tokens",
+    "raise it or clip with max_prompt_tokens": "raise cluster.max_batched_tokens, clip the "
+    "requests with workload.max_prompt_tokens (of a trace) or +workload.lengths.max_total_tokens",
+    "oversize='reject'": "cluster.oversize=reject",
+}
+"""What `Replica.why_oversize` and `oversize_error` advise, in the words of the command line."""
+
 
 def _fits_one(room: int, longest_prompt: int | None, workload: Workload) -> BoolArray | None:
     """Returns which requests fit, shape (n_requests,); None if all do.
@@ -107,7 +116,8 @@ def oversize_error(workload: Workload, cluster: Cluster, request: int, replica: 
         int(workload.prompt_tokens[request]), int(workload.output_tokens[request])
     )
     return InputError(
-        f"request {request} cannot run on replica {replica}: {reason}, or set oversize='reject'"
+        f"request {request} cannot run on replica {replica}: {reason}, or set oversize='reject'",
+        in_commands=OVERSIZE_IN_COMMANDS,
     )
 
 
