@@ -16,13 +16,17 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count, positive
 from llmroute_gym.sim.trace_csv import csv_layout
-from llmroute_gym.sim.trace_json import json_layout
-from llmroute_gym.sim.trace_rows import BadRowError, Layout, Rows
-from llmroute_gym.sim.workload import HASH_BLOCK_TOKENS, Workload
+from llmroute_gym.sim.trace_json import fitting_block_tokens, json_layout
+from llmroute_gym.sim.trace_rows import UNITS, BadRowError, Layout, Rows
+from llmroute_gym.sim.workload import Workload
 
 logger = logging.getLogger(__name__)
 
 GZIP_MAGIC = b"\x1f\x8b"
+SENSIBLE_QPS = (0.005, 1000.0)
+"""Rates in requests/s that a published trace may have; beyond, its unit is in doubt."""
+ENOUGH_REQUESTS = 10
+"""Fewer say nothing about a rate."""
 
 
 def load_trace(
@@ -46,6 +50,11 @@ def load_trace(
     - splitwise-sim: ``...,arrival_timestamp,...,prompt_size,token_size``, seconds
     - Mooncake: JSON lines with ``timestamp`` (milliseconds), ``input_length``,
       ``output_length`` and optionally ``hash_ids`` of 512-token blocks
+    - Qwen-Bailian: the same with ``timestamp`` in seconds, ``chat_id``, ``parent_chat_id``,
+      ``turn`` and ``hash_ids`` of 16-token blocks; a request's session is the root of its chat
+
+    Where the unit of the times is in doubt, a warning says how they were read and what other
+    reading would make sense. Hashes that fit neither size of blocks are left out with a warning.
 
     Rows are cut by ``start`` and ``limit`` in the file's order, checked, sorted by arrival
     (stable, with a warning where the file was not), moved so that the first kept arrival is at
@@ -63,7 +72,7 @@ def load_trace(
         rebase: move the first arrival to time 0; False keeps the file's own times.
 
     Returns:
-        The workload, with ``block_hashes`` where the file has them.
+        The workload, with ``block_hashes`` and ``session`` where the file has them.
 
     Raises:
         InputError: the file cannot be read, is in no known format or has no usable row; a row is
@@ -79,16 +88,22 @@ def load_trace(
         count("max_prompt_tokens", max_prompt_tokens)
 
     rows, layout = _read(file, start, limit, skip=on_error == "skip")
+    block_tokens = fitting_block_tokens(file, rows, layout.hash_block_tokens)
     if max_prompt_tokens is not None:
-        _clip(file, rows, max_prompt_tokens)
+        _clip(file, rows, max_prompt_tokens, block_tokens)
     arrived_at_s = _seconds(file, rows.times, layout.ticks_per_s, rebase=rebase)
     workload = Workload(
         arrived_at_s,
         np.array(rows.prompts),
         np.array(rows.outputs),
         tuple(np.array(row, dtype=np.int64) for row in rows.hashes) or None,
+        np.array(rows.sessions) if rows.sessions else None,
+        hash_block_tokens=block_tokens,
     )
-    return workload if qps is None else workload.with_qps(qps)
+    if qps is not None:  # then the unit makes no difference
+        return workload.with_qps(qps)
+    _warn_of_doubtful_unit(file, rows, layout, workload)
+    return workload
 
 
 def recorded_workload(path: str | os.PathLike[str] | None, workload: Workload | None) -> Workload:
@@ -193,13 +208,13 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
     return rows
 
 
-def _clip(file: Path, rows: Rows, max_prompt_tokens: int) -> None:
+def _clip(file: Path, rows: Rows, max_prompt_tokens: int, block_tokens: int) -> None:
     """Cuts prompts, and their hashes to the blocks that are left."""
     longer = sum(tokens > max_prompt_tokens for tokens in rows.prompts)
     if not longer:
         return
     rows.prompts = [min(tokens, max_prompt_tokens) for tokens in rows.prompts]
-    blocks = math.ceil(max_prompt_tokens / HASH_BLOCK_TOKENS)
+    blocks = math.ceil(max_prompt_tokens / block_tokens)
     rows.hashes = [hashes[:blocks] for hashes in rows.hashes]
     logger.warning(
         "cut %d of %d prompts of %s to max_prompt_tokens=%d",
@@ -216,3 +231,29 @@ def _seconds(file: Path, times: list[float], ticks_per_s: int, *, rebase: bool) 
             "%d arrivals in %s are earlier than the row before; sorted by arrival", earlier, file
         )
     return np.asarray((ticks - ticks.min() if rebase else ticks) / ticks_per_s)
+
+
+def _warn_of_doubtful_unit(file: Path, rows: Rows, layout: Layout, workload: Workload) -> None:
+    """Warns where times may be meant in another unit, and says what they would be in that."""
+    ticks = layout.ticks_per_s
+    if ticks not in UNITS or not math.isfinite(workload.qps):
+        return
+    low, high = SENSIBLE_QPS
+    units = list(UNITS)
+    finer, coarser = units[units.index(ticks) + 1 :], units[: units.index(ticks)]
+    other, why = 0, ""
+    if not layout.unit_is_certain and any(time % 1 for time in rows.times):
+        other, why = coarser[-1], "some of them are fractions"
+    elif not layout.unit_is_certain and workload.hash_block_tokens != layout.hash_block_tokens:
+        other, why = coarser[-1], f"its hash_ids are of {workload.hash_block_tokens}-token blocks"
+    elif len(workload) >= ENOUGH_REQUESTS and workload.qps > high and coarser:
+        other, why = coarser[-1], "that is a lot"
+    elif len(workload) >= ENOUGH_REQUESTS and workload.qps < low and finer:
+        other, why = finer[0], "that is very little"
+    if other:
+        logger.warning(
+            "the times of %s are read as %s, which gives %.3g requests/s, but %s; as %s they give "
+            "%.3g requests/s: convert them if they are that; rescaled to a qps both are the same",
+            *(file, UNITS[ticks], workload.qps, why, UNITS[other]),
+            workload.qps * other / ticks,
+        )

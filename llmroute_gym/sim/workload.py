@@ -18,7 +18,7 @@ from llmroute_gym.ground.checks import count, positive
 
 Number = TypeVar("Number", bound=np.generic)
 
-HASH_BLOCK_TOKENS = 512  # prompt tokens per block hash, as in the Mooncake traces
+HASH_BLOCK_TOKENS = 512  # as in the Mooncake traces
 MAX_TOKENS = 2**31 - 1  # so that sums over a million requests stay within int64
 CSV_COLUMNS = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 
@@ -34,8 +34,8 @@ class Workload:
         arrived_at_s: shape (n_requests,), float64, seconds, finite and >= 0.
         prompt_tokens: shape (n_requests,), int64, >= 1.
         output_tokens: shape (n_requests,), int64, >= 1; the prefill's token is the first of them.
-        block_hashes: per request, the hashes of its prompt's consecutive 512-token blocks; equal
-            hashes are equal prefixes. None where unknown.
+        block_hashes: per request, the hashes of its prompt's consecutive blocks; equal hashes are
+            equal prefixes. None where unknown.
         session: shape (n_requests,), int64, the conversation a request belongs to, or None.
         slo_class: shape (n_requests,), int64, the service class of a request, or None.
         after: shape (n_requests,), int64, the earlier request that must have ended before this one
@@ -43,6 +43,7 @@ class Workload:
             the end. None where no request waits for another.
         gap_s: shape (n_requests,), float64, seconds > 0 from that end to the arrival; it counts
             only where `after` is not -1. Given together with `after`.
+        hash_block_tokens: prompt tokens per block hash, >= 1; the last block may hold fewer.
 
     Raises:
         InputError: an array is empty, of another length or type, or holds a value out of range;
@@ -57,9 +58,11 @@ class Workload:
     slo_class: IntArray | None = None
     after: IntArray | None = None
     gap_s: FloatArray | None = None
+    hash_block_tokens: int = HASH_BLOCK_TOKENS
 
     def __post_init__(self) -> None:
         """Converts, checks, sorts and freezes the arrays."""
+        count("hash_block_tokens", self.hash_block_tokens)
         arrived_at_s = _times(self.arrived_at_s)
         columns: dict[str, IntArray] = {}
         for name in ("prompt_tokens", "output_tokens"):
@@ -154,6 +157,7 @@ class Workload:
             None if self.slo_class is None else self.slo_class[part],
             after,
             None if self.gap_s is None else self.gap_s[part],
+            self.hash_block_tokens,
         )
 
     def with_arrivals(self, arrived_at_s: npt.ArrayLike) -> "Workload":

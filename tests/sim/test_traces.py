@@ -24,6 +24,17 @@ AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 BURSTGPT_HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
 MOONCAKE_ROW = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}
 
+BAILIAN_ROW = {
+    "chat_id": 159,
+    "parent_chat_id": -1,
+    "timestamp": 61.114,
+    "input_length": 521,
+    "output_length": 132,
+    "type": "text",
+    "turn": 1,
+    "hash_ids": list(range(33)),
+}
+
 # The same three requests in every format: at 0, 4.314579 and 5 s.
 SAME = {
     "vidur": f"{VIDUR_HEADER}\n0.0,374,44\n4.314579,396,109\n5,879,55\n",
@@ -56,6 +67,14 @@ SAME = {
         '{"timestamp": 0, "input_length": 374, "output_length": 44}\n'
         '{"timestamp": 4314.579, "input_length": 396, "output_length": 109}\n\n'
         '{"timestamp": 5000, "input_length": 879, "output_length": 55, "chat_id": 7}\n'
+    ),
+    "bailian": (
+        '{"chat_id": 1, "parent_chat_id": -1, "timestamp": 0.0, "input_length": 374, '
+        '"output_length": 44, "type": "text", "turn": 1}\n'
+        '{"chat_id": 2, "parent_chat_id": 1, "timestamp": 4.314579, "input_length": 396, '
+        '"output_length": 109, "type": "text", "turn": 2}\n'
+        '{"chat_id": 3, "parent_chat_id": -1, "timestamp": 5.0, "input_length": 879, '
+        '"output_length": 55, "type": "text", "turn": 1}\n'
     ),
 }
 
@@ -267,6 +286,101 @@ def changed(**values: object) -> str:
 def test_bad_mooncake_rows(row: str, words: str, write: Write) -> None:
     path = write("\n".join([changed(), row, changed(input_length=700)]))
     assert_bad_row(path, 2, words)
+
+
+def json_lines(*lines: dict[str, object]) -> str:
+    return "\n".join(map(json.dumps, lines))
+
+
+def chat(chat_id: object, parent: object, **values: object) -> dict[str, object]:
+    return {**BAILIAN_ROW, "chat_id": chat_id, "parent_chat_id": parent, **values}
+
+
+def test_a_bailian_trace_is_in_seconds_with_blocks_of_16_tokens(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [chat(1, -1), chat(2, -1, timestamp=62.5, input_length=32, hash_ids=[0, 40])]
+    read = load_trace(write(json_lines(*lines)))
+    assert read.arrived_at_s.tolist() == [0.0, 62.5 - 61.114]
+    assert read.hash_block_tokens == 16
+    assert read.block_hashes is not None
+    assert [row.tolist() for row in read.block_hashes] == [list(range(33)), [0, 40]]
+    assert read.with_qps(1.0).slice(1).hash_block_tokens == 16
+    assert not caplog.records
+    cut = load_trace(write(json_lines(*lines)), max_prompt_tokens=40)
+    assert cut.block_hashes is not None
+    assert [row.tolist() for row in cut.block_hashes] == [[0, 1, 2], [0, 40]]
+
+
+def test_the_session_of_a_bailian_request_is_the_root_of_its_chat(write: Write) -> None:
+    lines = [chat(5, -1), chat(6, 5), chat(9, -1), chat(7, 6), chat(8, 3), chat(4, 3)]
+    read = load_trace(write(json_lines(*lines)))
+    assert read.session is not None
+    assert read.session.tolist() == [5, 5, 9, 5, 3, 3]  # 3 came before the trace began
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (chat(2, -1, timestamp="61"), "timestamp is '61', expected finite seconds >= 0"),
+        ({**MOONCAKE_ROW}, "lacks chat_id, parent_chat_id, turn"),
+        (chat("a", -1), "chat_id is 'a', expected a 64-bit integer"),
+        (chat(2, None), "parent_chat_id is None, expected a 64-bit integer"),
+    ],
+)
+def test_bad_bailian_rows(row: dict[str, object], words: str, write: Write) -> None:
+    good = [chat(1, -1, input_length=600), chat(3, -1, input_length=700)]
+    assert_bad_row(write(json_lines(good[0], row, good[1])), 2, words)
+
+
+def mooncake(n: int, gap: float, **values: object) -> str:
+    return json_lines(*({**MOONCAKE_ROW, "timestamp": gap * i, **values} for i in range(n)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (mooncake(3, 250.5), ["milliseconds", "3.99 requests/s", "are fractions", "0.00399 "]),
+        (
+            mooncake(3, 200, input_length=20),
+            ["milliseconds, which gives 5 requests/s", "of 16-token blocks; as seconds they"],
+        ),
+        (mooncake(20, 0), []),
+        (
+            json_lines(*({**MOONCAKE_ROW, "timestamp": i // 4} for i in range(41))),
+            ["4e+03 requests/s, but that is a lot; as seconds they give 4 requests/s"],
+        ),
+        (mooncake(20, 3e5), ["0.00333 requests/s", "very little; as microseconds they give 3.33"]),
+        (f"{VIDUR_HEADER}\n" + "".join(f"{250 * i},9,9\n" for i in range(20)), ["milliseconds"]),
+        (f"{VIDUR_HEADER}\n" + "".join(f"{250 * i},9,9\n" for i in range(5)), []),
+        (f"{VIDUR_HEADER}\n" + "".join(f"{i / 1e4},9,9\n" for i in range(20)), []),
+        (mooncake(20, 250), []),
+        (json_lines(*(chat(i, -1, timestamp=i / 4) for i in range(20))), []),
+    ],
+)
+def test_a_doubtful_unit_is_told(
+    content: str, words: list[str], write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_trace(write(content))
+    assert len(caplog.records) == (1 if words else 0)
+    assert all(word in caplog.text for word in words)
+
+
+def test_the_unit_does_not_matter_to_a_rescaled_trace(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_trace(write(mooncake(3, 250.5)), qps=2.0).arrived_at_s.tolist() == [0.0, 0.5, 1.0]
+    assert not caplog.records
+
+
+def test_hashes_that_fit_no_block_are_left_out(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = load_trace(write(json_lines(MOONCAKE_ROW, {**MOONCAKE_ROW, "hash_ids": [0, 1, 2]})))
+    assert read.block_hashes is None
+    assert "of neither 16 nor 512 prompt tokens, such as 3 of them for input_length 600" in (
+        caplog.text
+    )
 
 
 def test_skipped_rows_are_counted(write: Write, caplog: pytest.LogCaptureFixture) -> None:
