@@ -35,14 +35,15 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
         name, options = _named(config.lengths, "model", "workload.lengths")
         return SyntheticWorkload(length_model(name, **options), _arrivals(config), qps)
     assert config.path is not None
+    own_times = config.arrivals.get("process") == "trace"
     recorded = load_trace(
         config.path,
         start=config.start,
         limit=config.limit,
         max_prompt_tokens=config.max_prompt_tokens,
         on_error=config.on_error,
+        need_times=own_times,
     )
-    own_times = config.arrivals.get("process") == "trace"
     return TraceWorkload(recorded, qps, None if own_times else _arrivals(config))
 
 

@@ -355,14 +355,16 @@ def empirical(
     """Lengths of a recorded workload, given itself or as a trace file.
 
     Args:
-        path: a file that ``load_trace`` reads; excludes ``workload``.
+        path: a file that ``load_trace`` reads, with arrival times or without; excludes
+            ``workload``.
         workload: the recorded requests; excludes ``path``.
         max_total_tokens: as in LengthModel.
 
     Raises:
         InputError: both or none are given, or the file is no trace.
     """
-    return EmpiricalLengths(recorded_workload(path, workload), max_total_tokens=max_total_tokens)
+    recorded = recorded_workload(path, workload, need_times=False)
+    return EmpiricalLengths(recorded, max_total_tokens=max_total_tokens)
 
 
 LENGTH_MODELS: dict[str, Callable[..., LengthModel]] = {

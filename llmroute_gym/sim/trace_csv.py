@@ -38,12 +38,16 @@ class _Format:
     ticks_per_s: int
 
     @property
+    def lengths(self) -> tuple[str, str]:
+        return self.prompt, self.output
+
+    @property
     def columns(self) -> tuple[str, str, str]:
-        return self.arrival, self.prompt, self.output
+        return self.arrival, *self.lengths
 
 
 def csv_layout(file: Path, text: IO[str]) -> Layout:
-    """Returns how the rows of a CSV file are read.
+    """Returns how the rows of a CSV file are read, which may lack its arrival times.
 
     Raises:
         InputError: it has no header, or one of no known format.
@@ -54,25 +58,28 @@ def csv_layout(file: Path, text: IO[str]) -> Layout:
         raise InputError(f"{file} is empty; expected a trace with a header line")
     header = [name.strip() for name in header]
     found = _recognise(file, header)
-    arrival, prompt, output = (header.index(name) for name in found.columns)
+    timed = found.arrival in header
+    arrival = header.index(found.arrival) if timed else 0
+    prompt, output = (header.index(name) for name in found.lengths)
 
     def parse(rows: Rows, row: list[str]) -> None:
         if len(row) != len(header):
             raise BadRowError(f"has {len(row)} fields, expected {len(header)} as in the header")
-        time = found.parse_time(found.arrival, row[arrival])
+        time = found.parse_time(found.arrival, row[arrival]) if timed else 0.0
         prompt_tokens = _tokens(found.prompt, row[prompt])
         rows.outputs.append(_tokens(found.output, row[output]))
         rows.prompts.append(prompt_tokens)
         rows.times.append(time)
 
     numbered = ((reader.line_num, row) for row in reader if row)
-    return Layout(numbered, parse, found.ticks_per_s)
+    missing = None if timed else found.arrival
+    return Layout(numbered, parse, found.ticks_per_s, missing_times=missing)
 
 
 def _recognise(file: Path, header: list[str]) -> _Format:
-    """Returns the format with these columns."""
+    """Returns the format with these columns, or with these but the arrival times."""
     for known in FORMATS:
-        if set(known.columns) <= set(header):
+        if set(known.lengths) <= set(header):
             repeated = [name for name in known.columns if header.count(name) > 1]
             if repeated:
                 raise InputError(f"{file} has more than one column {repeated[0]!r}")

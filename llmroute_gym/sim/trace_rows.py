@@ -34,7 +34,7 @@ class Layout:
         numbered: the rows with their line numbers.
         parse: adds a row to those read, or raises BadRowError and adds nothing.
         ticks_per_s: how many units of the file's times make a second.
-        timed: whether it has arrival times; else all are 0.
+        missing_times: the column of arrival times that the file lacks, and all are 0; else None.
         unit_is_certain: whether the format leaves no doubt about the unit.
         hash_block_tokens: prompt tokens per block hash.
     """
@@ -42,7 +42,7 @@ class Layout:
     numbered: Iterator[tuple[int, Any]]
     parse: Callable[[Rows, Any], None]
     ticks_per_s: int
-    timed: bool = True
+    missing_times: str | None = None
     unit_is_certain: bool = True
     hash_block_tokens: int = HASH_BLOCK_TOKENS
 

@@ -27,6 +27,12 @@ SENSIBLE_QPS = (0.005, 1000.0)
 """Rates in requests/s that a published trace may have; beyond, its unit is in doubt."""
 ENOUGH_REQUESTS = 10
 """Fewer say nothing about a rate."""
+# Advice that the command line words otherwise.
+SKIP = "on_error='skip'"
+ONLY_LENGTHS = (
+    "read it with need_times=False, and draw times with TraceWorkload(workload, qps, "
+    "PoissonArrivals())"
+)
 
 
 def load_trace(
@@ -38,6 +44,7 @@ def load_trace(
     max_prompt_tokens: int | None = None,
     on_error: str = "raise",
     rebase: bool = True,
+    need_times: bool = True,
 ) -> Workload:
     """Reads a recorded workload; the format is recognised by its header.
 
@@ -52,6 +59,9 @@ def load_trace(
       ``output_length`` and optionally ``hash_ids`` of 512-token blocks
     - Qwen-Bailian: the same with ``timestamp`` in seconds, ``chat_id``, ``parent_chat_id``,
       ``turn`` and ``hash_ids`` of 16-token blocks; a request's session is the root of its chat
+
+    A CSV file of one of these formats may lack its arrival times and serve where times are drawn:
+    see ``need_times``.
 
     Where the unit of the times is in doubt, a warning says how they were read and what other
     reading would make sense. Hashes that fit neither size of blocks are left out with a warning.
@@ -70,6 +80,8 @@ def load_trace(
         on_error: ``"raise"`` stops at the first bad row, ``"skip"`` leaves bad rows out and logs
             how many as a warning.
         rebase: move the first arrival to time 0; False keeps the file's own times.
+        need_times: refuse a file of lengths only; False reads it, and all its requests arrive at
+            time 0, in the file's order.
 
     Returns:
         The workload, with ``block_hashes`` and ``session`` where the file has them.
@@ -88,6 +100,12 @@ def load_trace(
         count("max_prompt_tokens", max_prompt_tokens)
 
     rows, layout = _read(file, start, limit, skip=on_error == "skip")
+    if layout.missing_times is not None and (need_times or qps is not None):
+        raise InputError(
+            f"{file} has no arrival times (no column {layout.missing_times}), which are needed "
+            f"here; {ONLY_LENGTHS}",
+            in_commands={ONLY_LENGTHS: "choose workload/arrivals=poisson, or another trace"},
+        )
     block_tokens = fitting_block_tokens(file, rows, layout.hash_block_tokens)
     if max_prompt_tokens is not None:
         _clip(file, rows, max_prompt_tokens, block_tokens)
@@ -106,17 +124,19 @@ def load_trace(
     return workload
 
 
-def recorded_workload(path: str | os.PathLike[str] | None, workload: Workload | None) -> Workload:
+def recorded_workload(
+    path: str | os.PathLike[str] | None, workload: Workload | None, *, need_times: bool = True
+) -> Workload:
     """Returns the workload, or the one in the file; for options that accept either.
 
     Raises:
-        InputError: both or none are given, or the file is no trace.
+        InputError: both or none are given, the file is no trace, or it lacks times that are needed.
     """
     if workload is not None and path is None:
         return workload
     if path is None or workload is not None:
         raise InputError("give exactly one of path and workload")
-    return load_trace(path)
+    return load_trace(path, need_times=need_times)
 
 
 def _read(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[Rows, Layout]:
@@ -191,7 +211,10 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
             first_bad = first_bad or f"{file}, line {line}: {error}"
             bad += 1
             if not skip:
-                raise InputError(f"{first_bad}; mend the row or use on_error='skip'") from error
+                raise InputError(
+                    f"{first_bad}; mend the row or use {SKIP}",
+                    in_commands={SKIP: "workload.on_error=skip"},
+                ) from error
     if total == 0:
         if start:
             raise InputError(f"start={start} is beyond the {cut} rows of {file}")

@@ -173,6 +173,9 @@ def test_empirical_keeps_pairs_and_reads_files(tmp_path: Path) -> None:
     RECORDED.to_csv(tmp_path / "trace.csv")
     read = length_model("empirical", path=tmp_path / "trace.csv")
     assert (read.sample(1000, np.random.default_rng(0))[0] == prompts).all()
+    (tmp_path / "lengths.csv").write_text("num_prefill_tokens,num_decode_tokens\n30,3\n")
+    lengths = length_model("empirical", path=tmp_path / "lengths.csv")
+    assert set(lengths.sample(9, np.random.default_rng(0))[0].tolist()) == {30}
     with pytest.raises(InputError, match="exactly one of path and workload"):
         length_model("empirical")
 

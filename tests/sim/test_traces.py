@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.sim.arrivals import PoissonArrivals
+from llmroute_gym.sim.sources import TraceWorkload
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
 
@@ -381,6 +383,30 @@ def test_hashes_that_fit_no_block_are_left_out(
     assert "of neither 16 nor 512 prompt tokens, such as 3 of them for input_length 600" in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "column"),
+    [
+        ("num_prefill_tokens,num_decode_tokens\n374,44\n396,109\n", "arrived_at"),
+        ("ContextTokens,GeneratedTokens,TIME\n374,44,x\n396,109,x\n", "TIMESTAMP"),
+    ],
+)
+def test_a_file_of_lengths_serves_where_times_are_drawn(
+    content: str, column: str, write: Write
+) -> None:
+    path = write(content)
+    read = load_trace(path, need_times=False)
+    assert read.arrived_at_s.tolist() == [0.0, 0.0]
+    assert read.prompt_tokens.tolist() == [374, 396]
+    drawn = TraceWorkload(read, 2.0, PoissonArrivals()).sample(2, np.random.default_rng(0))
+    assert drawn.output_tokens.tolist() == [44, 109]
+    assert drawn.arrived_at_s[1] > drawn.arrived_at_s[0] > 0
+    for options in ({}, {"need_times": False, "qps": 2.0}):
+        with pytest.raises(InputError, match=f"has no arrival times .no column {column}") as error:
+            load_trace(path, **options)  # type: ignore[arg-type]
+        assert "choose workload/arrivals=poisson" in error.value.command_sentence
+        assert "need_times" not in error.value.command_sentence
 
 
 def test_skipped_rows_are_counted(write: Write, caplog: pytest.LogCaptureFixture) -> None:
