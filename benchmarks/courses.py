@@ -274,7 +274,7 @@ def _clone(settings: TrainConfig, folder: Path) -> None:
         workload=settings.workload,
         seed=settings.seed,
     ).validate()
-    source = build_source(settings.workload, settings.qps)
+    source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
     checkpoint, learned = clone_checkpoint(
         pretraining, build_cluster(settings.cluster), source, collect(wanted)
     )

@@ -143,7 +143,7 @@ def train_once(settings: TrainConfig, folder: Path, name: str = "training") -> P
         run = RunFolder(part)
         run.write_settings(replace(settings, run_dir=str(finished)))
         with _logged(part / LOG_FILE):
-            source = build_source(settings.workload, settings.qps)
+            source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
             start = WarmStart.find(settings)
             learn(settings, build_cluster(settings.cluster), source, run, start)
         shutil.rmtree(part / "tensorboard", ignore_errors=True)

@@ -28,8 +28,7 @@ def collect_demos(settings: CollectDemosConfig) -> Path:
     cluster, source, plans = checked(settings)
     check_writable(path)
     with RunFolder(settings.run_dir) as folder:
-        key = "qps" if settings.workload.qps is None else "workload.qps"
-        warn_of_overload(cluster, source, key, settings.rate)
+        warn_of_overload(cluster, source, settings.workload.rate_key("qps"), source.qps)
         demos = collected(settings, cluster, source, plans)
         if held is not None:
             demos = held.joined(demos)

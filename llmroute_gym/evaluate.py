@@ -23,10 +23,10 @@ def evaluate(settings: EvaluateConfig) -> None:
     routers = rule_routers(settings, with_policy=settings.checkpoint is not None)
     if settings.checkpoint is not None:
         routers = {POLICY: load_policy(settings, len(cluster)), **routers}
-    source = build_source(settings.workload, settings.qps)
+    source = build_source(settings.workload, settings.workload.rate(TrainingConfig.qps))
     check_trace_length(source, {"requests": settings.requests})
     workloads = common_workloads(source, cluster, settings)
-    title = title_of(settings)
+    title = title_of(settings, source.qps)
     with RunFolder(settings.run_dir) as folder:
         folder.write_settings(settings)
         report(routers, workloads, cluster, settings, settings.observation, folder, title)

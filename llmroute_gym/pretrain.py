@@ -47,7 +47,7 @@ def pretrain(settings: PretrainConfig) -> float:
     compared = settings.evaluation.routers or demos.routers()
     evaluation = replace(settings.evaluation, routers=compared)
     rules = rule_routers(evaluation, with_policy=True)
-    source = build_source(settings.workload, settings.qps)
+    source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
     check_trace_length(source, {"evaluation.requests": evaluation.requests})
     workloads = common_workloads(source, cluster, evaluation)
     # Slow to import: only once the settings have proved right.
@@ -74,7 +74,7 @@ def pretrain(settings: PretrainConfig) -> float:
             evaluation,
             settings.observation,
             folder,
-            title_of(settings),
+            title_of(settings, source.qps),
         )
     return results[0].metrics["e2e_p99_s"].value
 

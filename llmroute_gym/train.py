@@ -39,7 +39,8 @@ def train(settings: TrainConfig) -> float:
     cluster = build_cluster(settings.cluster)
     make(settings.stabilization.policy)
     rules = rule_routers(settings.evaluation, with_policy=True)
-    source = build_source(settings.workload, settings.qps)
+    source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
+    settings = settings.at_rate(source.qps)
     episode, run = settings.env.requests_per_episode, settings.evaluation.requests
     check_trace_length(source, {"env.requests_per_episode": episode, "evaluation.requests": run})
     workloads = common_workloads(source, cluster, settings.evaluation)
@@ -71,7 +72,7 @@ def train(settings: TrainConfig) -> float:
             settings.evaluation,
             settings.observation,
             folder,
-            title_of(settings),
+            title_of(settings, source.qps),
         )
         (folder.path / STATE_FILE).unlink(missing_ok=True)
     return compared[0].metrics["e2e_p99_s"].value

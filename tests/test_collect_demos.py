@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 
 from llmroute_gym.collect_demos import collect_demos
-from llmroute_gym.config import ClusterConfig, CollectDemosConfig, ObservationConfig
+from llmroute_gym.config import (
+    ClusterConfig,
+    CollectDemosConfig,
+    ObservationConfig,
+    WorkloadConfig,
+)
 from llmroute_gym.demos.collection import collect, planned_episodes, returns_to_go
 from llmroute_gym.demos.file import Demos
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
+from llmroute_gym.sim import Workload
 
 
 def small(**settings: object) -> CollectDemosConfig:
@@ -96,6 +102,14 @@ def test_a_router_decides_the_same_whoever_is_recorded_beside_it(demos: Demos) -
     alone = collect(small(policies=["lor"]))
     both = demos.select(demos.router == "lor")
     np.testing.assert_array_equal(alone.observation, both.observation)
+
+
+def test_loads_are_multiples_of_a_traces_own_rate(tmp_path: Path) -> None:
+    Workload(np.arange(90) / 4, np.full(90, 400), np.full(90, 40)).to_csv(tmp_path / "t.csv")
+    own = WorkloadConfig(
+        source="trace", path=str(tmp_path / "t.csv"), arrivals={"process": "trace"}, own_rate=True
+    )
+    assert set(collect(small(workload=own, decisions=20)).qps) == {0.6 * 4.0, 1.8 * 4.0}
 
 
 def test_returns_are_discounted_sums() -> None:

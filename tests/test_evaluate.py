@@ -23,6 +23,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.routers import make
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Outcome, Workload
 from llmroute_gym.sim.build import build_cluster, build_source
@@ -188,6 +189,24 @@ def test_command_writes_its_results(
     ]
     assert (folder / "latency_cdf.png").read_bytes().startswith(b"\x89PNG")
     assert "least_tokens" in capsys.readouterr().out
+
+
+def test_a_trace_is_compared_at_its_own_times(
+    evaluating: Evaluating, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    trace = Workload(np.cumsum(rng.exponential(0.2, 30)), np.full(30, 400), np.full(30, 40))
+    trace.to_csv(tmp_path / "t.csv")
+    own = WorkloadConfig(
+        source="trace", path=str(tmp_path / "t.csv"), arrivals={"process": "trace"}, own_rate=True
+    )
+    folder = evaluating(workload=own, routers=["lor"])
+    served = simulate(trace.rebased(), build_cluster(ClusterConfig()), "lor")
+    with (folder / "comparison.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["e2e_mean_s"]) == pytest.approx(float(served.e2e_s.mean()), rel=1e-5)
+    title = f"t.csv at its own rate ({trace.qps:.3g} requests/s, its own arrivals) to 4 x a100-"
+    assert title in capsys.readouterr().out
 
 
 def test_same_seed_same_bytes(evaluating: Evaluating) -> None:

@@ -37,6 +37,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
 from tests.config.test_config import composed
@@ -529,6 +530,28 @@ def test_loads_above_the_capacity_are_said(
         train(tiny(tmp_path / str(words), warm_start=WarmStartConfig(cloning=False), **settings))
         assert (words or "") in caplog.text
         assert ("reaches" in caplog.text) == (words is not None)
+
+
+def test_a_training_at_a_traces_own_rate_is_in_all_one_at_that_rate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n = 200
+    Workload(np.arange(n) / 40, np.full(n, 900), np.full(n, 200)).to_csv(tmp_path / "t.csv")
+    own = WorkloadConfig(
+        source="trace", path=str(tmp_path / "t.csv"), arrivals={"process": "trace"}, own_rate=True
+    )
+    at_rate = replace(own, own_rate=False, qps=40.0)
+    with caplog.at_level("INFO"):
+        train(tiny(tmp_path / "own", workload=own))
+    assert "the trace's own rate reaches 40 requests/s, but the cluster serves" in caplog.text
+    assert ", 40 requests/s; compiled engine" in caplog.text
+    training = TrainingConfig(ppo_requests=96, rollout_steps=24, epochs=2, qps=40.0)
+    train(tiny(tmp_path / "same", workload=at_rate, training=training))
+    for name in ("comparison.csv", "metrics.csv"):
+        rows_own, rows_same = (rows(tmp_path / run / name) for run in ("own", "same"))
+        for one, other in zip(rows_own, rows_same, strict=True):
+            for key in set(one) - {"time/fps", "time/time_elapsed"}:
+                assert one[key] == other[key], key
 
 
 def test_stages_shorter_than_their_episodes_are_said(

@@ -48,17 +48,17 @@ def _cells(estimate: Estimate | None) -> list[str]:
 PICTURE = "latency_cdf.png"
 
 
-def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig) -> str:
-    """Says what is compared: the requests, their rate, and the replicas."""
+def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig, qps: float) -> str:
+    """Says what is compared: the requests, their rate in requests/s, and the replicas."""
     workload, cluster = settings.workload, settings.cluster
     synthetic = workload.source == "synthetic"
     requests = str(workload.lengths.get("model")) if synthetic else Path(str(workload.path)).name
     process = str(workload.arrivals.get("process"))
-    own = not synthetic and process == "trace"
-    return (
-        f"{requests} at {settings.qps:g} requests/s ({'its own' if own else process} arrivals) to "
-        f"{cluster.replicas} x {cluster.profile}"
-    )
+    arrivals = f"{'its own' if not synthetic and process == 'trace' else process} arrivals"
+    rate = f"{qps:g} requests/s ({arrivals})"
+    if workload.own_rate:
+        rate = f"its own rate ({qps:.3g} requests/s, {arrivals})"
+    return f"{requests} at {rate} to {cluster.replicas} x {cluster.profile}"
 
 
 def report(

@@ -1,7 +1,7 @@
 """All settings of each command: the groups that it reads, and its own."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from llmroute_gym.config.learning import (
@@ -85,10 +85,15 @@ class TrainConfig(Settings):
     resume: str | None = None
     """The folder of a run that was interrupted; it goes on there with its own settings."""
 
-    @property
-    def qps(self) -> float:
-        """The mean arrival rate in force, in requests per second."""
-        return self.training.qps if self.workload.qps is None else self.workload.qps
+    def at_rate(self, qps: float) -> Self:
+        """Returns the settings in force once a trace that keeps its own rate has told it.
+
+        Args:
+            qps: of the source, requests per second.
+        """
+        if not self.workload.own_rate:
+            return self
+        return replace(self, training=replace(self.training, qps=qps))
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and the groups fit together."""
@@ -99,6 +104,11 @@ class TrainConfig(Settings):
                 f"kl.entropy_min must be at most ln {self.cluster.replicas} = {highest:.3g}, the "
                 f"entropy of an even choice, got {kl.entropy_min:g}; lower it, or set "
                 "kl.entropy_min_coef=0"
+            )
+        if self.workload.own_rate and self.curriculum.stages:
+            raise InputError(
+                f"curriculum.stages={self.curriculum.stages} would not be read with "
+                "workload.own_rate=true; leave one of them out"
             )
         if sum(self.curriculum.requests) >= self.training.ppo_requests:
             raise InputError(
@@ -120,11 +130,6 @@ class EvaluateConfig(EvaluationConfig):
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     run_dir: str = RUN_DIR
-
-    @property
-    def qps(self) -> float:
-        """The mean arrival rate in force, in requests per second."""
-        return TrainingConfig.qps if self.workload.qps is None else self.workload.qps
 
 
 @dataclass
@@ -163,11 +168,6 @@ class CollectDemosConfig(Settings):
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
 
-    @property
-    def rate(self) -> float:
-        """The mean arrival rate in force, in requests per second."""
-        return self.qps if self.workload.qps is None else self.workload.qps
-
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and no list is empty."""
         super().validate(group)
@@ -196,8 +196,3 @@ class PretrainConfig(Settings):
     """The comparison; without ``routers`` it is with those imitated."""
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
-
-    @property
-    def qps(self) -> float:
-        """The mean arrival rate of the comparison, in requests per second."""
-        return self.training.qps if self.workload.qps is None else self.workload.qps

@@ -65,6 +65,9 @@ class WorkloadConfig(Settings):
     """An arrival process of ``llmroute_gym.sim.arrivals`` and its options."""
     qps: float | None = number(None, above=0)
     """Mean arrival rate in requests per second; None means ``training.qps``."""
+    own_rate: bool = False
+    """Whether the trace keeps its own mean rate, and with its own times these unscaled; no ``qps``
+    is read then."""
     path: str | None = None
     start: int = number(0, at_least=0)
     """First row of the trace that is read."""
@@ -90,12 +93,29 @@ class WorkloadConfig(Settings):
                 "workload.path=FILE, or choose workload/arrivals=poisson"
             )
         if self.source != "trace":
-            names = ["start", "limit", "max_prompt_tokens", "on_error"]
+            names = ["start", "limit", "max_prompt_tokens", "on_error", "own_rate"]
             names += ["path"] if process != "trace" else []
             refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
         elif self.lengths:
             refuse_unread(self, "workload", ["lengths"], "source=trace", "workload=azure_conv")
+        if self.own_rate:
+            refuse_unread(self, "workload", ["qps"], "own_rate=true")
         return self
+
+    def rate(self, default: float) -> float:
+        """Returns the mean arrival rate in force, in requests per second.
+
+        Args:
+            default: what holds where ``qps`` is None. With ``own_rate`` that is the trace's, once
+                it has been read: ``qps`` of the source.
+        """
+        return default if self.qps is None else self.qps
+
+    def rate_key(self, default: str) -> str:
+        """Returns where the mean arrival rate stands: a key, ``default`` where ``qps`` is None."""
+        if self.own_rate:
+            return "the trace's own rate"
+        return default if self.qps is None else "workload.qps"
 
 
 @dataclass

@@ -27,13 +27,13 @@ class EpisodePlan:
 
     Attributes:
         episode: its number in the collection.
-        qps: mean arrival rate, requests per second.
+        load: its mean arrival rate as a multiple of the source's.
         disturbed: (n_requests,) bool, placed at random instead of by the router.
         recorded: (n_recorded,) the steps to record, ascending; all are the router's own.
     """
 
     episode: int
-    qps: float
+    load: float
     disturbed: npt.NDArray[np.bool_]
     recorded: npt.NDArray[np.int64]
 
@@ -113,9 +113,7 @@ def planned_episodes(settings: CollectDemosConfig) -> list[EpisodePlan]:
                 "make it smaller, or requests_per_episode larger"
             )
         recorded = np.sort(rng.choice(own, n_recorded, replace=False))
-        plans.append(
-            EpisodePlan(number, settings.rate * settings.loads[position], disturbed, recorded)
-        )
+        plans.append(EpisodePlan(number, settings.loads[position], disturbed, recorded))
         left -= n_recorded
     return plans
 
@@ -154,7 +152,8 @@ def _played(
 
 
 def _built(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource]:
-    return build_cluster(settings.cluster), build_source(settings.workload, settings.rate)
+    rate = settings.workload.rate(settings.qps)
+    return build_cluster(settings.cluster), build_source(settings.workload, rate)
 
 
 def _play_alone(settings: CollectDemosConfig, task: tuple[str, EpisodePlan]) -> Demos:
@@ -173,16 +172,17 @@ def play(
     Args:
         settings: of the collection.
         cluster: the replicas.
-        source: what the requests are drawn from, at any rate.
+        source: what the requests are drawn from; the plan's load multiplies its rate.
         name: of the router.
         plan: of the episode.
 
     Returns:
         The recorded decisions; their returns count every reward to the end of the episode.
     """
+    qps = source.qps * plan.load
     env = LLMRouteEnv(
         cluster=cluster,
-        workload=source.with_qps(plan.qps),
+        workload=source.with_qps(qps),
         qps=None,
         requests_per_episode=settings.requests_per_episode,
         reward=settings.reward,
@@ -204,7 +204,7 @@ def play(
         seed=np.full(n_rows, settings.seed),
         episode=np.full(n_rows, plan.episode),
         step=steps,
-        qps=np.full(n_rows, plan.qps),
+        qps=np.full(n_rows, qps),
         observation=observations[steps],
         mask=masks[steps],
         action=actions[steps],

@@ -1,5 +1,6 @@
 """From settings to the objects they describe."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
 
     Args:
         config: lengths and arrivals.
-        qps: mean arrival rate in requests per second.
+        qps: mean arrival rate in requests per second; not read where the trace keeps its own.
 
     Raises:
         InputError: a model, process or option is unknown or wrong, or the trace cannot be read.
@@ -42,9 +43,16 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
         limit=config.limit,
         max_prompt_tokens=config.max_prompt_tokens,
         on_error=config.on_error,
-        need_times=own_times,
+        need_times=own_times or config.own_rate,
     )
-    return TraceWorkload(recorded, qps, None if own_times else _arrivals(config))
+    if config.own_rate and not math.isfinite(recorded.qps):
+        raise InputError(
+            f"workload.own_rate=true needs a rate, and all {len(recorded)} request(s) of "
+            f"{config.path} arrive at the same instant; give workload.qps and choose "
+            "workload/arrivals=poisson"
+        )
+    rate = None if config.own_rate else qps
+    return TraceWorkload(recorded, rate, None if own_times else _arrivals(config))
 
 
 def check_trace_length(source: WorkloadSource, needed: Mapping[str, int]) -> None:

@@ -117,7 +117,7 @@ def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
         rollouts(settings),
         model.n_envs,
         model.n_steps,
-        settings.qps,
+        settings.workload.rate(settings.training.qps),
         settings.env.engine,
         torch.get_num_threads(),
     )
@@ -168,8 +168,8 @@ def _highest_load(settings: TrainConfig) -> tuple[str, float]:
     """Returns the key that sets the highest arrival rate of a training, and the rate."""
     if settings.curriculum.stages:
         return "curriculum.stages", max(settings.curriculum.stages)
-    key = "training.qps" if settings.workload.qps is None else "workload.qps"
-    return key, settings.qps
+    workload = settings.workload
+    return workload.rate_key("training.qps"), workload.rate(settings.training.qps)
 
 
 def warn_of_short_stages(settings: TrainConfig) -> None:

@@ -97,7 +97,7 @@ def collection(settings: TrainConfig) -> CollectDemosConfig:
     return CollectDemosConfig(
         policies=list(settings.warm_start.policies),
         decisions=settings.warm_start.decisions,
-        qps=settings.qps,
+        qps=settings.training.qps,
         gamma=settings.training.gamma,
         requests_per_episode=settings.env.requests_per_episode,
         engine=settings.env.engine,

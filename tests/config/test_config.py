@@ -18,7 +18,6 @@ from llmroute_gym.config import (
     Settings,
     TemperatureConfig,
     TrainConfig,
-    TrainingConfig,
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.runs.command import SCHEMAS, config_dir, register_schemas, run_command
@@ -142,10 +141,13 @@ def test_an_option_is_seen_by_what_it_configures() -> None:
 
 
 def test_workload_follows_the_rate_of_the_training_unless_set() -> None:
-    assert composed("train", "+exp=original").qps == 3.0
-    assert composed("train", "training.qps=4").qps == 4.0
-    assert composed("train", "training.qps=4", "workload.qps=5").qps == 5.0
-    assert composed("evaluate").qps == TrainingConfig.qps
+    def rate(*overrides: str) -> float:
+        settings = composed("train", *overrides)
+        return float(settings.workload.rate(settings.training.qps))
+
+    assert rate("+exp=original") == 3.0
+    assert rate("training.qps=4") == 4.0
+    assert rate("training.qps=4", "workload.qps=5") == 5.0
 
 
 @pytest.fixture
@@ -221,6 +223,15 @@ def refused(
         (["workload.path=trace.csv"], "workload.path=trace.csv would not be read with workload.s"),
         (["workload/arrivals=trace"], "add workload=trace workload.path=FILE, or choose workloa"),
         (["workload.limit=5"], "choose workload=trace or leave it out"),
+        (["workload.own_rate=true"], "workload.own_rate=True would not be read with workload.sou"),
+        (
+            ["workload=trace", "workload.path=t", "workload.own_rate=true", "workload.qps=3"],
+            "workload.qps=3.0 would not be read with workload.own_rate=true; leave one of them out",
+        ),
+        (
+            ["workload=trace", "workload.path=t", "workload.own_rate=true", "curriculum=qps_ramp"],
+            "curriculum.stages=[2.5, 3.5, 4.5] would not be read with workload.own_rate=true",
+        ),
         (
             ["workload=trace", "workload.path=t", "workload.lengths.model=lognormal"],
             "would not be read with workload.source=trace; choose workload=azure_conv or leave",

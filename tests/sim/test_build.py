@@ -7,6 +7,7 @@ import pytest
 
 from llmroute_gym.config import WorkloadConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_source
 
 OWN, POISSON = {"process": "trace"}, {"process": "poisson"}
@@ -16,6 +17,14 @@ OWN, POISSON = {"process": "trace"}, {"process": "poisson"}
 def lengths_only(tmp_path: Path) -> Path:
     path = tmp_path / "lengths.csv"
     path.write_text("num_prefill_tokens,num_decode_tokens\n" + "374,44\n" * 30)
+    return path
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Thirty requests, one every quarter of a second."""
+    path = tmp_path / "trace.csv"
+    Workload(np.arange(30) / 4, np.full(30, 374), np.full(30, 44)).to_csv(path)
     return path
 
 
@@ -31,10 +40,32 @@ def test_times_are_drawn_for_a_file_of_lengths(lengths_only: Path) -> None:
     assert workload.qps == pytest.approx(2.5, rel=0.5)
 
 
-@pytest.mark.parametrize("settings", [{"arrivals": OWN}])
+@pytest.mark.parametrize("settings", [{"arrivals": OWN}, {"arrivals": POISSON, "own_rate": True}])
 def test_a_file_of_lengths_has_no_times_of_its_own(
     lengths_only: Path, settings: dict[str, object]
 ) -> None:
     with pytest.raises(InputError, match=r"lengths\.csv has no arrival times") as error:
         build_source(recorded(lengths_only, **settings), 2.5)
     assert "choose workload/arrivals=poisson" in error.value.command_sentence
+
+
+def test_a_trace_keeps_its_own_times_and_rate(trace: Path) -> None:
+    source = build_source(recorded(trace, arrivals=OWN, own_rate=True), 2.5)
+    assert source.qps == 4.0
+    window = source.sample(20, np.random.default_rng(0))
+    assert (np.diff(window.arrived_at_s) == 0.25).all()
+    assert build_source(recorded(trace, arrivals=OWN), 2.5).qps == 2.5
+
+
+def test_drawn_times_may_have_the_traces_rate(trace: Path) -> None:
+    source = build_source(recorded(trace, arrivals=POISSON, own_rate=True), 2.5)
+    assert source.qps == 4.0
+    gaps_s = np.diff(source.sample(30, np.random.default_rng(0)).arrived_at_s)
+    assert len(set(gaps_s)) > 20
+
+
+def test_a_trace_at_one_instant_has_no_rate_to_keep(tmp_path: Path) -> None:
+    Workload(np.zeros(3), np.ones(3), np.ones(3)).to_csv(tmp_path / "trace.csv")
+    for arrivals in (OWN, POISSON):
+        with pytest.raises(InputError, match=r"workload\.own_rate=true needs a rate"):
+            build_source(recorded(tmp_path / "trace.csv", arrivals=arrivals, own_rate=True), 2.5)

@@ -75,7 +75,7 @@ CHANGED = TrainConfig(
 def made(settings: TrainConfig, folder: Path) -> tuple[Any, Any, dict[type, Any]]:
     """Returns model, environment and callbacks of a training."""
     cluster = build_cluster(settings.cluster)
-    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.qps))
+    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.training.qps))
     model = make_model(settings, env)
     chosen = callbacks(settings, model, RunFolder(folder), total=4096)
     return model, env, {type(one): one for one in chosen}
@@ -173,7 +173,7 @@ def test_the_value_head_speaks_of_the_scaled_rewards(finished: Path, tmp_path: P
     start = WarmStartConfig(checkpoint=str(finished), cloning=False)
     settings = tiny(tmp_path, warm_start=start, reward=RewardConfig(latency_weight=9.0))
     cluster = build_cluster(settings.cluster)
-    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.qps))
+    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.training.qps))
     model = prepare(settings, env, WarmStart.find(settings))
     layout, before = Layout.read(finished / "model.zip"), Checkpoint.load(finished).model
     assert layout is not None
