@@ -26,6 +26,7 @@ from llmroute_gym.config import (
     EnvConfig,
     EvaluateConfig,
     EvaluationConfig,
+    GroupConfig,
     ModelConfig,
     ObservationConfig,
     StabilizationConfig,
@@ -530,6 +531,43 @@ def test_loads_above_the_capacity_are_said(
         train(tiny(tmp_path / str(words), warm_start=WarmStartConfig(cloning=False), **settings))
         assert (words or "") in caplog.text
         assert ("reaches" in caplog.text) == (words is not None)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "fleet"),
+    [
+        (
+            ClusterConfig(
+                groups=[
+                    GroupConfig("h100-codellama-34b", replicas=2),
+                    GroupConfig("a100-llama-2-7b", speed=1.5),
+                ]
+            ),
+            "2 x h100-codellama-34b, 1 x a100-llama-2-7b at speed 1.5",
+        ),
+        (
+            ClusterConfig(speeds=[2.0, 1.0, 1.0, 0.5], slowdowns=[[[5, 3], [20, 1]]]),
+            "4 x a100-internlm-20b at speeds 2, 1, 1, 0.5 (slowdowns of replica 0)",
+        ),
+    ],
+)
+def test_a_policy_learns_on_a_mixed_fleet_and_is_compared_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: ClusterConfig, fleet: str
+) -> None:
+    settings = tiny(tmp_path / "run", cluster=cluster)
+    train(settings)
+    again = EvaluateConfig(
+        runs=2,
+        requests=30,
+        resamples=50,
+        checkpoint=str(tmp_path / "run"),
+        cluster=cluster,
+        run_dir=str(tmp_path / "again"),
+    )
+    evaluate(again.validate())
+    assert capsys.readouterr().out.count(f"to {fleet}\n") == 2
+    one, two = (rows(tmp_path / name / "comparison.csv") for name in ("run", "again"))
+    assert one == two
 
 
 def test_a_training_at_a_traces_own_rate_is_in_all_one_at_that_rate(

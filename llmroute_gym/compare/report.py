@@ -58,7 +58,7 @@ def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig, qps: float
     rate = f"{qps:g} requests/s ({arrivals})"
     if workload.own_rate:
         rate = f"its own rate ({qps:.3g} requests/s, {arrivals})"
-    return f"{requests} at {rate} to {cluster.replicas} x {cluster.profile}"
+    return f"{requests} at {rate} to {cluster.title()}"
 
 
 def report(

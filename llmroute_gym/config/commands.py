@@ -98,10 +98,11 @@ class TrainConfig(Settings):
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and the groups fit together."""
         super().validate(group)
-        highest, kl = math.log(self.cluster.replicas), self.kl
+        replicas, kl = self.cluster.n_replicas, self.kl
+        highest = math.log(replicas)
         if kl.entropy_min_coef > 0 and kl.entropy_min > highest:
             raise InputError(
-                f"kl.entropy_min must be at most ln {self.cluster.replicas} = {highest:.3g}, the "
+                f"kl.entropy_min must be at most ln {replicas} = {highest:.3g}, the "
                 f"entropy of an even choice, got {kl.entropy_min:g}; lower it, or set "
                 "kl.entropy_min_coef=0"
             )

@@ -1,5 +1,6 @@
 """Settings of what is simulated: replicas, requests, what a router sees, the reward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -18,16 +19,11 @@ ENGINES = ("reference", "compiled")
 
 
 @dataclass
-class ClusterConfig(Settings):
-    """The replicas behind the router: a profile times a count.
-
-    What is None is taken from the profile.
-    """
-
-    group: ClassVar[str] = "cluster"
+class GroupConfig(Settings):
+    """Equal replicas: a profile times a count. What is None is taken from the profile."""
 
     profile: str = "a100-internlm-20b"
-    replicas: int = number(4, at_least=1)
+    replicas: int = number(1, at_least=1)
     scheduler: str | None = None
     max_batch: int | None = number(None, at_least=1)
     max_batched_tokens: int | None = number(None, at_least=1)
@@ -43,12 +39,86 @@ class ClusterConfig(Settings):
 
     def overrides(self) -> dict[str, Any]:
         """The settings that replace the profile's, as keyword arguments."""
-        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(GroupConfig)}
         return {
             name: value
             for name, value in given.items()
             if name not in ("profile", "replicas") and value is not None
         }
+
+    def title(self) -> str:
+        """Names the replicas: "2 x h100-codellama-34b at speed 1.5"."""
+        speed = "" if self.speed is None else f" at speed {self.speed:g}"
+        return f"{self.replicas} x {self.profile}{speed}"
+
+
+@dataclass
+class ClusterConfig(GroupConfig):
+    """The replicas behind the router: equal ones, with a speed each, or groups of them."""
+
+    group: ClassVar[str] = "cluster"
+
+    replicas: int = number(4, at_least=1)
+    speeds: list[float] = many(above=0)
+    """One per replica, in place of ``speed``."""
+    groups: list[GroupConfig] = field(default_factory=list)
+    """Groups of equal replicas, numbered in their order; in place of all keys above."""
+    slowdowns: list[Any] = field(default_factory=list)
+    """Of each replica a list of [start_s, factor] pairs by rising start: from then on its batches
+    take factor times as long, which no router is told; replicas beyond the list have none."""
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas, of all groups together."""
+        return sum(one.replicas for one in self.groups) or self.replicas
+
+    def title(self) -> str:
+        """Names all replicas, for titles."""
+        title = ", ".join(one.title() for one in self.groups) or super().title()
+        if self.speeds:
+            title += f" at speeds {_listed(self.speeds)}"
+        if slow := [replica for replica, pairs in enumerate(self.slowdowns) if pairs]:
+            title += f" (slowdowns of replica {_listed(slow)})"
+        return title
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and describes the same replicas."""
+        super().validate(group)
+        for index, one in enumerate(self.groups):
+            one.validate(f"cluster.groups[{index}]")
+        if self.groups:
+            names = [entry.name for entry in fields(GroupConfig)]
+            refuse_unread(self, "cluster", [*names, "speeds"], "groups, which have their own")
+        if self.speeds:
+            refuse_unread(self, "cluster", ["speed"], f"speeds={self.speeds}")
+        if self.speeds and len(self.speeds) != self.replicas:
+            raise InputError(
+                f"cluster.speeds must have one number per replica ({self.replicas}), got "
+                f"{len(self.speeds)}; set cluster.replicas={len(self.speeds)} or name them all"
+            )
+        if len(self.slowdowns) > self.n_replicas:
+            raise InputError(
+                f"cluster.slowdowns has {len(self.slowdowns)} lists for {self.n_replicas} "
+                "replicas; give one per replica at the most"
+            )
+        for replica, pairs in enumerate(self.slowdowns):
+            if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
+                raise InputError(
+                    f"cluster.slowdowns[{replica}] must be a list of pairs [start_s, factor], got "
+                    f"{pairs}; an example is cluster.slowdowns=[[[60,3],[120,1]]]"
+                )
+        return self
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    """Names numbers, many of them by their ends."""
+    if len(numbers) > 8:
+        return f"{min(numbers):g} to {max(numbers):g}"
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
 
 
 @dataclass

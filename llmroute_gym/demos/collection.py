@@ -82,7 +82,7 @@ def collected(
 def layout_of(settings: CollectDemosConfig) -> DemoLayout:
     """Returns what all decisions of a collection have in common."""
     return DemoLayout(
-        settings.cluster.replicas,
+        settings.cluster.n_replicas,
         settings.observation,
         settings.reward,
         settings.gamma,
@@ -96,7 +96,7 @@ def planned_episodes(settings: CollectDemosConfig) -> list[EpisodePlan]:
     placements a router's first decisions, one per replica, are not recorded: the rows then show
     its own doing again, round robin's turn included.
     """
-    n_replicas, left = settings.cluster.replicas, settings.decisions
+    n_replicas, left = settings.cluster.n_replicas, settings.decisions
     plans: list[EpisodePlan] = []
     while left > 0:
         number = len(plans)

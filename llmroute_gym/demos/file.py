@@ -164,12 +164,18 @@ class Demos:
                 )
 
     def cluster_differences(self, cluster: ClusterConfig) -> list[str]:
-        """Returns in what the replicas behind the decisions differ from a cluster."""
-        here = asdict(cluster)
+        """Returns in what the replicas behind the decisions differ from a cluster.
+
+        A key that the decisions' version did not know had its default.
+        """
+        stored = self.collections[0].get("cluster")
+        if stored is None:
+            return []
+        there = {**asdict(ClusterConfig()), **stored}
         return [
-            f"cluster.{name} is {_shown(value)} there and {_shown(here[name])} here"
-            for name, value in self.collections[0].get("cluster", {}).items()
-            if name in here and value != here[name]
+            f"cluster.{name} is {_shown(there[name])} there and {_shown(value)} here"
+            for name, value in asdict(cluster).items()
+            if there[name] != value
         ]
 
     def joined(self, other: "Demos") -> "Demos":

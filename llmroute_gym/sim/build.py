@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmroute_gym.config import ClusterConfig, WorkloadConfig
@@ -17,9 +18,18 @@ def build_cluster(config: ClusterConfig) -> Cluster:
     """Builds the replicas.
 
     Raises:
-        InputError: the profile or scheduler is unknown, or a limit is out of range.
+        InputError: a profile or scheduler is unknown, or a limit or slowdown is out of range.
     """
-    return Cluster.from_profile(config.profile, config.replicas, **config.overrides())
+    replicas = [
+        replica
+        for group in config.groups or [config]
+        for replica in Cluster.from_profile(group.profile, group.replicas, **group.overrides())
+    ]
+    for index, pairs in enumerate(config.slowdowns):
+        slowdowns = tuple((start_s, factor) for start_s, factor in pairs)
+        replicas[index] = replace(replicas[index], slowdowns=slowdowns)
+    cluster = Cluster(tuple(replicas))
+    return cluster.with_speeds(config.speeds) if config.speeds else cluster
 
 
 def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | TraceWorkload:

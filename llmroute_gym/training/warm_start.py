@@ -42,7 +42,7 @@ class WarmStart:
             InputError: a file is missing, or does not fit the cluster, observation or networks; or
                 a router that shall demonstrate is unknown.
         """
-        start, replicas = settings.warm_start, settings.cluster.replicas
+        start, replicas = settings.warm_start, settings.cluster.n_replicas
         checkpoint = layout = demos = None
         if start.checkpoint is not None:
             from llmroute_gym.sb3.checkpoint import Layout, check_same_networks, checkpoint_file

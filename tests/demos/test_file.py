@@ -1,6 +1,6 @@
 """The demonstrations' file: round trip, repetition, and what is refused."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
+from llmroute_gym.config import ClusterConfig, GroupConfig, ObservationConfig, RewardConfig
 from llmroute_gym.demos.file import ARRAYS, METADATA_KEY, DemoLayout, Demos
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
@@ -187,6 +187,29 @@ def test_a_policy_of_another_layout_cannot_learn_from_them() -> None:
         some().check_fits(4, ObservationConfig())
     with pytest.raises(InputError, match=r"signal_interval_s is 0\.0 there and 1\.0 here"):
         some().check_fits(REPLICAS, ObservationConfig(signal_interval_s=1.0))
+
+
+def test_demonstrations_of_before_there_were_mixed_fleets_come_from_equal_replicas() -> None:
+    demos = Demos.load(Path(__file__).parents[1] / "data" / "demos_v1.parquet")
+    assert "groups" not in demos.collections[0]["cluster"]
+    assert demos.cluster_differences(ClusterConfig()) == []
+    assert demos.cluster_differences(ClusterConfig(speeds=[2.0, 1.0, 1.0, 0.5])) == [
+        "cluster.speeds is [] there and [2.0, 1.0, 1.0, 0.5] here"
+    ]
+
+
+def test_a_fleet_is_stored_with_its_demonstrations(tmp_path: Path) -> None:
+    fleet = ClusterConfig(
+        groups=[GroupConfig("a100-llama-2-7b", 2), GroupConfig("a30-qwen2-7b", 1, speed=2.0)],
+        slowdowns=[[[60, 3], [120, 1]]],
+    )
+    given = some()
+    provenance = ({"seed": 0, "cluster": asdict(fleet)},)
+    replace(given, collections=provenance).save(tmp_path / "a.parquet")
+    read = Demos.load(tmp_path / "a.parquet")
+    assert read.cluster_differences(fleet) == []
+    (difference,) = read.cluster_differences(replace(fleet, groups=fleet.groups[:1]))
+    assert difference.startswith("cluster.groups is [{'profile': 'a100-llama-2-7b', 'replicas': 2")
 
 
 def test_returns_under_other_weights_are_refused() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.config import WorkloadConfig
+from llmroute_gym.config import ClusterConfig, GroupConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim import Workload
-from llmroute_gym.sim.build import build_source
+from llmroute_gym.sim import Cluster, Workload
+from llmroute_gym.sim.build import build_cluster, build_source
 
 OWN, POISSON = {"process": "trace"}, {"process": "poisson"}
 
@@ -69,3 +69,46 @@ def test_a_trace_at_one_instant_has_no_rate_to_keep(tmp_path: Path) -> None:
     for arrivals in (OWN, POISSON):
         with pytest.raises(InputError, match=r"workload\.own_rate=true needs a rate"):
             build_source(recorded(tmp_path / "trace.csv", arrivals=arrivals, own_rate=True), 2.5)
+
+
+def test_a_cluster_is_as_many_replicas_of_its_profile() -> None:
+    cluster = build_cluster(ClusterConfig(replicas=3, chunk_size=256))
+    one = Cluster.from_profile("a100-internlm-20b", 1, chunk_size=256)[0]
+    assert len(cluster) == 3
+    assert all(replica is cluster[0] for replica in cluster)
+    assert repr(cluster[0]) == repr(one)
+
+
+def test_every_replica_may_have_its_speed_and_slowdowns() -> None:
+    config = ClusterConfig(
+        speeds=[2.0, 1.0, 1.0, 0.5], slowdowns=[[], [[60, 3], [120, 1]]], max_batch=7
+    ).validate()
+    cluster = build_cluster(config)
+    assert [one.speed for one in cluster] == [2.0, 1.0, 1.0, 0.5]
+    assert [len(one.slowdowns) for one in cluster] == [0, 2, 0, 0]
+    assert [cluster[1].slowdown_at(time_s) for time_s in (59.0, 60.0, 120.0)] == [1.0, 3.0, 1.0]
+    assert {one.max_batch for one in cluster} == {7}
+    assert config.title() == (
+        "4 x a100-internlm-20b at speeds 2, 1, 1, 0.5 (slowdowns of replica 1)"
+    )
+
+
+def test_groups_stand_in_their_order() -> None:
+    config = ClusterConfig(
+        groups=[
+            GroupConfig("h100-codellama-34b", replicas=2),
+            GroupConfig("a100-llama-2-7b", speed=1.5, oversize="reject"),
+        ]
+    ).validate()
+    big, small = Cluster.from_profile("h100-codellama-34b"), Cluster.from_profile("a100-llama-2-7b")
+    cluster = build_cluster(config)
+    assert [one.num_blocks for one in cluster] == [big[0].num_blocks] * 2 + [small[0].num_blocks]
+    assert [one.oversize for one in cluster] == ["raise", "raise", "reject"]
+    assert [one.speed for one in cluster] == [1.0, 1.0, 1.5]
+    assert config.n_replicas == 3
+    assert config.title() == "2 x h100-codellama-34b, 1 x a100-llama-2-7b at speed 1.5"
+
+
+def test_many_speeds_are_named_by_their_ends() -> None:
+    config = ClusterConfig(replicas=64, speeds=[1.0 + index for index in range(64)])
+    assert config.title() == "64 x a100-internlm-20b at speeds 1 to 64"
