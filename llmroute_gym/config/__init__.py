@@ -11,6 +11,7 @@ Nothing heavy is imported here.
 from llmroute_gym.config.commands import (
     LARGEST_SEED,
     RUN_DIR,
+    SLO,
     CollectDemosConfig,
     EvaluateConfig,
     EvaluationConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "ENGINES",
     "LARGEST_SEED",
     "RUN_DIR",
+    "SLO",
     "CloningConfig",
     "ClusterConfig",
     "CollectDemosConfig",

@@ -39,6 +39,25 @@ RUN_DIR = "runs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 
 
 @dataclass
+class SLO(Settings):
+    """What a request must achieve to count as goodput: all of the objectives that are given."""
+
+    group: ClassVar[str] = "slo"
+
+    ttft_s: float | None = number(None, above=0)
+    """Longest time to first token, seconds."""
+    tpot_s: float | None = number(None, above=0)
+    """Longest time per output token after the first, seconds."""
+    e2e_s: float | None = number(None, above=0)
+    """Longest end-to-end latency, seconds."""
+
+    def objectives(self) -> dict[str, float]:
+        """Returns latency to limit, both as `Outcome` names and measures them."""
+        given = {name: getattr(self, name) for name in ("ttft_s", "tpot_s", "e2e_s")}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+
+@dataclass
 class EvaluationConfig(Settings):
     """The comparison, in which every router serves the same requests."""
 
@@ -58,6 +77,8 @@ class EvaluationConfig(Settings):
     confidence: float = number(0.95, at_least=0.5, at_most=0.999)
     resamples: int = number(2000, at_least=1)
     """Of the bootstrap; whole runs are resampled."""
+    slo: SLO = field(default_factory=SLO)
+    """The objectives of goodput; none means that it is left out."""
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.config import RewardConfig
-from llmroute_gym.sim.outcome import Outcome, summaries
+from llmroute_gym.config import SLO, RewardConfig
+from llmroute_gym.sim.outcome import Outcome, per_replica, summaries
 
 
 def episode_metrics(
@@ -17,12 +17,9 @@ def episode_metrics(
         n_replicas: of the cluster.
         reward: its latency threshold is that of goodput.
     """
-    metrics = summaries(outcomes, reward.latency_threshold)
-    n_episodes, n_requests = outcomes.replica.shape
-    # The rejected, at -1, are counted in a column of their own.
-    cells = outcomes.replica + 1 + np.arange(n_episodes)[:, None] * (n_replicas + 1)
-    counts = np.bincount(cells.ravel(), minlength=n_episodes * (n_replicas + 1))
-    shares = counts.reshape(n_episodes, n_replicas + 1) / n_requests
-    for replica in range(n_replicas):
-        metrics[f"share_{replica:02d}"] = shares[:, replica + 1]
+    objectives = SLO(e2e_s=reward.latency_threshold)
+    metrics = summaries(outcomes, objectives, n_replicas)
+    placed = per_replica(outcomes, n_replicas, np.ones_like(outcomes.replica))
+    for replica, requests in enumerate(placed.T):
+        metrics[f"share_{replica:02d}"] = requests / outcomes.replica.shape[1]
     return {f"episode_metrics/{name}": value.astype(float) for name, value in metrics.items()}

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.config import SLO
+from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.files import complete_or_absent
-
-PERCENTILES = (50, 90, 95, 99)
-COUNTS = ("requests", "rejected", "preemptions")
-"""Metrics of a summary that are whole numbers."""
+from llmroute_gym.ground.metrics import LATENCIES, PERCENTILES, SCALARS, latency_key
 
 
 def percentile(values: FloatArray, q: float) -> float:
@@ -34,18 +33,28 @@ def percentiles_of_sorted(ordered: FloatArray, qs: Sequence[float]) -> FloatArra
     """Returns percentiles (linear interpolation) of rows of ascending values.
 
     Args:
-        ordered: (n_rows, n), n >= 1; infinity stands last.
+        ordered: (n_rows, n), n >= 1; infinity stands behind the numbers, and NaN, which is left
+            out, last.
         qs: 0 to 100 each.
 
     Returns:
-        (n_rows, n_qs); infinite where infinity takes part.
+        (n_rows, n_qs); infinite where infinity takes part, NaN where nothing is left.
     """
-    position = (ordered.shape[1] - 1) * np.asarray(qs) / 100
+    last = np.maximum((~np.isnan(ordered)).sum(axis=1, keepdims=True) - 1, 0)
+    position = last * np.asarray(qs) / 100
     low = np.floor(position).astype(np.int64)
-    below, above = ordered[:, low], ordered[:, np.ceil(position).astype(np.int64)]
+    below, above = (
+        np.take_along_axis(ordered, index, axis=1)
+        for index in (low, np.ceil(position).astype(np.int64))
+    )
+    return between(below, above, position - low)
+
+
+def between(below: FloatArray, above: FloatArray, share: FloatArray) -> FloatArray:
+    """Interpolates linearly; infinity and NaN of the upper value stay what they are."""
     finite = np.isfinite(above)
     rise = np.subtract(above, below, where=finite, out=np.zeros_like(above))
-    return np.where(finite, below + rise * (position - low), np.inf)
+    return np.where(finite, below + rise * share, above)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +64,9 @@ class Outcome:
     A rejected request has replica -1 and infinite `scheduled_at_s`, `first_token_at_s` and
     `finished_at_s`.
 
-    Taken half-way through a run it is a copy of that instant: a request that has not been placed
-    yet looks like a rejected one (replica -1, infinite times), and one that has been placed has
-    NaN for each time that it has not reached. So `summary` is meant for a run that is done.
+    Taken half-way through a run it is a copy of that instant: a request has NaN for each time that
+    it has not reached, and replica -1 until it is placed. `summary` counts what is not finished
+    as infinitely slow.
 
     Attributes:
         arrived_at_s: seconds.
@@ -100,31 +109,57 @@ class Outcome:
 
     @property
     def tpot_s(self) -> FloatArray:
-        """Time per output token after the first, seconds; 0 for one-token outputs."""
+        """Time per output token after the first, seconds; NaN for one-token outputs."""
         with np.errstate(invalid="ignore"):
             decode_s = self.finished_at_s - self.first_token_at_s
-        decode_s = np.where(np.isnan(decode_s), np.inf, decode_s)
-        steps = np.maximum(self.output_tokens - 1, 1)
-        return np.where(self.output_tokens > 1, decode_s / steps, np.minimum(decode_s, 0.0))
+        decode_s = np.where(self.rejected, np.inf, decode_s)
+        return np.where(
+            self.output_tokens > 1, decode_s / np.maximum(self.output_tokens - 1, 1), np.nan
+        )
 
     @property
-    def rejected(self) -> npt.NDArray[np.bool_]:
-        """Which requests no replica took: none could hold them, or they are not placed yet."""
-        return self.replica < 0
+    def ntpot_s(self) -> FloatArray:
+        """End-to-end latency per output token, seconds."""
+        return self.e2e_s / self.output_tokens
 
-    def summary(self, goodput_latency_s: float | None = None) -> dict[str, float]:
-        """Returns one number per metric over all requests.
+    @property
+    def rejected(self) -> BoolArray:
+        """Which requests no replica took, because it could not hold them."""
+        return (self.replica < 0) & np.isinf(self.finished_at_s)
+
+    def summary(
+        self,
+        goodput_latency_s: float | None = None,
+        *,
+        slo: SLO | None = None,
+        n_replicas: int | None = None,
+        served_only: bool = False,
+    ) -> dict[str, float]:
+        """Returns one number per metric of `llmroute_gym.ground.metrics.METRICS`.
 
         Args:
-            goodput_latency_s: with it, `goodput_rps` counts the requests that finish within it.
+            goodput_latency_s: short for `slo=SLO(e2e_s=...)`.
+            slo: the objectives of `goodput_rps` and `goodput_share`, which are left out without.
+            n_replicas: of the cluster, for `fairness_requests` and `fairness_tokens`, which are
+                left out without.
+            served_only: whether latencies are those of finished requests alone; else the others
+                count as infinite.
 
         Returns:
-            `{ttft,tpot,e2e,queue}_{mean,p50,p90,p95,p99,max}_s`, `throughput_rps`,
-            `makespan_s`, `requests`, `rejected`, `preemptions`, and `goodput_rps` if asked.
+            `{e2e,ttft,tpot,ntpot,queue}_{mean,std,p50,p90,p95,p99,p999,max}_s`, `throughput_rps`,
+            `makespan_s`, `requests`, `rejected`, `preemptions` and further ones; NaN for a
+            statistic of no request.
+
+        Raises:
+            InputError: an objective is out of range, or given twice.
         """
-        numbers = summaries(stacked([self]), goodput_latency_s)
+        if goodput_latency_s is not None:
+            if slo is not None:
+                raise InputError("goodput_latency_s and slo are both given; leave one of them out")
+            slo = SLO(e2e_s=goodput_latency_s)
+        numbers = summaries(stacked([self]), slo, n_replicas, served_only=served_only)
         return {
-            name: int(value[0]) if name in COUNTS else float(value[0])
+            name: int(value[0]) if value.dtype.kind == "i" else float(value[0])
             for name, value in numbers.items()
         }
 
@@ -168,41 +203,143 @@ def stacked(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def summaries(
-    outcomes: Outcome, goodput_latency_s: float | None = None
+    outcomes: Outcome,
+    slo: SLO | None = None,
+    n_replicas: int | None = None,
+    *,
+    served_only: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Returns the metrics of `Outcome.summary` for several runs at once, shape (n_runs,) each.
 
     Args:
         outcomes: of runs with equally many requests; its arrays have shape (n_runs, n_requests).
-        goodput_latency_s: as for `Outcome.summary`.
+        slo: as for `Outcome.summary`, like the rest.
+        n_replicas: see there.
+        served_only: see there.
     """
-    rejected = outcomes.rejected
-    n_runs, n_requests = rejected.shape
-    served = n_requests - rejected.sum(axis=1)
-    numbers: dict[str, npt.NDArray[Any]] = {
-        "requests": np.full(n_runs, n_requests),
-        "rejected": n_requests - served,
-    }
-    names = ("ttft", "tpot", "e2e", "queue")
-    values = np.stack([getattr(outcomes, f"{name}_s") for name in names])
-    means, ordered = values.mean(axis=2), np.sort(values, axis=2)
-    percentiles = percentiles_of_sorted(ordered.reshape(-1, n_requests), PERCENTILES)
-    percentiles = percentiles.reshape(len(names), n_runs, len(PERCENTILES))
-    for kind, name in enumerate(names):
-        numbers[f"{name}_mean_s"] = means[kind]
-        for column, q in enumerate(PERCENTILES):
-            numbers[f"{name}_p{q}_s"] = percentiles[kind, :, column]
-        numbers[f"{name}_max_s"] = ordered[kind, :, -1]
-    ends = np.where(rejected, -np.inf, outcomes.finished_at_s).max(axis=1)
-    makespan = np.where(served > 0, ends - outcomes.arrived_at_s[:, 0], 0.0)
-    numbers["makespan_s"] = makespan
-    numbers["throughput_rps"] = _rate(served, makespan)
-    if goodput_latency_s is not None:
-        in_time = (outcomes.e2e_s <= goodput_latency_s).sum(axis=1)
-        numbers["goodput_rps"] = _rate(in_time, makespan)
-    numbers["preemptions"] = outcomes.preemptions.sum(axis=1)
+    numbers: dict[str, npt.NDArray[Any]] = {}
+    values = np.stack([latency_s(outcomes, name, served_only=served_only) for name in LATENCIES])
+    for statistic, found in _statistics(values).items():
+        for name, value in zip(LATENCIES, found, strict=True):
+            numbers[latency_key(name, statistic)] = value
+    known = totals(outcomes, slo, n_replicas)
+    for metric in SCALARS:
+        if metric.numerator in known:
+            total = known[metric.numerator]
+            parts = known[metric.denominator] if metric.denominator else None
+            numbers[metric.key] = total if parts is None else quotient(total, parts)
     return numbers
 
 
-def _rate(requests: IntArray, seconds: FloatArray) -> FloatArray:
-    return np.divide(requests, seconds, where=seconds > 0, out=np.zeros(len(seconds)))
+def latency_s(outcomes: Outcome, name: str, *, served_only: bool = False) -> FloatArray:
+    """Returns a latency as its statistics take it, in seconds, of the outcomes' shape.
+
+    Args:
+        outcomes: of one or several runs.
+        name: one of `LATENCIES`.
+        served_only: whether requests that are not finished are left out.
+
+    Returns:
+        NaN for what the latency is not defined of or is left out, else infinity for a request
+        that is not finished.
+    """
+    seconds: FloatArray = getattr(outcomes, f"{name}_s")
+    unfinished = ~np.isfinite(outcomes.finished_at_s)
+    if unfinished.any():
+        counted = outcomes.output_tokens >= LATENCIES[name].least_output_tokens
+        lost = np.where(counted & (not served_only), np.inf, np.nan)
+        seconds = np.where(unfinished, lost, seconds)
+    return seconds
+
+
+def _statistics(values: FloatArray) -> dict[str, FloatArray]:
+    """Returns `STATISTICS` over the last axis, NaN left out: each of the shape of the others."""
+    missing = np.isnan(values)
+    count = values.shape[-1] - missing.sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(missing, 0.0, values).sum(axis=-1) / count
+        apart = np.where(missing, 0.0, values - mean[..., None])
+        std = np.where(np.isinf(mean), np.inf, np.sqrt((apart**2).sum(axis=-1) / count))
+    ordered = np.sort(values, axis=-1).reshape(-1, values.shape[-1])
+    found = percentiles_of_sorted(ordered, tuple(PERCENTILES.values()))
+    found = found.reshape(*values.shape[:-1], len(PERCENTILES))
+    return {
+        "mean": mean,
+        "std": std,
+        **dict(zip(PERCENTILES, np.moveaxis(found, -1, 0), strict=True)),
+    }
+
+
+def totals(
+    outcomes: Outcome, slo: SLO | None = None, n_replicas: int | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Returns what scalar metrics are made of, of each run, shape (n_runs,) each.
+
+    Args:
+        outcomes: its arrays have shape (n_runs, n_requests).
+        slo: the objectives of `good`, which is left out without any.
+        n_replicas: of the cluster; without it there is no fairness.
+
+    Raises:
+        InputError: an objective is out of range.
+    """
+    served = np.isfinite(outcomes.finished_at_s)
+    n_runs, n_requests = served.shape
+    tokens = outcomes.prompt_tokens + outcomes.output_tokens
+    began = outcomes.arrived_at_s[:, 0]
+    ends = np.where(served, outcomes.finished_at_s, -np.inf).max(axis=1)
+    most = (9 * n_requests + 9) // 10 - 1
+    finished = np.where(served, outcomes.finished_at_s, np.inf)
+    found: dict[str, npt.NDArray[Any]] = {
+        "runs": np.ones(n_runs, dtype=np.int64),
+        "requests": np.full(n_runs, n_requests),
+        "rejected": outcomes.rejected.sum(axis=1),
+        "served": served.sum(axis=1),
+        "output_tokens": (outcomes.output_tokens * served).sum(axis=1),
+        "tokens": (tokens * served).sum(axis=1),
+        "makespan_s": np.where(served.any(axis=1), ends - began, 0.0),
+        "time_to_90_s": np.partition(finished, most, axis=1)[:, most] - began,
+        "preemptions": outcomes.preemptions.sum(axis=1),
+    }
+    if slo is not None and slo.validate().objectives():
+        good = served
+        for name, limit in slo.objectives().items():
+            # A one-token output has no time per further token, which so is never too long.
+            good = good & ~(getattr(outcomes, name) > limit)
+        found["good"] = good.sum(axis=1)
+    if n_replicas is not None:
+        found["fairness_requests"] = _fairness(per_replica(outcomes, n_replicas, served))
+        found["fairness_tokens"] = _fairness(per_replica(outcomes, n_replicas, tokens * served))
+    return found
+
+
+def per_replica(outcomes: Outcome, n_replicas: int, amounts: npt.NDArray[Any]) -> FloatArray:
+    """Returns sums over the requests of each replica, shape (n_runs, n_replicas).
+
+    Args:
+        outcomes: its arrays have shape (n_runs, n_requests).
+        n_replicas: of the cluster.
+        amounts: (n_runs, n_requests) what is summed.
+    """
+    n_runs = len(outcomes.replica)
+    # Requests without a replica, at -1, are counted in a column of their own.
+    cells = outcomes.replica + 1 + np.arange(n_runs)[:, None] * (n_replicas + 1)
+    sums = np.bincount(cells.ravel(), weights=amounts.ravel(), minlength=n_runs * (n_replicas + 1))
+    by_replica: FloatArray = sums.reshape(n_runs, n_replicas + 1)[:, 1:].astype(np.float64)
+    return by_replica
+
+
+def _fairness(amounts: FloatArray) -> FloatArray:
+    """Returns Jain's index of each row; nothing at all is even."""
+    squares = amounts.shape[1] * (amounts**2).sum(axis=1)
+    return quotient(amounts.sum(axis=1) ** 2, squares, without=1.0)
+
+
+def quotient(
+    amounts: npt.NDArray[Any], parts: npt.NDArray[Any], without: float = 0.0
+) -> FloatArray:
+    """Returns amounts / parts, and another number where there are no parts."""
+    known: FloatArray = np.divide(
+        amounts, parts, where=parts > 0, out=np.full(len(amounts), without)
+    )
+    return known

@@ -2,12 +2,15 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmroute_gym.config import SLO
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.metrics import METRICS
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Outcome
 from llmroute_gym.sim.outcome import percentile
@@ -38,8 +41,9 @@ def test_latencies_by_hand() -> None:
     np.testing.assert_array_equal(outcome.ttft_s, 0.5)
     np.testing.assert_array_equal(outcome.e2e_s, np.arange(1, 11))
     # Request 0 has no token after its first; request 3 has 3 more, in 3.5 s.
-    assert outcome.tpot_s[0] == 0.0
+    assert math.isnan(outcome.tpot_s[0])
     assert outcome.tpot_s[3] == pytest.approx(3.5 / 3)
+    np.testing.assert_array_equal(outcome.ntpot_s, 1.0)
 
 
 def test_summary_by_hand() -> None:
@@ -56,11 +60,92 @@ def test_summary_by_hand() -> None:
     assert summary["e2e_max_s"] == 10.0
     expected = {
         f"{metric}_{what}_s"
-        for metric in ("ttft", "tpot", "e2e", "queue")
-        for what in ("mean", "p50", "p90", "p95", "p99", "max")
+        for metric in ("ttft", "tpot", "ntpot", "e2e", "queue")
+        for what in ("mean", "std", "p50", "p90", "p95", "p99", "p999", "max")
     }
-    assert expected < set(summary)
+    assert expected < set(summary) < set(METRICS)
     assert "goodput_rps" not in small_outcome().summary()
+    assert summary["e2e_std_s"] == pytest.approx(np.std(np.arange(1, 11)))
+    assert summary["e2e_p999_s"] == pytest.approx(np.percentile(np.arange(1, 11), 99.9))
+    # The ninth of ten to finish does so 9 s after it arrived at 8 s.
+    assert summary["time_to_90_s"] == 17.0
+    assert summary["output_throughput_tps"] == pytest.approx(55 / 19)
+    assert summary["total_throughput_tps"] == pytest.approx((55 + 70) / 19)
+    assert summary["served_share"] == 1.0
+
+
+def test_time_per_output_token_is_of_requests_that_have_further_ones() -> None:
+    per_token = [(i + 0.5) / i for i in range(1, 10)]
+    summary = small_outcome().summary()
+    assert summary["tpot_mean_s"] == pytest.approx(np.mean(per_token))
+    assert summary["tpot_p50_s"] == pytest.approx(np.median(per_token))
+    assert summary["tpot_std_s"] == pytest.approx(np.std(per_token))
+    alone = replace(small_outcome(), output_tokens=np.ones(10, dtype=np.int64)).summary()
+    assert math.isnan(alone["tpot_mean_s"])
+    assert math.isnan(alone["tpot_p99_s"])
+
+
+@pytest.mark.parametrize(
+    ("slo", "good"),
+    [
+        (SLO(e2e_s=4.0), 4),
+        (SLO(ttft_s=0.4), 0),
+        (SLO(ttft_s=0.5), 10),
+        # 1.5, 1.25, 1.17, 1.125 s, ...; the request with one token has no such time.
+        (SLO(tpot_s=1.2), 8),
+        (SLO(tpot_s=1.2, e2e_s=5.0), 3),
+        (SLO(tpot_s=1.2, e2e_s=5.0, ttft_s=0.1), 0),
+    ],
+)
+def test_goodput_meets_all_objectives(slo: SLO, good: int) -> None:
+    summary = small_outcome().summary(slo=slo)
+    assert summary["goodput_rps"] == pytest.approx(good / 19)
+    assert summary["goodput_share"] == good / 10
+    assert small_outcome(rejected=10).summary(slo=slo)["goodput_share"] == 0.0
+
+
+def test_objectives_are_checked() -> None:
+    assert "goodput_rps" not in small_outcome().summary(slo=SLO())
+    with pytest.raises(InputError, match=r"slo\.ttft_s must be > 0, got -1"):
+        small_outcome().summary(slo=SLO(ttft_s=-1))
+    with pytest.raises(InputError, match="leave one of them out"):
+        small_outcome().summary(4.0, slo=SLO(ttft_s=1))
+
+
+def test_fairness_is_jains_index() -> None:
+    outcome = replace(small_outcome(), replica=np.arange(10) % 2)
+    assert "fairness_requests" not in outcome.summary()
+    for n_replicas, expected in ((2, 1.0), (4, 0.5)):
+        summary = outcome.summary(n_replicas=n_replicas)
+        assert summary["fairness_requests"] == pytest.approx(expected)
+    even, odd = 5 * 7 + (1 + 3 + 5 + 7 + 9), 5 * 7 + (2 + 4 + 6 + 8 + 10)
+    jain = (even + odd) ** 2 / (2 * (even**2 + odd**2))
+    assert outcome.summary(n_replicas=2)["fairness_tokens"] == pytest.approx(jain)
+    assert small_outcome().summary(n_replicas=4)["fairness_requests"] == pytest.approx(0.25)
+
+
+def test_served_requests_alone() -> None:
+    outcome = small_outcome(rejected=3)
+    strict, served = outcome.summary(), outcome.summary(served_only=True)
+    assert strict["served_share"] == served["served_share"] == 0.7
+    assert (strict["e2e_mean_s"], strict["e2e_std_s"], strict["time_to_90_s"]) == (math.inf,) * 3
+    assert served["e2e_mean_s"] == pytest.approx(np.mean(np.arange(1, 8)))
+    assert served["e2e_p99_s"] == pytest.approx(np.percentile(np.arange(1, 8), 99))
+    assert served["tpot_p50_s"] == pytest.approx(np.median([(i + 0.5) / i for i in range(1, 7)]))
+    nothing = small_outcome(rejected=10).summary(served_only=True)
+    assert math.isnan(nothing["e2e_mean_s"])
+    assert math.isnan(nothing["e2e_p99_s"])
+
+
+def test_what_is_not_finished_counts_as_infinitely_slow() -> None:
+    outcome = small_outcome()
+    finished_at_s = np.where(np.arange(10) < 8, outcome.finished_at_s, np.nan)
+    summary = replace(outcome, finished_at_s=finished_at_s).summary(goodput_latency_s=100.0)
+    assert summary["e2e_mean_s"] == summary["e2e_p95_s"] == summary["ttft_p99_s"] == math.inf
+    assert summary["e2e_p50_s"] == 5.5
+    assert summary["rejected"] == 0
+    assert summary["served_share"] == 0.8
+    assert summary["goodput_rps"] == summary["throughput_rps"] == pytest.approx(8 / 15)
 
 
 def test_percentiles_do_not_hide_rejected_requests() -> None:
