@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 from courses import END, CloneAccuracy, Course, first_within
-from trainings import Evaluation, FloatArray, Resampling, Served, change, estimate
+from trainings import Evaluation, FloatArray, Served
 
+from llmroute_gym.compare.statistics import Resampling, change, estimate
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.sim.outcome import percentile
 

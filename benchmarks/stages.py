@@ -62,16 +62,15 @@ from trainings import (
     Evaluation,
     FloatArray,
     Options,
-    Resampling,
     Served,
     Training,
     composed,
-    estimate,
     serve_once,
     serve_router,
     train_all,
 )
 
+from llmroute_gym.compare.statistics import Resampling, estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.demos.collection import planned_episodes
 from llmroute_gym.errors import InputError

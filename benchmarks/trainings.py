@@ -1,9 +1,8 @@
-"""What the benchmarks of trainings share: settings, trainings kept between runs, and their tails.
+"""What the benchmarks of trainings share: settings, trainings kept between runs, what they serve.
 
 A policy is trained and served once for the same settings, requests and source code; a benchmark
-that was interrupted goes on with what it has. Percentiles are taken over all requests of all runs
-and training seeds together, none left out. Their intervals resample whole runs, because requests
-that share queues depend on each other, and training seeds, because trainings differ.
+that was interrupted goes on with what it has. Percentiles and their intervals are those of
+`llmroute_gym.compare.statistics`.
 """
 
 import argparse
@@ -31,7 +30,6 @@ from tqdm import tqdm
 import llmroute_gym
 from llmroute_gym.compare.requests import common_workloads
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.config import (
     ClusterConfig,
     EvaluationConfig,
@@ -45,7 +43,6 @@ from llmroute_gym.runs.command import config_dir, register_schemas
 from llmroute_gym.runs.folder import STATE_FILE, RunFolder
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster, build_source
-from llmroute_gym.sim.outcome import percentile
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -55,10 +52,8 @@ FOLDER = CACHE / "llmroute-gym" / "trainings"
 """Where trainings are kept between runs, unless another folder is given."""
 LOG_FILE = "training.log"
 LATENCIES = ("e2e", "ttft")
-PERCENTILES = (50, 95, 99)
 UNTRAINED = ("run_dir", "resume", "logger", "evaluation")
 """Settings that a trained policy does not depend on."""
-CONFIDENCE = 0.95
 
 
 class Options(NamedTuple):
@@ -400,91 +395,7 @@ def _results(
             yield futures[future], future.result()
 
 
-# Numbers and their intervals
-
-
-class Resampling(NamedTuple):
-    """How often each run and each training seed is counted.
-
-    The first row counts each once and gives the estimate; the others are the bootstrap's. One
-    resampling is used for all that is compared, so that differences are paired.
-    """
-
-    seeds: IntArray
-    """(1 + n_resamples, n_seeds)"""
-    runs: IntArray
-    """(1 + n_resamples, n_runs)"""
-
-    @classmethod
-    def draw(cls, n_seeds: int, config: EvaluationConfig) -> "Resampling":
-        """Draws seeds and runs with replacement, each as many as there are."""
-        rng = np.random.default_rng([config.seed, config.runs, 3])
-
-        def counts(n: int) -> IntArray:
-            draws = rng.multinomial(n, np.full(n, 1 / n), size=config.resamples)
-            return np.vstack([np.ones((1, n), dtype=np.int64), draws])
-
-        return cls(counts(n_seeds), counts(config.runs))
-
-    def once(self) -> "Resampling":
-        """Returns the first row alone: estimates without a bootstrap."""
-        return Resampling(self.seeds[:1], self.runs[:1])
-
-    def percentiles(
-        self, latency: FloatArray, percents: Sequence[float] = PERCENTILES
-    ) -> FloatArray:
-        """Returns percentiles over all requests for each row of counts.
-
-        Args:
-            latency: (n_seeds, n_cells, n_runs, n_requests), seconds; one seed stands for a rule,
-                which needs no training.
-            percents: 0 to 100 each.
-
-        Returns:
-            (1 + n_resamples, n_percents), as if counted requests stood there as often.
-        """
-        n_seeds, _, n_runs, _ = latency.shape
-        seeds = self.seeds if n_seeds == self.seeds.shape[1] else np.ones_like(self.seeds[:, :1])
-        assert (n_seeds, n_runs) == (seeds.shape[1], self.runs.shape[1])
-        groups = np.arange(n_seeds * n_runs, dtype=np.int32).reshape(n_seeds, 1, n_runs, 1)
-        group = np.broadcast_to(groups, latency.shape).ravel()
-        order = np.argsort(latency, axis=None, kind="stable")
-        values, group = latency.ravel()[order], group[order]
-        weights = (seeds[:, :, None] * self.runs[:, None, :]).reshape(len(seeds), -1)
-        found = np.empty((len(seeds), len(percents)))
-        counted = np.empty(len(values), dtype=np.int64)
-        for row, weight in enumerate(weights):
-            # In place: fresh memory for each of a thousand rows takes as long as the sums.
-            np.take(weight, group, out=counted, mode="clip")
-            found[row] = _weighted(values, np.cumsum(counted, out=counted), percents)
-        return found
-
-    def means(self, per_seed: FloatArray) -> FloatArray:
-        """Returns the mean over trainings for each row of counts, (1 + n_resamples,)."""
-        return (self.seeds @ per_seed) / self.seeds.sum(axis=1)
-
-
-def _weighted(values: FloatArray, counted: IntArray, percents: Sequence[float]) -> FloatArray:
-    """Returns percentiles of ascending values, given how many requests stand up to each."""
-    position = (counted[-1] - 1) * np.asarray(percents) / 100
-    low = np.floor(position)
-    below = values[np.searchsorted(counted, low, side="right")]
-    above = values[np.searchsorted(counted, np.ceil(position), side="right")]
-    rise = np.subtract(above, below, where=np.isfinite(above), out=np.zeros_like(above))
-    return np.where(np.isfinite(above), below + rise * (position - low), np.inf)
-
-
-def estimate(resampled: FloatArray, confidence: float = CONFIDENCE) -> Estimate:
-    """Takes the first value as the estimate and the rest as its bootstrap distribution."""
-    tail = 50 * (1 - confidence)
-    rest = np.where(np.isnan(resampled[1:]), np.inf, resampled[1:])
-    return Estimate(float(resampled[0]), percentile(rest, tail), percentile(rest, 100 - tail))
-
-
-def change(resampled: FloatArray, baseline: FloatArray) -> FloatArray:
-    """Returns relative differences: -0.1 is 10% less."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return resampled / baseline - 1
+# The course of a training
 
 
 def logged(training: Path, name: str) -> FloatArray:

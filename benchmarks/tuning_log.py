@@ -26,25 +26,21 @@ from measuring import DATA, ROOT, origin, table, write_section
 from tqdm import tqdm
 from trainings import (
     LATENCIES,
-    PERCENTILES,
     Cell,
     Evaluation,
     FloatArray,
     IntArray,
     Options,
-    Resampling,
     Served,
     Training,
-    change,
     composed,
-    estimate,
     logged,
     serve_once,
     serve_router,
     train_all,
 )
 
-from llmroute_gym.compare.statistics import Estimate
+from llmroute_gym.compare.statistics import Estimate, Resampling, change, estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
@@ -58,6 +54,7 @@ ARRIVALS = ("poisson", "trace", "bursty")
 LOADS = (2.5, 3.5, 4.5)
 ALL = "all"
 
+PERCENTILES = (50, 95, 99)
 METRICS = tuple(f"{latency}_p{q}_s" for latency in LATENCIES for q in PERCENTILES)
 COMPARED = ("e2e_p50_s", "e2e_p95_s", "e2e_p99_s", "ttft_p95_s", "ttft_p99_s")
 """Metrics whose changes are reported."""
@@ -220,7 +217,7 @@ def _percentiles(served: Served, cells: IntArray, resampling: Resampling) -> dic
     metrics: dict[str, FloatArray] = {}
     for latency, values in zip(LATENCIES, served.at(cells), strict=True):
         names = (f"{latency}_p{q}_s" for q in PERCENTILES)
-        metrics |= zip(names, resampling.percentiles(values).T, strict=True)
+        metrics |= zip(names, resampling.percentiles(values, PERCENTILES).T, strict=True)
     return metrics
 
 

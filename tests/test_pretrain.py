@@ -32,6 +32,7 @@ from llmroute_gym.training.imitation import calibration_error
 RESULTS = {
     "accuracy.csv",
     "comparison.csv",
+    "comparison_full.csv",
     "config.yaml",
     "latency_cdf.png",
     "learning_curve.csv",

@@ -45,6 +45,7 @@ from tests.config.test_config import composed
 
 RESULTS = {
     "comparison.csv",
+    "comparison_full.csv",
     "config.yaml",
     "findings.json",
     "latency_cdf.png",

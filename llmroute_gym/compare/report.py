@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from llmroute_gym.compare.pictures import plot_latencies
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.statistics import METRICS, PAIRED, Estimate, RouterResult, compare
+from llmroute_gym.compare.statistics import COLUMNS, PAIRED, Estimate, RouterResult, compare
 from llmroute_gym.compare.text import table
 from llmroute_gym.config import (
     EvaluateConfig,
@@ -17,9 +17,13 @@ from llmroute_gym.config import (
     PretrainConfig,
     TrainConfig,
 )
+from llmroute_gym.ground.metrics import METRICS
 from llmroute_gym.routers import Router
-from llmroute_gym.runs.folder import FINISHED, RunFolder
+from llmroute_gym.runs.folder import ALL_METRICS, FINISHED, RunFolder
 from llmroute_gym.sim import Cluster, Workload
+
+DESCRIBED = ("unit", "title", "definition")
+"""What ``comparison_full.csv`` tells of each metric."""
 
 
 def write_comparison(results: Sequence[RouterResult], path: Path) -> None:
@@ -27,16 +31,28 @@ def write_comparison(results: Sequence[RouterResult], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = ["router"]
-        for name in [*METRICS, *(f"{name}_vs_baseline" for name in PAIRED)]:
+        for name in [*COLUMNS, *(f"{name}_vs_baseline" for name in PAIRED)]:
             header += [name, f"{name}_low", f"{name}_high"]
         writer.writerow(header)
         for result in results:
             line = [result.router]
-            for name in METRICS:
+            for name in COLUMNS:
                 line += _cells(result.metrics[name])
             for name in PAIRED:
                 line += _cells(result.differences.get(name))
             writer.writerow(line)
+
+
+def write_all_metrics(results: Sequence[RouterResult], path: Path) -> None:
+    """Writes one line per router and metric, latencies over all and over served requests."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*("router", "metric", "requests", "value", "low", "high"), *DESCRIBED])
+        for result in results:
+            for requests, metrics in (("all", result.metrics), ("served", result.served)):
+                for key, one in metrics.items():
+                    words = [getattr(METRICS[key], name) for name in DESCRIBED]
+                    writer.writerow([result.router, key, requests, *_cells(one), *words])
 
 
 def _cells(estimate: Estimate | None) -> list[str]:
@@ -70,7 +86,7 @@ def report(
     folder: RunFolder,
     title: str,
 ) -> list[RouterResult]:
-    """Runs the comparison, prints its table and writes its picture and ``comparison.csv``.
+    """Runs the comparison, prints its table and writes its picture and its files.
 
     Args:
         routers: name to router.
@@ -89,9 +105,11 @@ def report(
     with tqdm(total=len(routers) * len(workloads), desc="evaluation", unit="run") as bar:
         for name, router in routers.items():
             outcomes[name] = serve(router, workloads, cluster, config, observation, bar.update)
-    results = compare(outcomes, baseline, config)
+    results = compare(outcomes, baseline, config, len(cluster))
     with folder.writing(PICTURE) as part:
         plot_latencies(outcomes, part, title)
+    with folder.writing(ALL_METRICS) as part:
+        write_all_metrics(results, part)
     with folder.writing(FINISHED) as part:
         write_comparison(results, part)
     print(f"\n{title}\n{table(results, baseline, config)}\n\nresults: {folder.path}")

@@ -1,10 +1,14 @@
 """A comparison as a table of text."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
-from llmroute_gym.compare.statistics import METRICS, RouterResult
+from llmroute_gym.compare.statistics import COLUMNS, Estimate, RouterResult
 from llmroute_gym.config import EvaluationConfig
+from llmroute_gym.ground.metrics import METRICS, short_titles
 
+CHANGES = ("e2e_p95_s", "e2e_p99_s")
+"""Metrics whose changes the table shows."""
 ENOUGH_RUNS = 10
 """A bootstrap of fewer runs understates how much they differ."""
 
@@ -12,30 +16,17 @@ ENOUGH_RUNS = 10
 def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConfig) -> str:
     """Lays the comparison out as text, the intervals below the numbers.
 
+    Where a router rejected requests, a further line is over those that it served.
+
     Args:
         results: from `compare`.
         baseline: the router that differences refer to.
         config: what the results were made with.
     """
-    titles = ["E2E mean", "P50", "P95", "P99", "TTFT P95", "P99", "req/s"]
-    lines = [["router", *titles, "E2E P95 change", "P99 change"]]
+    changes = [f"{title} change" for title in short_titles(CHANGES)]
+    lines = [["router", *short_titles(COLUMNS), *changes]]
     for result in results:
-        estimates = [result.metrics[name] for name in METRICS]
-        changes = [result.differences.get(name) for name in ("e2e_p95_s", "e2e_p99_s")]
-        lines.append(
-            [
-                result.router,
-                *(f"{estimate.value:.2f}" for estimate in estimates),
-                *("" if one is None else f"{one.value:+.1%}" for one in changes),
-            ]
-        )
-        lines.append(
-            [
-                "",
-                *(f"{estimate.low:.2f}..{estimate.high:.2f}" for estimate in estimates),
-                *("" if one is None else f"{one.low:+.1%}..{one.high:+.1%}" for one in changes),
-            ]
-        )
+        lines += _lines(result)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "\n".join(
         "  ".join(
@@ -44,10 +35,51 @@ def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConf
         ).rstrip()
         for line in lines
     )
+    rejected = any(_rejected(result) for result in results)
     return (
         f"{text}\n"
         f"Seconds, over all {config.runs * config.requests:,} requests of {config.runs} runs "
         f"common to all routers; change: against {baseline}.\n"
-        f"Second lines: {config.confidence:.0%} bootstrap intervals, whole runs resampled"
+        + ("Rejected requests count as infinitely slow, but in lines of those served.\n" * rejected)
+        + f"Second lines: {config.confidence:.0%} bootstrap intervals, whole runs resampled"
         f"{'.' if config.runs >= ENOUGH_RUNS else '; so few runs make them too narrow.'}"
     )
+
+
+def _rejected(result: RouterResult) -> bool:
+    return result.metrics["served_share"].value < 1
+
+
+def _lines(result: RouterResult) -> list[list[str]]:
+    """Returns a router's lines: its numbers, their intervals, and those of the served requests."""
+    shown = [result.metrics[key] for key in COLUMNS]
+    changes = [result.differences.get(key) for key in CHANGES]
+    lines = [
+        [result.router, *_values(shown), *(_change(one) for one in changes)],
+        ["", *_intervals(shown), *(_change_interval(one) for one in changes)],
+    ]
+    if _rejected(result):
+        served = [result.served[key] for key in COLUMNS if METRICS[key].latency]
+        share = f"  {result.metrics['served_share'].value:.2%} served"
+        rest = [""] * (len(lines[0]) - 1 - len(served))
+        lines += [[share, *_values(served), *rest], ["", *_intervals(served), *rest]]
+    return lines
+
+
+def _values(estimates: Iterable[Estimate]) -> list[str]:
+    return [f"{one.value:.2f}" for one in estimates]
+
+
+def _intervals(estimates: Iterable[Estimate]) -> list[str]:
+    return [f"{one.low:.2f}..{one.high:.2f}" for one in estimates]
+
+
+def _change(one: Estimate | None) -> str:
+    if one is None:
+        return ""
+    # Where both are infinite, neither is more than the other.
+    return "n/a" if math.isnan(one.value) else f"{one.value:+.1%}"
+
+
+def _change_interval(one: Estimate | None) -> str:
+    return "" if one is None or math.isnan(one.value) else f"{one.low:+.1%}..{one.high:+.1%}"

@@ -15,6 +15,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 
 CONFIG_FILE = "config.yaml"
+ALL_METRICS = "comparison_full.csv"
 FINISHED = "comparison.csv"
 """Written last: a folder that holds it holds a finished run."""
 STATE_FILE = "training_state.zip"

@@ -26,7 +26,6 @@ from stages import section
 from trainings import (
     Cell,
     Evaluation,
-    Resampling,
     Served,
     Training,
     composed,
@@ -35,6 +34,7 @@ from trainings import (
     train_once,
 )
 
+from llmroute_gym.compare.statistics import Resampling
 from llmroute_gym.config import EvaluationConfig
 from llmroute_gym.sb3.checkpoint import Checkpoint
 
