@@ -3,10 +3,7 @@
 from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import report, title_of
 from llmroute_gym.compare.requests import common_workloads
-from llmroute_gym.config import (
-    EvaluateConfig,
-    TrainingConfig,
-)
+from llmroute_gym.config import EvaluateConfig, TrainingConfig
 from llmroute_gym.routers import Router
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import RunFolder
@@ -19,17 +16,18 @@ def evaluate(settings: EvaluateConfig) -> None:
     Raises:
         InputError: a setting is wrong; nothing is written then.
     """
+    evaluation, observation = settings.evaluation, settings.observation
     cluster = build_cluster(settings.cluster)
-    routers = rule_routers(settings, with_policy=settings.checkpoint is not None)
+    routers = rule_routers(evaluation, with_policy=settings.checkpoint is not None)
     if settings.checkpoint is not None:
         routers = {POLICY: load_policy(settings, len(cluster)), **routers}
     source = build_source(settings.workload, settings.workload.rate(TrainingConfig.qps))
-    check_trace_length(source, {"requests": settings.requests})
-    workloads = common_workloads(source, cluster, settings)
-    title = title_of(settings, source.qps)
+    check_trace_length(source, {"evaluation.requests": evaluation.requests})
+    workloads = common_workloads(source, cluster, evaluation)
     with RunFolder(settings.run_dir) as folder:
         folder.write_settings(settings)
-        report(routers, workloads, cluster, settings, settings.observation, folder, title)
+        title = title_of(settings, source.qps)
+        report(routers, workloads, cluster, evaluation, observation, folder, title)
 
 
 def load_policy(settings: EvaluateConfig, replicas: int) -> Router:

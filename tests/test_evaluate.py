@@ -1,14 +1,21 @@
 """The command that compares routers: what it writes, keeps, repeats and refuses."""
 
+import csv
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
-from llmroute_gym.config import ClusterConfig, EvaluateConfig, WorkloadConfig
+from llmroute_gym.config import ClusterConfig, EvaluateConfig, EvaluationConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.evaluate import evaluate
+from llmroute_gym.evaluate import evaluate, main
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sim import Workload
+from llmroute_gym.sim.build import build_cluster
 
 Evaluating = Callable[..., Path]
 
@@ -53,6 +60,46 @@ def test_a_trace_is_compared_at_its_own_times(
     assert float(row["e2e_mean_s"]) == pytest.approx(float(served.e2e_s.mean()), rel=1e-5)
     title = f"t.csv at its own rate ({trace.qps:.3g} requests/s, its own arrivals) to 4 x a100-"
     assert title in capsys.readouterr().out
+
+
+def test_the_group_evaluation_may_be_left_out(evaluating: Evaluating) -> None:
+    full = EvaluationConfig(runs=3, routers=["lor"], seed=7)
+    left_out, given, both = (
+        evaluating("a", runs=3, routers=["lor"], seed=7),
+        evaluating("b", runs=None, evaluation=replace(full, requests=30, resamples=50)),
+        evaluating("c", runs=3, evaluation=full),
+    )
+    for folder in (given, both):
+        for name in ("comparison.csv", "config.yaml"):
+            text = (folder / name).read_text().replace(str(folder), str(left_out))
+            assert text == (left_out / name).read_text()
+    written = yaml.safe_load((left_out / "config.yaml").read_text())
+    assert written["evaluation"]["runs"] == 3
+    assert "runs" not in written
+
+
+def test_every_key_of_the_group_but_the_objectives_may_be_given_without_it() -> None:
+    assert {*EvaluateConfig.short, "slo"} == {entry.name for entry in fields(EvaluationConfig)}
+    for name, full in EvaluateConfig.short.items():
+        assert full == f"evaluation.{name}"
+        assert getattr(EvaluateConfig(), name) is None
+
+
+def test_a_setting_given_twice_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"^runs=3 and evaluation\.runs=4 set the same thing"):
+        EvaluateConfig(runs=3, evaluation=EvaluationConfig(runs=4))
+    # Typed is typed, even where it is the default.
+    typed = ["runs=3", "evaluation.runs=20", f"run_dir={tmp_path}/run"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *typed])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capfd.readouterr().err
+    assert said == (
+        "runs=3 and evaluation.runs=20 set the same thing differently; leave one of them out\n"
+    )
 
 
 def test_same_seed_same_bytes(evaluating: Evaluating) -> None:

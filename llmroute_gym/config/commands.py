@@ -18,8 +18,10 @@ from llmroute_gym.config.learning import (
 )
 from llmroute_gym.config.settings import (
     Settings,
+    changed,
     check_distinct,
     choice,
+    given_twice,
     many,
     number,
 )
@@ -141,17 +143,53 @@ class TrainConfig(Settings):
 
 
 @dataclass
-class EvaluateConfig(EvaluationConfig):
-    """All settings of ``python -m llmroute_gym.evaluate``."""
+class EvaluateConfig(Settings):
+    """All settings of ``python -m llmroute_gym.evaluate``.
 
-    group: ClassVar[str] = ""
+    The group ``evaluation`` may be left out of a key: ``runs=5`` is ``evaluation.runs=5``. What is
+    given so is found in ``evaluation`` afterwards.
+
+    Raises:
+        InputError: what is given so is out of range, or given both ways with different values.
+    """
+
+    short: ClassVar[dict[str, str]] = {
+        name: f"evaluation.{name}"
+        for name in (
+            *("routers", "baseline", "runs", "requests", "seed", "engine", "confidence"),
+            "resamples",
+        )
+    }
 
     checkpoint: str | None = None
     """A ``model.zip`` or the run folder that holds it; compared under the name ``policy``."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run_dir: str = RUN_DIR
+    routers: list[str] | None = None
+    baseline: str | None = None
+    runs: int | None = None
+    requests: int | None = None
+    seed: int | None = None
+    engine: str | None = None
+    confidence: float | None = None
+    resamples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Moves what was given without the group into it."""
+        elsewhere = changed(self.evaluation, list(self.short))
+        moved = {name: getattr(self, name) for name in self.short}
+        moved = {name: value for name, value in moved.items() if value is not None}
+        for name, value in moved.items():
+            there = getattr(self.evaluation, name)
+            if name in elsewhere and there != value:
+                raise given_twice(name, value, self.short[name], there)
+            setattr(self, name, None)
+        # Here, so that the sentence has the key that was given.
+        EvaluationConfig(**moved).validate("")
+        self.evaluation = replace(self.evaluation, **moved)
 
 
 @dataclass

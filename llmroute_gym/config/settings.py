@@ -36,6 +36,8 @@ class Settings:
 
     group: ClassVar[str] = ""
     """How the group is called in the sentences of errors."""
+    short: ClassVar[dict[str, str]] = {}
+    """Fields that only stand for another key, and that key."""
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range.
@@ -90,6 +92,14 @@ def changed(settings: Settings, names: Sequence[str]) -> list[str]:
     """Returns those of the fields that have another value than their default."""
     untouched = type(settings)()
     return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
+
+
+def given_twice(key: str, value: object, other_key: str, other_value: object) -> InputError:
+    """Returns the error for one setting that was given under two keys, differently."""
+    return InputError(
+        f"{key}={value} and {other_key}={other_value} set the same thing differently; leave one of "
+        "them out"
+    )
 
 
 def check_distinct(key: str, names: Sequence[str], kind: str = "router") -> None:

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -19,7 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
+from llmroute_gym.config import (
+    CollectDemosConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    TrainConfig,
+    given_twice,
+)
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.runs import sweep
@@ -75,6 +81,7 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
         try:
             (_output_dir() / REFUSED_FILE).unlink(missing_ok=True)
             _reject_added_keys(composed)
+            _reject_twice(SCHEMAS[name].short)
             settings = cast(Config, OmegaConf.to_object(composed))
             if not settings.run_dir.strip():
                 raise InputError("run_dir is empty; name a folder, such as run_dir=runs/mine")
@@ -196,6 +203,14 @@ def _reject_added_keys(node: DictConfig, prefix: str = "") -> None:
             raise InputError(_unknown_key(f"{prefix}{name}", node))
         if OmegaConf.is_dict(node) and isinstance(node._get_node(name), DictConfig):
             _reject_added_keys(node[name], f"{prefix}{name}.")
+
+
+def _reject_twice(short: Mapping[str, str]) -> None:
+    """Raises InputError for a setting that was typed under both of its keys, differently."""
+    typed = dict(one.split("=", 1) for one in typed_overrides() if "=" in one)
+    for key, full_key in short.items():
+        if key in typed and typed.get(full_key, typed[key]) != typed[key]:
+            raise given_twice(key, typed[key], full_key, typed[full_key])
 
 
 def _about_key(error: OmegaConfBaseException) -> str:

@@ -115,8 +115,9 @@ class RunFolder:
 
 
 def settings_text(settings: Settings) -> str:
-    """Returns settings as ``config.yaml`` holds them."""
-    return yaml.safe_dump(asdict(settings), sort_keys=False)
+    """Returns settings as ``config.yaml`` holds them, each under its one full key."""
+    named = {key: value for key, value in asdict(settings).items() if key not in settings.short}
+    return yaml.safe_dump(named, sort_keys=False)
 
 
 def read_training_settings(folder: Path) -> TrainConfig:
