@@ -81,7 +81,7 @@ def test_a_replica_is_an_index_into_the_cluster(replica: Any, engine: EngineName
     with pytest.raises(InputError, match=r"must be an integer from 0 to 1, got .* for request 0"):
         run.place(replica)
     assert run.decision == 0
-    assert run.outcome().rejected.all()
+    assert np.isnan(run.outcome().finished_at_s).all()
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.int8, np.uint64, np.array])
@@ -191,8 +191,26 @@ def test_an_outcome_is_a_copy_of_its_instant(engine: EngineName) -> None:
     assert after_one.replica.tolist() == [1, -1, -1]
     for outcome, unplaced in ((before, 3), (after_one, 2)):
         for times in (outcome.scheduled_at_s, outcome.first_token_at_s, outcome.finished_at_s):
-            assert np.isposinf(times[3 - unplaced :]).all()
+            assert np.isnan(times[3 - unplaced :]).all()
             assert np.isfinite(times[: 3 - unplaced]).all()
+
+
+def test_what_is_not_placed_yet_is_not_rejected(engine: EngineName) -> None:
+    mixed = Cluster((small("reject"), small("reject")))
+    run = start(engine, mixed)
+    for placed, rejected in enumerate(([], [0], [0, 1], [0, 1, 0])):
+        outcome = run.outcome()
+        assert outcome.rejected.tolist() == [*map(bool, rejected), *[False] * (3 - placed)]
+        for times in (outcome.scheduled_at_s, outcome.first_token_at_s, outcome.finished_at_s):
+            assert np.isposinf(times).tolist() == outcome.rejected.tolist()
+            assert np.isnan(times[placed:]).all()
+        assert (outcome.replica[placed:] == -1).all()
+        assert outcome.summary()["rejected"] == sum(rejected)
+        if not run.done:
+            run.place(0)
+    replayed = start(engine, mixed)
+    replayed.replay([0, 0, 0])
+    assert replayed.outcome().rejected.tolist() == [False, True, False]
 
 
 def test_a_time_that_a_request_has_not_reached_is_nan(engine: EngineName) -> None:
@@ -204,9 +222,9 @@ def test_a_time_that_a_request_has_not_reached_is_nan(engine: EngineName) -> Non
     outcome = run.outcome()
     assert run.now_s == 2.0
     np.testing.assert_array_equal(outcome.replica, [0, 0, -1])
-    np.testing.assert_array_equal(outcome.scheduled_at_s, [0.0, 1.5, np.inf])
-    np.testing.assert_array_equal(outcome.first_token_at_s, [1.5, np.nan, np.inf])
-    np.testing.assert_array_equal(outcome.finished_at_s, [np.nan, np.nan, np.inf])
+    np.testing.assert_array_equal(outcome.scheduled_at_s, [0.0, 1.5, np.nan])
+    np.testing.assert_array_equal(outcome.first_token_at_s, [1.5, np.nan, np.nan])
+    np.testing.assert_array_equal(outcome.finished_at_s, [np.nan, np.nan, np.nan])
 
 
 class Constant(BatchTimeModel):

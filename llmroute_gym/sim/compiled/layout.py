@@ -129,11 +129,14 @@ FIRST_TOKEN: Final = 5  # f
 FINISHED: Final = 6  # f
 ORDER: Final = 7  # JOINED when it started to decode
 PREEMPTIONS: Final = 8
-REPLICA: Final = 9  # index of its replica, -1 if none
+REPLICA: Final = 9  # index of its replica, or NOT_PLACED or REJECTED
 NEXT_PLACED: Final = 10  # the next request placed on the same replica
 ORIGINAL_PROMPT: Final = 11
 PREDICTED: Final = 12  # f, predicted output tokens
 REQUEST_WORDS: Final = 13
+
+NOT_PLACED: Final = -1
+REJECTED: Final = -2
 
 # What waits for what, a table per environment whose requests wait for each other's end: HEAP_SIZE,
 # then, for n requests each, the words of the requests in order of their decisions, a heap of the

@@ -35,7 +35,7 @@ def serve_assigned(
     for i in range(len(requests) - 1, -1, -1):
         request, r = requests[i], assignment[i]
         assume(request >= 0)
-        ints[request + at.REPLICA] = r
+        ints[request + at.REPLICA] = r if r >= 0 else at.REJECTED
         if r >= 0:
             ints[request + at.NEXT] = ints[replicas[r] + at.FEED]
             ints[replicas[r] + at.FEED] = request

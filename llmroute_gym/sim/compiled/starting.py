@@ -83,7 +83,7 @@ def write_requests(
         floats[request + at.FINISHED] = math.nan
         ints[request + at.ORDER] = 0
         ints[request + at.PREEMPTIONS] = 0
-        ints[request + at.REPLICA] = -1
+        ints[request + at.REPLICA] = at.NOT_PLACED
         ints[request + at.NEXT_PLACED] = -1
         ints[request + at.ORIGINAL_PROMPT] = prompt_tokens[i]
         floats[request + at.PREDICTED] = predicted_output_tokens[i]
@@ -109,9 +109,9 @@ def read_requests(
     request = first
     for i in range(len(replica)):
         arrived_at_s[i] = floats[request + at.ARRIVED]
-        replica[i] = ints[request + at.REPLICA]
+        replica[i] = max(ints[request + at.REPLICA], -1)
         preemptions[i] = ints[request + at.PREEMPTIONS]
-        rejected = ints[request + at.REPLICA] < 0
+        rejected = ints[request + at.REPLICA] == at.REJECTED
         scheduled_at_s[i] = math.inf if rejected else floats[request + at.SCHEDULED]
         first_token_at_s[i] = math.inf if rejected else floats[request + at.FIRST_TOKEN]
         finished_at_s[i] = math.inf if rejected else floats[request + at.FINISHED]

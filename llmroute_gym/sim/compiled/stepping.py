@@ -228,8 +228,10 @@ def place(
         push(replica, request, True, ints)
         ints[replica + at.CHOSEN_AT] = number
         ints[cluster + at.IN_SYSTEM] += 1
-    elif waits >= 0:
-        release(cluster, request, start, ints, floats)
+    else:
+        ints[request + at.REPLICA] = at.REJECTED
+        if waits >= 0:
+            release(cluster, request, start, ints, floats)
     number += 1
     ints[cluster + at.DECISION] = number
     floats[cluster + at.ARRIVAL_WEIGHT] += 1.0

@@ -151,6 +151,7 @@ class ReferenceRun(Run):
         self._pending = PendingArrivals(self.workload)
         self._pending.pop()
         self._replica_of = np.full(len(self.workload), -1, dtype=np.int64)
+        self._rejected = np.zeros(len(self.workload), dtype=np.bool_)
         self._chosen_at = np.arange(len(self.cluster)) - len(self.cluster)
         self._arrivals = FadingAverage()
         self._latency = FadingAverage()
@@ -180,6 +181,7 @@ class ReferenceRun(Run):
 
     def _submit(self, request: Request, replica: int, rejected: bool) -> None:
         if rejected:
+            self._rejected[request.index] = True
             self._release(request, self.now_s)
         else:
             self._replica_of[request.index] = replica
@@ -290,7 +292,7 @@ class ReferenceRun(Run):
 
         def times(name: str) -> FloatArray:
             values = np.array([getattr(request, name) for request in self._requests])
-            return np.where(self._replica_of < 0, np.inf, values)
+            return np.where(self._rejected, np.inf, values)
 
         return Outcome(
             arrived_at_s=np.array([request.arrived_at_s for request in self._requests]),
