@@ -42,7 +42,9 @@ def load_policy(settings: EvaluateConfig, replicas: int) -> Router:
     from llmroute_gym.sb3.policy_router import PolicyRouter
 
     assert settings.checkpoint is not None
-    checkpoint = Checkpoint.load(settings.checkpoint)
+    checkpoint = Checkpoint.load(
+        settings.checkpoint, trusted=settings.trusted, observation=settings.observation
+    )
     checkpoint.check_fits(replicas, settings.observation)
     # As in training: the networks are so small that more threads only wait for each other.
     torch.set_num_threads(TrainingConfig.torch_threads)

@@ -162,7 +162,11 @@ class EvaluateConfig(Settings):
     }
 
     checkpoint: str | None = None
-    """A ``model.zip`` or the run folder that holds it; compared under the name ``policy``."""
+    """A ``model.zip``, the run folder that holds it, or the zip file of any PPO that was trained on
+    the same observation; compared under the name ``policy``."""
+    trusted: bool = False
+    """Whether the checkpoint may be unpickled, which may run any code in it, where it holds a
+    policy of no kind that this package knows."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)

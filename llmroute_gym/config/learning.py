@@ -162,6 +162,9 @@ class WarmStartConfig(Settings):
     checkpoint: str | None = None
     """A ``model.zip``, the run folder that holds it, or the zip file of any PPO of
     Stable-Baselines3 on the same observation; its networks and statistics are taken over."""
+    trusted: bool = False
+    """Whether the checkpoint may be unpickled, which may run any code in it, where it holds a
+    policy of no kind that this package knows."""
     demos: str | None = None
     """A file of ``collect_demos``, or the run folder that holds it; None collects them anew."""
     cloning: bool = True

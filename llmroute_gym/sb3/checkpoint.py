@@ -1,28 +1,48 @@
 """A trained policy in one file: the model's zip with the layout of its inputs inside."""
 
 import json
+import logging
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 
 from llmroute_gym.config import ModelConfig, ObservationConfig
+from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import SIGNAL_NAMES
 from llmroute_gym.runs.folder import MODEL_FILE
 from llmroute_gym.sb3.maskable import RouterMaskablePPO
+from llmroute_gym.sb3.networks import Networks, model_of
 from llmroute_gym.sb3.ppo import RouterPPO
-from llmroute_gym.sb3.pretrained import DAMAGED, reason
+from llmroute_gym.sb3.pretrained import built, settings_of, unpickled_policy
+from llmroute_gym.sb3.stored import (
+    DAMAGED,
+    LAYOUT_ENTRY,
+    StoredModel,
+    incomplete,
+    read_layout,
+)
+
+log = logging.getLogger(__name__)
 
 ALGORITHMS: dict[str, type[PPO] | type[MaskablePPO]] = {
     kind.__name__: kind for kind in (PPO, RouterPPO, MaskablePPO, RouterMaskablePPO)
 }
 """What a checkpoint may have been trained with, by name."""
 
-_LAYOUT_ENTRY = "llmroute/layout.json"
+_COUNTERS = (
+    *("n_envs", "num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_n_updates"),
+    *("_episode_num", "_current_progress_remaining", "n_gradient_steps", "reference_origin"),
+    *("non_finite", "schedules", "callback_state"),
+)
+"""What a model that has learned knows beside its constructor's arguments."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +75,13 @@ class Layout:
         """
         try:
             with zipfile.ZipFile(file) as archive:
-                if _LAYOUT_ENTRY not in archive.namelist():
-                    return None
-                return cls._of(json.loads(archive.read(_LAYOUT_ENTRY)))
+                stored = read_layout(archive)
+                return None if stored is None else cls._of(stored)
         except DAMAGED as error:
-            raise _incomplete(file, error) from error
+            raise incomplete(file, error) from error
 
     @classmethod
-    def _of(cls, stored: dict[str, Any]) -> "Layout":
+    def _of(cls, stored: Mapping[str, Any]) -> "Layout":
         return cls(
             replicas=int(stored["replicas"]),
             observation=ObservationConfig(
@@ -71,6 +90,41 @@ class Layout:
             model=ModelConfig(**stored["model"]),
             reward_scale=float(stored["reward_scale"]),
         )
+
+    @classmethod
+    def assumed(
+        cls, stored: StoredModel, model: ModelConfig, observation: ObservationConfig
+    ) -> "Layout":
+        """Returns the layout of a model that another program has saved, which says less.
+
+        Args:
+            stored: the model.
+            model: kind and sizes of its networks.
+            observation: what its observations are taken to have told.
+
+        Raises:
+            InputError: it reads no observations of LLMRoute-v0.
+        """
+        shape = tuple(stored.pickled["observation_space"].get("_shape") or ())
+        n_actions = stored.pickled["action_space"].get("n")
+        if (
+            len(shape) != 2
+            or shape[1] != len(observation.columns)
+            or str(shape[0]) != str(n_actions)
+        ):
+            raise InputError(
+                f"{stored.path} chooses among {n_actions} actions by observations of shape "
+                f"{shape}, LLMRoute-v0 has one action and one row of {len(observation.columns)} columns per "
+                "replica; give a model that was trained on it"
+            )
+        told = ", ".join(f"{name}={_shown(value)}" for name, value in asdict(observation).items())
+        log.info("%s does not say what its observations told; taken to be %s", stored.path, told)
+        return cls(int(shape[0]), observation, model)
+
+    @property
+    def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
+        """The observations that the networks read, and the actions that they choose among."""
+        return Columns(self.columns).space(self.replicas), spaces.Discrete(self.replicas)
 
     def check_fits(
         self, replicas: int, observation: ObservationConfig, *, same_columns: bool = False
@@ -139,32 +193,81 @@ class Checkpoint:
     layout: Layout
 
     def save(self, path: Path) -> None:
-        """Writes everything into one zip file, which the model's own ``load`` reads too."""
+        """Writes everything into one zip file, which the model's own ``load`` unpickles too."""
         self.model.save(path)
-        stored = {**asdict(self.layout), "algorithm": type(self.model).__name__}
+        networks = Networks.of(self.model.policy_class, self.model.policy_kwargs)
+        known = networks is not None and networks.model == self.layout.model
+        stored = {
+            **asdict(self.layout),
+            "algorithm": type(self.model).__name__,
+            # Without these two the networks are not certain, and the file must be trusted.
+            "policy_class": networks.policy.__name__ if networks and known else None,
+            "features_extractor": networks.extractor.__name__ if networks and known else None,
+        }
         stored["columns"] = stored["observation"].pop("columns")
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(_LAYOUT_ENTRY, json.dumps(stored, indent=2))
+            archive.writestr(LAYOUT_ENTRY, json.dumps(stored, indent=2))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Checkpoint":
-        """Reads a checkpoint.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        trusted: bool = False,
+        observation: ObservationConfig | None = None,
+    ) -> "Checkpoint":
+        """Reads a checkpoint, or the zip file of any PPO that was trained on LLMRoute-v0.
+
+        Nothing of it is unpickled, unless it is trusted and has a policy of no kind that this
+        package knows. A learning rate or a clip range that was a function is not read otherwise:
+        the one stays as it was last, the other is the default.
 
         Args:
             path: the file, or the run folder that holds it.
+            trusted: whether the file may be unpickled, which may run any code.
+            observation: what the observations of another program's model are taken to have told,
+                which its file does not say; None means the default.
 
         Raises:
-            InputError: there is no such file, or it is not a checkpoint of this package.
+            InputError: there is no such file, it is no complete checkpoint, would have to be
+                unpickled, or reads other observations.
         """
         file = checkpoint_file(path)
+        stored = StoredModel.read(file)
         try:
-            with zipfile.ZipFile(file) as archive:
-                stored = json.loads(archive.read(_LAYOUT_ENTRY))
-            layout = Layout._of(stored)
-            model = ALGORITHMS[stored["algorithm"]].load(file, device="cpu")
+            return cls._from(stored, observation or ObservationConfig(), trusted=trusted)
+        except InputError:
+            raise
         except DAMAGED as error:
-            raise _incomplete(file, error) from error
-        return cls(model, layout)
+            raise incomplete(file, error) from error
+
+    @classmethod
+    def _from(
+        cls, stored: StoredModel, observation: ObservationConfig, *, trusted: bool
+    ) -> "Checkpoint":
+        networks = stored.networks
+        if networks is None:
+            policy, options = unpickled_policy(stored.path, trusted=trusted)
+            model = model_of(policy, options) or ModelConfig(policy="mlp")
+        else:
+            policy, model = networks.policy, networks.model
+        if stored.layout is not None:
+            layout, name = Layout._of(stored.layout), stored.layout["algorithm"]
+        else:
+            layout = Layout.assumed(stored, model, observation)
+            name = "MaskablePPO" if issubclass(policy, MaskableActorCriticPolicy) else "PPO"
+            name = f"Router{name}" if "kl_ref_coef" in stored.settings else name
+        algorithm = ALGORITHMS[name]
+        if networks is None:
+            return cls(algorithm.load(stored.path, device="cpu"), layout)
+        known = (*settings_of(algorithm), *_COUNTERS)
+        attributes = {one: stored.settings[one] for one in known if one in stored.settings}
+        attributes["has_reference"] = "reference_policy" in stored.weights
+        attributes["observation_space"], attributes["action_space"] = layout.spaces
+        if "learning_rate" not in attributes:
+            groups = stored.weights["policy.optimizer"]["param_groups"]
+            attributes["learning_rate"] = groups[0]["lr"]
+        return cls(built(algorithm, networks, stored.weights, attributes), layout)
 
     def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
         """Checks that the policy can read the observations, see `Layout.check_fits`."""
@@ -183,13 +286,6 @@ def checkpoint_file(path: str | Path) -> Path:
     if not file.is_file():
         raise InputError(f"checkpoint {file} does not exist; give a run folder or its model.zip")
     return file
-
-
-def _incomplete(file: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{file} is not a complete checkpoint of llmroute_gym.train ({reason(error)}); "
-        "give the model.zip of a finished run"
-    )
 
 
 def _shown(value: Any) -> str:

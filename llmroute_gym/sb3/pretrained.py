@@ -1,9 +1,8 @@
-"""Reading the checkpoints of other trainings."""
+"""From a saved model to one that learns or decides: without unpickling, unless it is trusted."""
 
 import inspect
-import pickle
-import zipfile
-import zlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,111 +13,133 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import nn
 
 from llmroute_gym.config import ModelConfig
 from llmroute_gym.errors import InputError, unknown_name
-from llmroute_gym.sb3.policies import TemperedMaskableMlpPolicy, TemperedMlpPolicy
-from llmroute_gym.sb3.replica_set import ReplicaSetMixin
+from llmroute_gym.sb3.networks import ACTIVATIONS, TEMPERED, Networks, model_of
+from llmroute_gym.sb3.stored import DAMAGED, StoredModel, incomplete, untrusted
 
-TEMPERED: dict[type, type] = {
-    ActorCriticPolicy: TemperedMlpPolicy,
-    MaskableActorCriticPolicy: TemperedMaskableMlpPolicy,
+POLICY = "the class or the arguments of its policy"
+"""What keeps a file from being read where its networks are not of a known kind."""
+
+_NEW: dict[str, Any] = {
+    "schedules": {},
+    "n_gradient_steps": 0,
+    "num_timesteps": 0,
+    "_n_updates": 0,
+    "callback_state": {},
 }
-"""Stock policies and what takes over their weights."""
-
-ACTIVATIONS = ("tanh", "relu")
-"""Those of `ModelConfig.activation`."""
-
-DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, pickle.UnpicklingError),
-    *(AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError),
-)
-"""What reading a damaged or foreign zip file may raise, from here down to PyTorch."""
-
-_LONGEST_REASON = 120
+"""Attributes of a model that has not learned yet."""
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
-    """Reads the state dicts of a checkpoint, by name.
+def read_weights(path: str | Path) -> Mapping[str, Any]:
+    """Reads the state dicts of a saved model, by name; nothing is unpickled.
 
     Raises:
-        InputError: there is no such file, or it is no checkpoint of Stable-Baselines3.
+        InputError: there is no such file, or it holds no complete model.
     """
-    return _read(path)[1]
+    return StoredModel.read(path).weights
 
 
-def read_networks(path: str | Path, *, masked: bool) -> ModelConfig:
-    """Reads which networks a checkpoint of any PPO holds.
+def read_networks(path: str | Path, *, masked: bool, trusted: bool = False) -> ModelConfig:
+    """Reads which networks a saved PPO has.
 
     Args:
         path: of the zip file.
         masked: whether the training that it starts masks actions.
+        trusted: whether the file may be unpickled where its words do not say it.
 
     Raises:
-        InputError: there is no such file, it is no checkpoint of Stable-Baselines3, or it holds a
-            policy of another kind.
+        InputError: there is no such file, it holds no complete model, would have to be unpickled,
+            or holds a policy of another kind.
     """
-    stored, _ = _read(path)
-    policy_class, options = stored["policy_class"], stored.get("policy_kwargs") or {}
-    _check_policy(path, policy_class, masked=masked)
-    sizes = options.get("net_arch")
-    if not isinstance(sizes, dict):
-        # As Stable-Baselines3 reads it.
-        both = [64, 64] if sizes is None else list(sizes)
-        sizes = {"pi": both, "vf": both}
-    activation = getattr(options.get("activation_fn", nn.Tanh), "__name__", "").lower()
-    if activation not in ACTIVATIONS:
+    networks = StoredModel.read(path).networks
+    if networks is not None:
+        _check_policy(path, networks.policy, masked=masked)
+        return networks.model
+    policy, options = unpickled_policy(path, trusted=trusted)
+    _check_policy(path, policy, masked=masked)
+    model = model_of(policy, options)
+    if model is None:
         raise InputError(
-            f"{path} has the activation {activation}, this package knows "
-            f"{' and '.join(ACTIVATIONS)}; train it again with one of them"
+            f"{path} has networks that model.actor_sizes, model.critic_sizes and model.activation "
+            f"({' or '.join(ACTIVATIONS)}) cannot describe; train it again with such ones"
         )
-    return ModelConfig(
-        policy="replica_set" if issubclass(policy_class, ReplicaSetMixin) else "mlp",
-        actor_sizes=list(sizes.get("pi", [])),
-        critic_sizes=list(sizes.get("vf", [])),
-        activation=activation,
-    )
+    return model
 
 
-def _check_policy(path: str | Path, policy_class: type, *, masked: bool) -> None:
+def unpickled_policy(path: str | Path, *, trusted: bool) -> tuple[type, dict[str, Any]]:
+    """Returns class and arguments of a policy as Stable-Baselines3 reads them: by unpickling.
+
+    Raises:
+        InputError: the file is not trusted, or holds no complete model.
+    """
+    if not trusted:
+        raise untrusted(path, POLICY)
+    try:
+        data = load_from_zip_file(str(path), device="cpu")[0] or {}
+        policy, options = data["policy_class"], data.get("policy_kwargs") or {}
+    except DAMAGED as error:
+        raise incomplete(path, error) from error
+    if not isinstance(policy, type):
+        raise incomplete(path, TypeError("it holds no policy"))
+    return policy, options
+
+
+def _check_policy(path: str | Path, policy: type, *, masked: bool) -> None:
     wanted = MaskableActorCriticPolicy if masked else ActorCriticPolicy
-    if issubclass(policy_class, RecurrentActorCriticPolicy) or not issubclass(policy_class, wanted):
+    if issubclass(policy, RecurrentActorCriticPolicy) or not issubclass(policy, wanted):
         raise InputError(
-            f"{path} holds a {policy_class.__name__}, but this training takes a "
+            f"{path} holds a {policy.__name__}, but this training takes a "
             f"{wanted.__name__}; give a checkpoint of {'MaskablePPO' if masked else 'PPO'}"
         )
 
 
 def load_pretrained(
-    algorithm: Any, path: str | Path, env: GymEnv, *, device: str, settings: dict[str, Any]
+    algorithm: Any,
+    path: str | Path,
+    env: GymEnv,
+    *,
+    device: str,
+    trusted: bool,
+    settings: dict[str, Any],
 ) -> Any:
-    """Loads a checkpoint as the start of a new training, see `RouterPPO.from_pretrained`."""
-    known = _settings_of(algorithm)
+    """Loads a saved model as the start of a new training, see `RouterPPO.from_pretrained`."""
+    known = settings_of(algorithm)
     for name in settings:
         if name not in known:
             raise unknown_name(f"setting of {algorithm.__name__}", name, known)
-    stored, _ = _read(path)
-    policy_class = stored["policy_class"]
-    _check_policy(path, policy_class, masked=issubclass(algorithm, MaskablePPO))
+    stored = StoredModel.read(path)
+    networks = stored.networks
+    unread = sorted(set(known).intersection(stored.pickled) - {*stored.settings, *settings})
+    if networks is not None and unread and not trusted:
+        raise untrusted(path, " and ".join(unread))
+    whole = networks is not None and not unread
+    policy = networks.policy if networks else unpickled_policy(path, trusted=trusted)[0]
+    _check_policy(path, policy, masked=issubclass(algorithm, MaskablePPO))
+    policy = TEMPERED.get(policy, policy)
     wrapped = algorithm._wrap_env(env)
+    spaces = {
+        "observation_space": wrapped.observation_space,
+        "action_space": wrapped.action_space,
+    }
     try:
-        model = algorithm.load(
-            path,
-            env=wrapped,
-            device=device,
-            custom_objects={
-                "policy_class": TEMPERED.get(policy_class, policy_class),
-                "observation_space": wrapped.observation_space,
-                "action_space": wrapped.action_space,
-                "schedules": {},
-                "n_gradient_steps": 0,
-                "num_timesteps": 0,
-                "_n_updates": 0,
-                "callback_state": {},
-            },
-            **settings,
-        )
+        if networks is not None and whole:
+            kept = {name: stored.settings[name] for name in known if name in stored.settings}
+            weights = {name: stored.weights[name] for name in ("policy", "policy.optimizer")}
+            model = built(
+                algorithm,
+                replace(networks, policy=policy),
+                weights,
+                {**spaces, **kept, **settings},
+                env=wrapped,
+                device=device,
+            )
+        else:
+            replaced = {**spaces, **_NEW, "policy_class": policy}
+            model = algorithm.load(
+                path, env=wrapped, device=device, custom_objects=replaced, **settings
+            )
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -130,7 +151,35 @@ def load_pretrained(
     return model
 
 
-def _settings_of(algorithm: Any) -> list[str]:
+def built(
+    algorithm: Any,
+    networks: Networks,
+    weights: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    *,
+    env: Any = None,
+    device: str = "cpu",
+) -> Any:
+    """Builds a model anew and puts its weights back, as Stable-Baselines3's `load` does.
+
+    Args:
+        algorithm: its class.
+        networks: of its policy.
+        weights: the state dicts, by name, all that the model has.
+        attributes: spaces, settings and counters.
+        env: to learn from; None for a model that only decides.
+        device: for the networks.
+    """
+    model = algorithm(networks.policy, env, device=device, _init_setup_model=False)
+    vars(model).update(attributes)
+    model.policy_kwargs = networks.options()
+    model._setup_model()
+    model.set_parameters(dict(weights), exact_match=True, device=device)
+    return model
+
+
+def settings_of(algorithm: Any) -> list[str]:
+    """Returns the arguments of an algorithm's constructor that are settings, sorted."""
     names: set[str] = set()
     for kind in inspect.getmro(algorithm):
         constructor = vars(kind).get("__init__")
@@ -140,28 +189,6 @@ def _settings_of(algorithm: Any) -> list[str]:
             break
     fixed = {"self", "policy", "env", "args", "kwargs", "device", "policy_kwargs"}
     return sorted(names - fixed - {"_init_setup_model"})
-
-
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist; give the zip file of a saved model")
-    try:
-        stored, weights, _ = load_from_zip_file(str(path), device="cpu")
-    except DAMAGED as error:
-        raise InputError(
-            f"{path} is no checkpoint of Stable-Baselines3 ({reason(error)}); "
-            "give the zip file of a saved model"
-        ) from error
-    policy_class = (stored or {}).get("policy_class")
-    if not stored or not isinstance(policy_class, type) or not weights or "policy" not in weights:
-        raise InputError(f"{path} holds no policy; give the zip file of a saved model")
-    return stored, dict(weights)
-
-
-def reason(error: Exception) -> str:
-    """Words an error in one line: what it says, or its kind where it says much."""
-    said = " ".join(str(error).split())
-    return said if 0 < len(said) <= _LONGEST_REASON else type(error).__name__
 
 
 def first_line(error: Exception) -> str:

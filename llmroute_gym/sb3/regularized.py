@@ -339,7 +339,13 @@ class RegularizedUpdate(_Base):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, env: GymEnv, *, device: str = "auto", **settings: Any
+        cls,
+        path: str | Path,
+        env: GymEnv,
+        *,
+        device: str = "auto",
+        trusted: bool = False,
+        **settings: Any,
     ) -> Self:
         """Starts a new training from the weights of a checkpoint of PPO or of this class.
 
@@ -352,13 +358,17 @@ class RegularizedUpdate(_Base):
             env: to train on. Its number of replicas may differ from the checkpoint's where the
                 policy is a ReplicaSetPolicy.
             device: for the networks.
+            trusted: whether the file may be unpickled, which may run any code, where its policy
+                or a setting that is not replaced is of no kind that this package knows.
             settings: keyword arguments of the constructor that replace the checkpoint's.
 
         Raises:
-            InputError: the file is no checkpoint, does not fit the environment, or a setting is
-                unknown.
+            InputError: the file is no checkpoint, would have to be unpickled, does not fit the
+                environment, or a setting is unknown.
         """
-        model: Self = load_pretrained(cls, path, env, device=device, settings=settings)
+        model: Self = load_pretrained(
+            cls, path, env, device=device, trusted=trusted, settings=settings
+        )
         return model
 
     def _excluded_save_params(self) -> list[str]:

@@ -11,14 +11,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.sb3 import (
-    NormalizedRows,
     RecentLatencies,
-    RelativeRows,
     Replayable,
     RouterMaskablePPO,
     RouterPPO,
 )
 from llmroute_gym.sb3.checkpoint import Layout
+from llmroute_gym.sb3.networks import POLICIES, network_options
 from llmroute_gym.sb3.recent_vector import MonitoredVecEnv, RememberingVectorEnv
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
@@ -27,15 +26,6 @@ log = logging.getLogger(__name__)
 
 
 Model = RouterPPO | RouterMaskablePPO
-
-
-POLICIES = {"mlp": "MlpPolicy", "replica_set": "ReplicaSetPolicy"}
-
-
-EXTRACTORS = {"mlp": NormalizedRows, "replica_set": RelativeRows}
-
-
-ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
 def set_threads(wanted: int) -> None:
@@ -126,11 +116,7 @@ def make_model(settings: TrainConfig, env: VecEnv, *, masked: bool = False) -> M
     return algorithm(
         POLICIES[model.policy],
         env,
-        policy_kwargs={
-            "net_arch": {"pi": list(model.actor_sizes), "vf": list(model.critic_sizes)},
-            "activation_fn": ACTIVATIONS[model.activation],
-            "features_extractor_class": EXTRACTORS[model.policy],
-        },
+        policy_kwargs=network_options(model),
         device="cpu",
         **ppo_settings(settings, env),
     )

@@ -32,7 +32,11 @@ def prepare(
     else:
         algorithm = RouterMaskablePPO if masked else RouterPPO
         model = algorithm.from_pretrained(
-            start.checkpoint, env, device="cpu", **ppo_settings(settings, env)
+            start.checkpoint,
+            env,
+            device="cpu",
+            trusted=settings.warm_start.trusted,
+            **ppo_settings(settings, env),
         )
     if settings.stabilization.enabled:
         stabilize(settings, model, env)

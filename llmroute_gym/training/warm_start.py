@@ -54,7 +54,8 @@ class WarmStart:
             if layout is not None:
                 layout.check_fits(replicas, settings.observation, same_columns=True)
             masked = needs_masks(build_cluster(settings.cluster))
-            check_same_networks(read_networks(checkpoint, masked=masked), settings.model)
+            networks = read_networks(checkpoint, masked=masked, trusted=start.trusted)
+            check_same_networks(networks, settings.model)
         if start.demos is not None:
             demos = Demos.load(start.demos)
             demos.check_fits(replicas, settings.observation)

@@ -285,7 +285,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
     PPO("MlpPolicy", toy_vec_env(rows=3), **SMALL).save(tmp_path / "three.zip")
     model = RouterPPO("MlpPolicy", toy_vec_env(), **SMALL)
-    with pytest.raises(InputError, match="no checkpoint"):
+    with pytest.raises(InputError, match="not a complete checkpoint"):
         model.set_reference(tmp_path / "text.zip")
     with pytest.raises(InputError, match="does not fit the policy"):
         model.set_reference(tmp_path / "three.zip")
