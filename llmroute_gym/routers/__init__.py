@@ -1,6 +1,7 @@
 """The routing rules of production systems, one class each, and the interface of learned ones."""
 
 from llmroute_gym.errors import checked_name
+from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.simple import (
@@ -58,4 +59,5 @@ __all__ = [
     "SpeedLeastOutstanding",
     "available",
     "make",
+    "register_adapter",
 ]

@@ -1,11 +1,14 @@
 """One call from a workload, a cluster and a router to what became of every request."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
+from llmroute_gym.routers.adapters import adapted
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -18,7 +21,7 @@ from llmroute_gym.sim.workload import Workload
 def simulate(
     workload: Workload,
     cluster: Cluster,
-    router: str | Router | npt.ArrayLike,
+    router: str | Router | npt.ArrayLike | Any,
     *,
     engine: EngineName = "compiled",
     seed: int | None = None,
@@ -28,9 +31,10 @@ def simulate(
     Args:
         workload: the requests.
         cluster: the replicas.
-        router: a name out of `llmroute_gym.routers.available()`, a `Router` (rule or trained
-            policy, which is told what it asks for), or integers of shape (n_requests,) that fix
-            each request's replica.
+        router: a name out of `llmroute_gym.routers.available()`, a `Router` (which is told what it
+            asks for), what an adapter makes one of (a model of Stable-Baselines3, once
+            `llmroute_gym.sb3` is imported), or integers of shape (n_requests,) that fix each
+            request's replica.
         engine: `compiled` (Numba) or `reference` (SimPy, readable); the numbers are the same.
         seed: an integer >= 0 that seeds a router that draws random numbers; None draws others
             each time.
@@ -47,6 +51,8 @@ def simulate(
     start = ENGINES[checked_name("engine", engine, ENGINES)]
     if isinstance(router, str):
         router = make(router)
+    elif not isinstance(router, Router):
+        router = adapted(router) or router
     observation = router.observation if isinstance(router, Router) else None
     predicted = None
     if observation is not None and isinstance(workload, Workload):
@@ -59,7 +65,8 @@ def simulate(
         if rule or callable(router) or router is None or np.isscalar(router):
             raise InputError(
                 f"router must be a name, a Router or one replica per request, got {shown(router)}; "
-                "subclass llmroute_gym.routers.Router for a rule or a policy of your own"
+                "subclass llmroute_gym.routers.Router for a rule or a policy of your own, or "
+                "import llmroute_gym.sb3 for a model of Stable-Baselines3"
             )
         run.replay(router)
         return run.outcome()

@@ -106,20 +106,11 @@ class Layout:
             InputError: it reads no observations of LLMRoute-v0.
         """
         shape = tuple(stored.pickled["observation_space"].get("_shape") or ())
-        n_actions = stored.pickled["action_space"].get("n")
-        if (
-            len(shape) != 2
-            or shape[1] != len(observation.columns)
-            or str(shape[0]) != str(n_actions)
-        ):
-            raise InputError(
-                f"{stored.path} chooses among {n_actions} actions by observations of shape "
-                f"{shape}, LLMRoute-v0 has one action and one row of {len(observation.columns)} columns per "
-                "replica; give a model that was trained on it"
-            )
+        n_actions = int(stored.pickled["action_space"].get("n", 0))
+        check_observations(str(stored.path), shape, n_actions, observation)
         told = ", ".join(f"{name}={_shown(value)}" for name, value in asdict(observation).items())
         log.info("%s does not say what its observations told; taken to be %s", stored.path, told)
-        return cls(int(shape[0]), observation, model)
+        return cls(n_actions, observation, model)
 
     @property
     def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
@@ -272,6 +263,32 @@ class Checkpoint:
     def check_fits(self, replicas: int, observation: ObservationConfig) -> None:
         """Checks that the policy can read the observations, see `Layout.check_fits`."""
         self.layout.check_fits(replicas, observation)
+
+
+def check_observations(
+    what: str,
+    shape: tuple[int, ...] | None,
+    n_actions: int | None,
+    observation: ObservationConfig,
+) -> None:
+    """Checks that a policy was trained on observations and actions like those of LLMRoute-v0.
+
+    Args:
+        what: holds the policy, for the sentence.
+        shape: of its observations.
+        n_actions: that it chooses among.
+        observation: what its observations are taken to have shown.
+
+    Raises:
+        InputError: naming both.
+    """
+    n_columns = len(observation.columns)
+    if shape != (n_actions, n_columns):
+        raise InputError(
+            f"{what} chooses among {n_actions} actions by observations of shape {shape}, "
+            f"LLMRoute-v0 has one action and one row of {n_columns} columns per replica; give a model "
+            "that was trained on it"
+        )
 
 
 def checkpoint_file(path: str | Path) -> Path:

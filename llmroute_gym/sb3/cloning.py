@@ -21,7 +21,6 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import nn
 
 from llmroute_gym.config import CloningConfig
@@ -29,7 +28,12 @@ from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sb3.replica_set import ReplicaSetMixin
-from llmroute_gym.sb3.row_normalizer import moments, normalizers
+from llmroute_gym.sb3.row_normalizer import (
+    moments,
+    normalizers,
+    observation_transform,
+    observation_wrapper,
+)
 
 Policy = ActorCriticPolicy | MaskableActorCriticPolicy
 
@@ -174,28 +178,12 @@ def fill_statistics_from(model: BaseAlgorithm, demos: Demos) -> None:
     for normalizer in normalizers(model.policy):
         if float(normalizer.count) == 0:
             normalizer.update(*moments(demos.observation))
-    wrapper = _vec_normalize(model)
+    wrapper = observation_wrapper(model)
     if wrapper is not None:
         statistics = cast(RunningMeanStd, wrapper.obs_rms)
         # A fresh running mean starts with a small count instead of 0.
         if statistics.count < 1:
             statistics.update(demos.observation)
-
-
-def observation_transform(
-    model: BaseAlgorithm,
-) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
-    """Returns what the environment's wrappers do to observations before the policy gets them."""
-    wrapper = _vec_normalize(model)
-    if wrapper is None:
-        return lambda observations: observations
-    return lambda observations: np.asarray(wrapper.normalize_obs(observations), dtype=np.float32)
-
-
-def _vec_normalize(model: BaseAlgorithm) -> VecNormalize | None:
-    env = model.get_env()
-    wrapper = None if env is None else unwrap_vec_normalize(env)
-    return wrapper if wrapper is not None and wrapper.norm_obs else None
 
 
 def action_logits(

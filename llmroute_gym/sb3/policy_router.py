@@ -4,38 +4,59 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError, shown
-from llmroute_gym.routers import Router
-from llmroute_gym.sb3.checkpoint import Checkpoint
+from llmroute_gym.routers import Router, register_adapter
+from llmroute_gym.sb3.checkpoint import Checkpoint, check_observations
+from llmroute_gym.sb3.replica_set import ReplicaSetMixin
+from llmroute_gym.sb3.row_normalizer import observation_transform
 
 
 class PolicyRouter(Router):
     """Routes each request to the replica that the policy finds most probable.
 
     Args:
-        checkpoint: the policy with its observation statistics.
+        policy: a checkpoint, or any PPO that was trained on LLMRoute-v0. A `VecNormalize` around
+            its environment that changes observations does so here too; a file does not hold one.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is something else, or reads other observations.
     """
 
     name = "policy"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        if not isinstance(checkpoint, Checkpoint):
+    def __init__(self, policy: Checkpoint | BaseAlgorithm) -> None:
+        model = policy.model if isinstance(policy, Checkpoint) else policy
+        if not isinstance(model, BaseAlgorithm):
             raise InputError(
-                f"PolicyRouter takes a Checkpoint, got {shown(checkpoint)}; give "
+                f"PolicyRouter takes a Checkpoint or a PPO, got {shown(policy)}; give "
                 "Checkpoint.load(FOLDER) of a run, or subclass Router for another policy"
             )
-        policy = checkpoint.model.policy
-        assert isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
-        policy.set_training_mode(False)
-        self.policy = policy
-        self.observation = checkpoint.layout.observation
-        self._columns = Columns(checkpoint.layout.columns)
+        network = model.policy
+        if not isinstance(network, ActorCriticPolicy | MaskableActorCriticPolicy) or isinstance(
+            network, RecurrentActorCriticPolicy
+        ):
+            raise InputError(
+                f"PolicyRouter takes the policy of a PPO, got {type(network).__name__}; subclass "
+                "Router for it"
+            )
+        if isinstance(policy, Checkpoint):
+            self.observation = policy.layout.observation
+        else:
+            self.observation = _observation_of(model)
+            shape, n_actions = model.observation_space.shape, getattr(model.action_space, "n", None)
+            check_observations("the policy", shape, n_actions, self.observation)
+        network.set_training_mode(False)
+        self.policy = network
+        self._columns = Columns(self.observation.columns)
+        self._normalize = observation_transform(model)
+        assert model.observation_space.shape is not None
+        self._replicas = model.observation_space.shape[0]
 
     def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
         """Returns the most probable replica among those that the mask allows."""
@@ -52,10 +73,31 @@ class PolicyRouter(Router):
 
         Returns:
             (n,) replicas.
+
+        Raises:
+            InputError: the policy's networks take another number of replicas.
         """
-        observations = self._columns.scaled(rows)
+        if rows.shape[1] != self._replicas and not isinstance(self.policy, ReplicaSetMixin):
+            raise InputError(
+                f"the policy was trained with {self._replicas} replicas and its network takes no "
+                f"other number, got {rows.shape[1]}; train a ReplicaSetPolicy for any number"
+            )
+        observations = torch.from_numpy(self._normalize(self._columns.scaled(rows)))
         with torch.no_grad():
-            distribution = self.policy.get_distribution(torch.from_numpy(observations))
-            scores = distribution.distribution.logits.numpy()  # type: ignore[union-attr]
+            distribution = self.policy.get_distribution(observations.to(self.policy.device))
+            scores = distribution.distribution.logits.cpu().numpy()  # type: ignore[union-attr]
         chosen: npt.NDArray[np.int64] = np.argmax(np.where(masks, scores, -np.inf), axis=1)
         return chosen
+
+
+def _observation_of(model: BaseAlgorithm) -> ObservationConfig:
+    """Returns what a model's environment tells it, the default where it has none any more."""
+    env = model.get_env()
+    if env is None or not env.has_attr("observation_config"):
+        return ObservationConfig()
+    told: ObservationConfig = env.get_attr("observation_config")[0]
+    return told
+
+
+register_adapter(Checkpoint, PolicyRouter)
+register_adapter(BaseAlgorithm, PolicyRouter)

@@ -6,6 +6,8 @@ of replicas. They change only at a rollout's start (`ObservationStatistics`) or 
 (`fill_statistics`), so that rollout and update see the same numbers.
 """
 
+from collections.abc import Callable
+
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from torch import nn
 
 from llmroute_gym.errors import InputError
@@ -155,6 +157,23 @@ def fill_statistics(model: BaseAlgorithm, steps: int, seed: int) -> int:
     for normalizer in normalizers(model.policy):
         normalizer.update(*moments(np.stack(seen)))
     return steps * env.num_envs
+
+
+def observation_transform(
+    model: BaseAlgorithm,
+) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """Returns what the environment's wrappers do to observations before the policy gets them."""
+    wrapper = observation_wrapper(model)
+    if wrapper is None:
+        return lambda observations: observations
+    return lambda observations: np.asarray(wrapper.normalize_obs(observations), dtype=np.float32)
+
+
+def observation_wrapper(model: BaseAlgorithm) -> VecNormalize | None:
+    """Returns the `VecNormalize` that changes a model's observations, None where none does."""
+    env = model.get_env()
+    wrapper = None if env is None else unwrap_vec_normalize(env)
+    return wrapper if wrapper is not None and wrapper.norm_obs else None
 
 
 def _random_actions(env: VecEnv, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -19,10 +19,9 @@ from llmroute_gym.sb3.cloning import (
     action_logits,
     clone,
     decision_weights,
-    observation_transform,
     split_by_episode,
 )
-from llmroute_gym.sb3.row_normalizer import normalizers
+from llmroute_gym.sb3.row_normalizer import normalizers, observation_transform
 from tests.sb3.toy import SMALL, toy_vec_env
 
 ROWS, COLUMNS = 4, 3
