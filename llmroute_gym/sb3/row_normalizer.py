@@ -51,10 +51,11 @@ class RowNormalizer(nn.Module):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Returns normalised observations (..., n_columns)."""
-        if float(self.count) == 0:
-            return observations
+        # EPSILON once rows were seen, 0 before, when the mean is 0 and the variance 1: without a
+        # branch on a number, which no exporter can follow.
+        epsilon = self.count.clamp(max=EPSILON)
         shift = self.mean.to(observations.dtype)
-        scale = th.rsqrt(self.variance + EPSILON).to(observations.dtype)
+        scale = th.rsqrt(self.variance + epsilon).to(observations.dtype)
         normalized: th.Tensor = (observations - shift) * scale
         return normalized
 
