@@ -156,6 +156,19 @@ class RegularizedUpdate(_Base):
         """Removes the reference."""
         self.reference_policy, self.has_reference, self.reference_origin = None, False, ""
 
+    def _check_reference(self) -> None:
+        """Checks that there is a reference where its weight is, or will be, more than 0."""
+        schedule = self.schedules.get("kl_ref_coef")
+        highest = self.kl_ref_coef
+        if schedule is not None:
+            highest = max(schedule(self.n_gradient_steps), schedule.final)
+        if highest > 0 and not self.has_reference:
+            raise InputError(
+                f"kl_ref_coef is {highest:g} but there is no reference; call set_reference() "
+                "before learn(), or set kl_ref_coef (kl_ref_coef_initial and kl_ref_coef_final) "
+                "to 0"
+            )
+
     def _new_policy(self) -> Any:
         # A second policy must not draw from the generator that the training draws from.
         with th.random.fork_rng(devices=[]):
@@ -191,6 +204,7 @@ class RegularizedUpdate(_Base):
     # Learning
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_reference()
         self.non_finite = False
         return super()._setup_learn(*args, **kwargs)
 
@@ -206,12 +220,7 @@ class RegularizedUpdate(_Base):
         schedules of its weights, and that a loss or gradient which is not finite ends the
         training before it reaches the weights.
         """
-        if self.kl_ref_coef > 0 and not self.has_reference:
-            raise InputError(
-                f"kl_ref_coef is {self.kl_ref_coef:g} but there is no reference; call "
-                "set_reference() before learn(), or set kl_ref_coef (kl_ref_coef_initial and "
-                "kl_ref_coef_final) to 0"
-            )
+        self._check_reference()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         log: dict[str, list[Any]] = defaultdict(list)

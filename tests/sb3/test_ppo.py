@@ -281,6 +281,34 @@ def test_contradictions_say_what_to_change(make, sentence):
         make(toy_vec_env())
 
 
+class Unasked(BaseCallback):
+    """Fails the test when anything is collected."""
+
+    def _on_training_start(self):
+        pytest.fail("the training began")
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("algorithm", [RouterPPO, RouterMaskablePPO])
+def test_a_missing_reference_is_said_before_anything_is_collected(algorithm):
+    env = toy_vec_env(masked=algorithm is RouterMaskablePPO)
+    model = algorithm("MlpPolicy", env, kl_ref_coef=0.1, **SMALL)
+    with pytest.raises(InputError, match=r"kl_ref_coef is 0\.1 but .* before learn\(\)"):
+        model.learn(UPDATE, callback=Unasked())
+    model.kl_ref_coef = 0.0
+    model.set_schedule("kl_ref_coef", LinearDecay(0.0, 0.2, 50))
+    with pytest.raises(InputError, match=r"kl_ref_coef is 0\.2 but there is no reference"):
+        model.learn(UPDATE, callback=Unasked())
+    assert model.num_timesteps == 0
+    # A weight that has decayed for good asks for nothing.
+    model.set_schedule("kl_ref_coef", LinearDecay(0.2, 0.0, 5))
+    model.n_gradient_steps = 5
+    model.learn(UPDATE)
+    assert model.num_timesteps == UPDATE
+
+
 def test_checkpoints_that_do_not_fit(tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
     PPO("MlpPolicy", toy_vec_env(rows=3), **SMALL).save(tmp_path / "three.zip")
