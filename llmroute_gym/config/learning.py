@@ -43,7 +43,8 @@ class KLConfig(Settings):
     kl_coef: float = number(0.15, at_least=0)
     """Weight of KL(policy of the rollout, policy)."""
     kl_ref_coef_initial: float = number(0.3, at_least=0)
-    """Weight of KL(policy, reference) at the first gradient step."""
+    """Weight of KL(policy, reference) at the first gradient step; the reference is what the warm
+    start has taught, and without one there is none."""
     kl_ref_coef_final: float = number(0.0, at_least=0)
     kl_ref_decay_steps: int = number(5000, at_least=1)
     """In gradient steps."""

@@ -142,8 +142,8 @@ def callbacks(
         temperature = replace(temperature, target_qps=settings.training.qps)
     if temperature.target_latency is None:
         temperature = replace(temperature, target_latency=settings.reward.latency_threshold)
-    chosen: list[BaseCallback] = [
-        KLReferenceDecay(settings.kl),
+    chosen: list[BaseCallback] = [KLReferenceDecay(settings.kl)] if model.has_reference else []
+    chosen += [
         EntropyWarmup(settings.exploration),
         TemperatureControl(temperature, statistics),
         HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),

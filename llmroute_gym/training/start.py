@@ -26,7 +26,11 @@ log = logging.getLogger(__name__)
 def prepare(
     settings: TrainConfig, env: VecNormalize, start: WarmStart, *, masked: bool = False
 ) -> Model:
-    """Builds the model and brings it to where PPO starts: statistics, warm start, reference."""
+    """Builds the model and brings it to where PPO starts: statistics, warm start, reference.
+
+    What the warm start has taught is the reference of the KL; random weights are none, for to keep
+    near them teaches nothing.
+    """
     if start.checkpoint is None:
         model = make_model(settings, env, masked=masked)
     else:
@@ -58,6 +62,9 @@ def prepare(
             last.validation_accuracy,
             100 * learned.explained_variance,
         )
+    if start.checkpoint is None and demos is None:
+        log.info("no reference: PPO starts from random weights")
+        return model
     origin = start.origin(demos)
     log.info("PPO starts from %s", origin)
     if max(settings.kl.kl_ref_coef_initial, settings.kl.kl_ref_coef_final) > 0:

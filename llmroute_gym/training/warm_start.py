@@ -72,13 +72,13 @@ class WarmStart:
         return collect(collection(settings))
 
     def origin(self, demos: Demos | None) -> str:
-        """Describes the policy that PPO starts from, in words."""
+        """Describes the policy that PPO starts from, in words; random weights have none."""
         parts = []
         if self.checkpoint is not None:
             parts.append(f"the checkpoint {self.checkpoint}")
         if demos is not None:
             parts.append(f"a clone of {', '.join(demos.routers())} ({len(demos)} decisions)")
-        return ", then ".join(parts) or "the initial policy, its weights random"
+        return ", then ".join(parts)
 
 
 def _check_collection(settings: TrainConfig) -> None:

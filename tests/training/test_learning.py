@@ -47,6 +47,7 @@ from llmroute_gym.sb3 import (
 )
 from llmroute_gym.sb3.callbacks.curriculum import QPSCurriculum
 from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
+from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
 from llmroute_gym.training.dashboard import PANELS
@@ -77,6 +78,7 @@ def made(settings: TrainConfig, folder: Path) -> tuple[Any, Any, dict[type, Any]
     cluster = build_cluster(settings.cluster)
     env = make_vec_env(settings, cluster, build_source(settings.workload, settings.training.qps))
     model = make_model(settings, env)
+    model.set_reference()
     chosen = callbacks(settings, model, RunFolder(folder), total=4096)
     return model, env, {type(one): one for one in chosen}
 
@@ -143,7 +145,8 @@ def rows(file: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    train(tiny(folder, curriculum=CurriculumConfig([2.5, 3.5])))
+    start = WarmStartConfig(decisions=60, epochs=1)
+    train(tiny(folder, curriculum=CurriculumConfig([2.5, 3.5]), warm_start=start))
     return folder
 
 
@@ -182,6 +185,22 @@ def test_the_value_head_speaks_of_the_scaled_rewards(finished: Path, tmp_path: P
     torch.testing.assert_close(
         model.policy.value_net.weight, before.policy.value_net.weight * factor
     )
+
+
+def test_random_weights_are_no_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        train(tiny(tmp_path / "run"))
+    assert "no reference: PPO starts from random weights" in caplog.text
+    assert "reference of the KL" not in caplog.text
+    model = Checkpoint.load(tmp_path / "run").model
+    assert not model.has_reference
+    metrics = rows(tmp_path / "run" / "metrics.csv")
+    assert {row["coef/kl_ref"] for row in metrics} == {"", "0.0"}
+    assert "train/kl_ref" not in metrics[0]
+    # Without one, statistics that were filled go on with what the policy sees.
+    (normalizer,) = normalizers(model.policy)
+    filled = 2 * 20 * 4
+    assert float(normalizer.count) > filled
 
 
 def test_stage_3_and_the_external_pretraining(tmp_path: Path) -> None:
