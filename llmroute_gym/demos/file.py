@@ -81,7 +81,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"({', '.join(value)})" if isinstance(value, list) else str(value)
+    return f"({', '.join(map(str, value))})" if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -286,8 +286,8 @@ def check_observations(
     if shape != (n_actions, n_columns):
         raise InputError(
             f"{what} chooses among {n_actions} actions by observations of shape {shape}, "
-            f"LLMRoute-v0 has one action and one row of {n_columns} columns per replica; give a model "
-            "that was trained on it"
+            f"LLMRoute-v0 has one action and one row of {n_columns} columns per replica; give a "
+            "model that was trained on it"
         )
 
 
