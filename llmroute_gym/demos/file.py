@@ -81,7 +81,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"({', '.join(map(str, value))})" if isinstance(value, list) else str(value)
+    named = isinstance(value, list) and value and isinstance(value[0], str)
+    return f"({', '.join(value)})" if named else str(value)
 
 
 @dataclass(frozen=True, eq=False)

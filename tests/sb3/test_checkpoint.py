@@ -17,7 +17,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
 from llmroute_gym.config import ModelConfig, ObservationConfig
-from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import (
     Checkpoint,
@@ -91,7 +90,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "ours":
         model = RouterPPO("MlpPolicy", env, policy_kwargs=extractor, **PPO_SETTINGS)
         model.set_reference()
-        Checkpoint(model, Layout(4, COLUMNS, ObservationConfig(), ModelConfig("mlp"))).save(path)
+        Checkpoint(model, Layout(4, ObservationConfig(), ModelConfig("mlp"))).save(path)
     elif request.param == "replica set":
         PPO(ReplicaSetPolicy, env, **PPO_SETTINGS).save(path)
     elif request.param == "mlp":
@@ -188,7 +187,7 @@ def test_a_policy_of_an_unknown_kind_must_be_trusted(tmp_path: Path, with_layout
     file = tmp_path / "model.zip"
     model = PPO(OwnPolicy, route_env(), **PPO_SETTINGS)
     if with_layout:
-        Checkpoint(model, Layout(4, COLUMNS, ObservationConfig(), ModelConfig())).save(file)
+        Checkpoint(model, Layout(4, ObservationConfig(), ModelConfig())).save(file)
     else:
         model.save(file)
     words = r"policy pickled, .* add trusted=true \(to a training: warm_start\.trusted=true\)"
@@ -228,7 +227,7 @@ def test_another_programs_model_is_taken_to_read_the_observation_of_the_settings
     told = ObservationConfig(information="router")
     with caplog.at_level("INFO"):
         layout = Checkpoint.load(tmp_path / "plain.zip", observation=told).layout
-    assert layout == Layout(4, COLUMNS, told, ModelConfig(policy="mlp"))
+    assert layout == Layout(4, told, ModelConfig(policy="mlp"))
     assert "does not say what its observations told; taken to be information=rou" in caplog.text
 
     PPO("MlpPolicy", RowsEnv(), **PPO_SETTINGS).save(tmp_path / "other.zip")

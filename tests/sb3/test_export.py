@@ -8,7 +8,7 @@ import pytest
 import torch as th
 
 from llmroute_gym.config import ModelConfig
-from llmroute_gym.envs.observation import COLUMNS, observation_space
+from llmroute_gym.envs.observation import COLUMNS, Columns
 from llmroute_gym.sb3 import RouterPPO, RowNormalizer
 from llmroute_gym.sb3.networks import POLICIES, network_options
 from llmroute_gym.sb3.row_normalizer import EPSILON, normalizers
@@ -33,7 +33,7 @@ class Logits(th.nn.Module):
 
 def policy(kind: str, seen: bool) -> Any:
     model = ModelConfig(policy=kind, actor_sizes=[16], critic_sizes=[16])
-    space = observation_space(REPLICAS)
+    space = Columns().space(REPLICAS)
     made = RouterPPO(
         POLICIES[kind],
         toy_vec_env(),
