@@ -3,6 +3,7 @@
 import gymnasium
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Outcome, Replica, Workload
 from llmroute_gym.sim.traces import load_trace
@@ -13,6 +14,13 @@ gymnasium.register(
     vector_entry_point="llmroute_gym.envs.vector_env:LLMRouteVectorEnv",
 )
 
-__version__ = "0.1.0"
-
-__all__ = ["Cluster", "InputError", "Outcome", "Replica", "Workload", "load_trace", "simulate"]
+__all__ = [
+    "Cluster",
+    "InputError",
+    "Outcome",
+    "Replica",
+    "Workload",
+    "__version__",
+    "load_trace",
+    "simulate",
+]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, shown, unknown_name
 
 
 def number(
@@ -49,6 +49,10 @@ class Settings:
         for entry in fields(self):
             value = getattr(self, entry.name)
             key = f"{prefix}.{entry.name}" if prefix else entry.name
+            if "list[" in str(entry.type) and not isinstance(value, list | tuple | None):
+                raise InputError(f"{key} must be a list, got {shown(value)}")
+            if value is None and "None" not in str(entry.type):
+                raise InputError(f"{key} must not be None; leave it out for its default")
             if isinstance(value, Settings):
                 value.validate(key)
             elif "options" in entry.metadata and value not in entry.metadata["options"]:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from llmroute_gym import __version__
 from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos.file import DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length

@@ -1,5 +1,6 @@
 """What the environments are given, checked: clusters, workloads, settings, actions."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -22,25 +23,60 @@ from llmroute_gym.sim.workload import Workload
 Config = TypeVar("Config", RewardConfig, ObservationConfig)
 
 
+REPLICAS = 4
+"""How many of a profile an environment has unless it is told."""
+
+
+def refuse_unknown(kind: type, arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that an environment does not take.
+
+    Args:
+        kind: of the environment.
+        arguments: what was given beside those that it names.
+
+    Raises:
+        InputError: there is one; the sentence names those that there are.
+    """
+    known = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    for name in arguments:
+        raise unknown_name(f"argument of {kind.__name__}", name, known)
+
+
 def cluster_and_source(
     cluster: Cluster | str,
-    replicas: int,
+    replicas: int | None,
     workload: WorkloadSource | str,
     qps: float | None,
-    arrivals: str,
+    arrivals: str | None,
     requests_per_episode: int,
 ) -> tuple[Cluster, WorkloadSource]:
     """Turns the names that an environment takes into the objects it works with.
 
     Raises:
-        InputError: a name is unknown or a number is out of range.
+        InputError: a name is unknown, a number is out of range, or what was given has no meaning
+            beside the rest.
     """
     qps = None if qps is None else positive("qps", qps)
     count("requests_per_episode", requests_per_episode)
     if not isinstance(cluster, Cluster):
-        cluster = Cluster.from_profile(cluster, replicas)
+        cluster = Cluster.from_profile(cluster, REPLICAS if replicas is None else replicas)
+    elif replicas is not None:
+        raise InputError(
+            f"replicas={shown(replicas)} has no meaning beside a Cluster, which has "
+            f"{len(cluster)}; leave it out, or give the name of a profile"
+        )
+    if arrivals is not None and not isinstance(workload, str):
+        raise InputError(
+            f"arrivals={shown(arrivals)} has no meaning beside a WorkloadSource, which has its "
+            "own; leave it out, or give the name of a length model"
+        )
     if isinstance(workload, str):
-        lengths, process = length_model(workload), arrival_process(arrivals)
+        lengths = length_model(workload)
+        process = arrival_process("poisson" if arrivals is None else arrivals)
         workload = SyntheticWorkload(lengths, process, 1.0 if qps is None else qps)
     elif not hasattr(workload, "with_qps") or not hasattr(workload, "sample"):
         raise InputError(

@@ -14,13 +14,14 @@ from llmroute_gym.envs.arguments import (
     build_config,
     checked_action,
     cluster_and_source,
+    refuse_unknown,
     requested_workload,
 )
 from llmroute_gym.envs.metrics import episode_metrics
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights, write_reward
 from llmroute_gym.envs.view.viewer import Snapshot, Viewer
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.outcome import Outcome, stacked
@@ -69,10 +70,10 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     ## Arguments
     Args:
         cluster: a `Cluster`, or the name of a profile.
-        replicas: how many, where `cluster` is a name.
+        replicas: how many, where `cluster` is a name; None is 4.
         workload: a `WorkloadSource`, or the name of a length model for `SyntheticWorkload`.
         qps: mean arrival rate, requests per second; None keeps that of the source.
-        arrivals: arrival process, where `workload` is a name.
+        arrivals: arrival process, where `workload` is a name; None is Poisson's.
         requests_per_episode: decisions per episode.
         reward: weights, as `RewardConfig` or a mapping of its fields.
         observation: what a row tells, as `ObservationConfig` or a mapping of its fields.
@@ -100,27 +101,27 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     def __init__(
         self,
         cluster: Cluster | str = "a100-internlm-20b",
-        replicas: int = 4,
+        replicas: int | None = None,
         workload: WorkloadSource | str = "azure_conv",
         qps: float | None = 2.5,
-        arrivals: str = "poisson",
+        arrivals: str | None = None,
         requests_per_episode: int = 500,
         reward: RewardConfig | Mapping[str, Any] | None = None,
         observation: ObservationConfig | Mapping[str, Any] | None = None,
         engine: str = "compiled",
         render_mode: str | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown)
         self.cluster, self.source = cluster_and_source(
             cluster, replicas, workload, qps, arrivals, requests_per_episode
         )
         self.requests_per_episode = requests_per_episode
         self.reward_config = build_config(RewardConfig, reward)
         self.observation_config = build_config(ObservationConfig, observation)
-        if engine not in ENGINES:
-            raise unknown_name("engine", engine, ENGINES)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise unknown_name("render_mode", render_mode, self.metadata["render_modes"])
-        self.engine = engine
+        self.engine = checked_name("engine", engine, ENGINES)
+        if render_mode is not None:
+            checked_name("render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self._columns = Columns(self.observation_config.columns)
         self.observation_space: spaces.Box = self._columns.space(len(self.cluster))  # type: ignore[assignment]

@@ -11,11 +11,17 @@ from gymnasium.utils import seeding
 from gymnasium.vector.utils import batch_space
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.envs.arguments import build_config, cluster_and_source, masked_error, range_error
+from llmroute_gym.envs.arguments import (
+    build_config,
+    cluster_and_source,
+    masked_error,
+    range_error,
+    refuse_unknown,
+)
 from llmroute_gym.envs.metrics import episode_metrics
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.envs.reward import RewardTerms
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, checked_name, unknown_name
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count
 from llmroute_gym.sim.outcome import Outcome
@@ -76,31 +82,34 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self,
         num_envs: int = 1,
         cluster: Cluster | str = "a100-internlm-20b",
-        replicas: int = 4,
+        replicas: int | None = None,
         workload: WorkloadSource | str = "azure_conv",
         qps: float | None = 2.5,
-        arrivals: str = "poisson",
+        arrivals: str | None = None,
         requests_per_episode: int = 500,
         reward: RewardConfig | Mapping[str, Any] | None = None,
         observation: ObservationConfig | Mapping[str, Any] | None = None,
         engine: str = "compiled",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown)
         if render_mode is not None:
             raise InputError(
                 f"the vector environment draws nothing, got render_mode={render_mode!r}; render a "
                 "single environment of gym.make('LLMRoute-v0', render_mode=...)"
             )
         num_envs = count("num_envs", num_envs)
-        if engine != "compiled":
-            raise unknown_name("engine of the vector environment", engine, ["compiled"])
+        checked_name("engine of the vector environment", engine, ["compiled"])
         self.num_envs = num_envs
         self.cluster, self.source = cluster_and_source(
             cluster, replicas, workload, qps, arrivals, requests_per_episode
         )
         self.requests_per_episode = requests_per_episode
-        self.max_episode_steps = max_episode_steps or requests_per_episode
+        self.max_episode_steps = requests_per_episode
+        if max_episode_steps is not None:
+            self.max_episode_steps = count("max_episode_steps", max_episode_steps)
         self.reward_config = build_config(RewardConfig, reward)
         self.observation_config = build_config(ObservationConfig, observation)
         n_replicas = len(self.cluster)
