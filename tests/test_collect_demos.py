@@ -1,5 +1,6 @@
 """Collecting demonstrations: what is recorded, from which states, and what is refused."""
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -83,11 +84,44 @@ def test_disturbed_episodes_hold_uneven_states() -> None:
     assert spread(0.5) > 1.5 * spread(0.0)
 
 
-def test_only_settled_decisions_of_the_router_are_recorded() -> None:
-    for plan in planned_episodes(small(disturbance=0.4)):
+@pytest.mark.parametrize(
+    ("settings", "n_replicas"),
+    [
+        ({"disturbance": 0.4}, 4),
+        ({"disturbance": 0.9, "burst": 1000}, 4),  # nothing would be left of an episode
+        ({"requests_per_episode": 500, "decisions": 300}, 256),
+    ],
+)
+def test_only_settled_decisions_of_the_router_are_recorded(
+    settings: dict[str, object], n_replicas: int
+) -> None:
+    cluster = ClusterConfig(replicas=n_replicas)
+    plans = planned_episodes(small(cluster=cluster, **settings))
+    assert any(plan.disturbed[: plan.recorded.max()].any() for plan in plans)
+    for plan in plans:
         assert (np.diff(plan.recorded) > 0).all()
         for step in plan.recorded:
-            assert not plan.disturbed[max(step - 4, 0) : step + 1].any()
+            assert not plan.disturbed[max(step - n_replicas, 0) : step + 1].any()
+
+
+def test_few_replicas_are_disturbed_as_ever() -> None:
+    """The plans that version 0.1.0 made, on which published numbers rest."""
+    digest = hashlib.sha256()
+    for plan in planned_episodes(CollectDemosConfig()):
+        digest.update(plan.disturbed.tobytes() + plan.recorded.tobytes())
+    assert digest.hexdigest()[:12] == "568a229fdbef"
+
+
+def test_too_many_replicas_for_an_episode_are_not_disturbed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = small(cluster=ClusterConfig(replicas=512), policies=["lor"], decisions=60)
+    demos = collect(settings)
+    assert demos.mask.shape == (60, 512)
+    assert "too short to place some at random and let 512 replicas settle" in caplog.text
+    caplog.clear()
+    collect(small(decisions=20))
+    assert not caplog.records
 
 
 def test_equal_seeds_give_equal_decisions_with_any_number_of_workers(demos: Demos) -> None:
@@ -184,7 +218,6 @@ def test_a_truncated_file_is_not_appended_to(tmp_path: Path) -> None:
         ({"loads": []}, "loads is empty"),
         ({"decisions": 0}, "decisions must be >= 1"),
         ({"append": True}, "which does not exist; leave it out"),
-        ({"disturbance": 0.9, "burst": 1000}, "leaves nothing to record"),
     ],
 )
 def test_wrong_settings_write_nothing(

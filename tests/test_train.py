@@ -38,6 +38,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sb3.checkpoint import Layout
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
@@ -552,7 +553,11 @@ def test_loads_above_the_capacity_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster = build_cluster(ClusterConfig())
-    assert 4.5 < estimated_capacity(cluster, build_source(WorkloadConfig(), 2.5)) < 8
+    of_four = estimated_capacity(cluster, build_source(WorkloadConfig(), 2.5))
+    assert 4.5 < of_four < 8
+    many = build_cluster(ClusterConfig(replicas=512))
+    of_many = estimated_capacity(many, build_source(WorkloadConfig(), 2.5))
+    assert of_many == pytest.approx(128 * of_four, rel=0.05)
     for settings, words in (
         ({"curriculum": CurriculumConfig(stages=[2.5, 40.0])}, "curriculum.stages reaches 40 requ"),
         ({"workload": WorkloadConfig(qps=40.0)}, "workload.qps reaches 40 requests/s, but the clu"),
@@ -563,6 +568,21 @@ def test_loads_above_the_capacity_are_said(
         train(tiny(tmp_path / str(words), warm_start=WarmStartConfig(cloning=False), **settings))
         assert (words or "") in caplog.text
         assert ("reaches" in caplog.text) == (words is not None)
+
+
+@pytest.mark.filterwarnings("error::UserWarning:llmroute_gym")  # of a picture without room
+def test_a_policy_learns_on_many_replicas(tmp_path: Path) -> None:
+    settings = tiny(
+        tmp_path,
+        cluster=ClusterConfig(replicas=256),
+        env=EnvConfig(num_envs=2),
+        warm_start=WarmStartConfig(epochs=1, decisions=350),
+    )
+    train(settings)
+    layout = Layout.read(tmp_path / "model.zip")
+    assert layout is not None
+    assert layout.replicas == 256
+    assert np.isfinite(float(rows(tmp_path / "comparison.csv")[0]["e2e_p99_s"]))
 
 
 @pytest.mark.parametrize(

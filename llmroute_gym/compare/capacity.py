@@ -20,8 +20,9 @@ def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int =
     Args:
         cluster: the replicas.
         source: what the requests are drawn from.
-        requests: how many, or as many as a trace has.
+        requests: how many at the least; 200 per replica if that is more; or as many as a trace has.
     """
+    requests = max(requests, 200 * len(cluster))
     if isinstance(source, TraceWorkload):
         requests = min(requests, len(source.workload))
     workload = source.with_qps(1e6).sample(requests, np.random.default_rng(0))

@@ -1,5 +1,6 @@
 """How demonstrations are collected: routers decide in planned episodes and are recorded."""
 
+import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,12 +14,13 @@ from tqdm import tqdm
 from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos.file import DemoLayout, Demos, concatenated
 from llmroute_gym.envs import LLMRouteEnv
-from llmroute_gym.errors import InputError
 from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.sim.sources import WorkloadSource
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ def collect(settings: CollectDemosConfig) -> Demos:
         decisions, with any number of workers.
 
     Raises:
-        InputError: a router is unknown, or an episode is too short to record anything.
+        InputError: a router is unknown, or a trace is shorter than an episode.
     """
     return collected(settings, *checked(settings))
 
@@ -60,7 +62,16 @@ def checked(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource, list
         make(name)
     cluster, source = _built(settings)
     check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
-    return cluster, source, planned_episodes(settings)
+    plans = planned_episodes(settings)
+    undisturbed = not any(plan.disturbed.any() for plan in plans)
+    if settings.disturbance > 0 and undisturbed and _early(settings) == 0:
+        log.warning(
+            "episodes of %d requests are too short to place some at random and let %d replicas "
+            "settle: none are, and the demonstrations hold no uneven states",
+            settings.requests_per_episode,
+            settings.cluster.n_replicas,
+        )
+    return cluster, source, plans
 
 
 def collected(
@@ -94,24 +105,21 @@ def planned_episodes(settings: CollectDemosConfig) -> list[EpisodePlan]:
 
     The loads come in turn; every second round of them is disturbed. After a burst of random
     placements a router's first decisions, one per replica, are not recorded: the rows then show
-    its own doing again, round robin's turn included.
+    its own doing again, round robin's turn included. Where no such decision is left after a burst,
+    as among many replicas, the later bursts are left out.
     """
-    n_replicas, left = settings.cluster.n_replicas, settings.decisions
+    left = settings.decisions
     plans: list[EpisodePlan] = []
     while left > 0:
         number = len(plans)
         rounds, position = divmod(number, len(settings.loads))
         rng = _streams(settings, number)["plan"]
         disturbed = _bursts(settings, rng) if rounds % 2 else _bursts(settings, rng) & False
-        settled = np.convolve(disturbed, np.ones(n_replicas + 1))[: len(disturbed)] == 0
-        own = np.flatnonzero(settled)
+        own = _settled(settings, disturbed)
+        if disturbed.any() and not (own > disturbed.argmax()).any():
+            disturbed[_early(settings) :] = False
+            own = _settled(settings, disturbed)
         n_recorded = min(settings.decisions_per_episode, left, len(own))
-        if n_recorded == 0 and rounds % 2:
-            raise InputError(
-                f"disturbance={settings.disturbance:g} in bursts of {settings.burst} leaves "
-                f"nothing to record of {settings.requests_per_episode} requests; "
-                "make it smaller, or requests_per_episode larger"
-            )
         recorded = np.sort(rng.choice(own, n_recorded, replace=False))
         plans.append(EpisodePlan(number, settings.loads[position], disturbed, recorded))
         left -= n_recorded
@@ -124,6 +132,21 @@ def _bursts(settings: CollectDemosConfig, rng: np.random.Generator) -> npt.NDArr
     n_blocks = -(-n_requests // settings.burst)
     chosen = rng.random(n_blocks) < settings.disturbance
     return np.repeat(chosen, settings.burst)[:n_requests]
+
+
+def _settled(settings: CollectDemosConfig, disturbed: npt.NDArray[np.bool_]) -> Any:
+    """Returns the steps before which the router itself decided once per replica."""
+    window = np.ones(settings.cluster.n_replicas + 1)
+    return np.flatnonzero(np.convolve(disturbed, window)[: len(disturbed)] == 0)
+
+
+def _early(settings: CollectDemosConfig) -> int:
+    """Returns how many first requests may be disturbed for as many to be settled at the end.
+
+    At least those that are to be recorded are; 0 where the episode is too short for that.
+    """
+    rest = settings.requests_per_episode - settings.cluster.n_replicas
+    return max(min(rest // 2, rest - settings.decisions_per_episode), 0)
 
 
 def _streams(settings: CollectDemosConfig, episode: int) -> dict[str, np.random.Generator]:

@@ -33,6 +33,8 @@ _LABELS = {
 
 FEW = 8
 """Points of a curve that are marked one by one."""
+NAMED = 16
+"""Curves that are named one by one; a legend of more would cover the picture."""
 
 
 def _label(column: str) -> str:
@@ -69,7 +71,7 @@ def plot_training(metrics: Path, path: Path) -> None:
         panel.set_title(title, fontsize="medium")
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
-        if len(panel.lines) > 1:
+        if 1 < len(panel.lines) <= NAMED:
             low, high = panel.get_ylim()
             panel.set_ylim(low, high + 0.2 * (high - low))
             panel.legend(
