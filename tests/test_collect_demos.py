@@ -23,6 +23,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
 from llmroute_gym.sim import Workload
+from llmroute_gym.sim.build import build_cluster, build_source
 
 
 def small(**settings: object) -> CollectDemosConfig:
@@ -130,6 +131,28 @@ def test_equal_seeds_give_equal_decisions_with_any_number_of_workers(demos: Demo
         np.testing.assert_array_equal(getattr(again, name), getattr(demos, name))
     other = collect(small(seed=1))
     assert not np.array_equal(other.observation, demos.observation)
+
+
+def test_what_is_built_already_is_not_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    trace = Workload(np.cumsum(rng.exponential(0.4, 90)), np.full(90, 400), np.full(90, 40))
+    trace.to_csv(tmp_path / "t.csv")
+    settings = small(
+        workload=WorkloadConfig(
+            source="trace", path=str(tmp_path / "t.csv"), arrivals={"process": "trace"}
+        ),
+        decisions=30,
+    )
+    expected = collect(settings)
+    cluster, source = build_cluster(settings.cluster), build_source(settings.workload, settings.qps)
+    (tmp_path / "t.csv").unlink()
+    monkeypatch.setattr("llmroute_gym.demos.collection.build_cluster", None)
+    for workers in (1, 2):
+        demos = collect(replace(settings, workers=workers), cluster, source)
+        for name in ("observation", "mask", "action", "return_to_go", "qps"):
+            np.testing.assert_array_equal(getattr(demos, name), getattr(expected, name))
 
 
 def test_a_router_decides_the_same_whoever_is_recorded_beside_it(demos: Demos) -> None:

@@ -40,11 +40,17 @@ class EpisodePlan:
     recorded: npt.NDArray[np.int64]
 
 
-def collect(settings: CollectDemosConfig) -> Demos:
+def collect(
+    settings: CollectDemosConfig,
+    cluster: Cluster | None = None,
+    source: WorkloadSource | None = None,
+) -> Demos:
     """Lets every router decide and records it.
 
     Args:
         settings: which routers, how many decisions, at which loads, the seed.
+        cluster: what ``settings.cluster`` describes, where it is built already.
+        source: what ``settings.workload`` describes at its rate, where it is read already.
 
     Returns:
         The decisions, router by router and in order of their episodes. Equal settings give equal
@@ -53,14 +59,21 @@ def collect(settings: CollectDemosConfig) -> Demos:
     Raises:
         InputError: a router is unknown, or a trace is shorter than an episode.
     """
-    return collected(settings, *checked(settings))
+    return collected(settings, *checked(settings, cluster, source))
 
 
-def checked(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource, list[EpisodePlan]]:
+def checked(
+    settings: CollectDemosConfig,
+    cluster: Cluster | None = None,
+    source: WorkloadSource | None = None,
+) -> tuple[Cluster, WorkloadSource, list[EpisodePlan]]:
     """Returns what the settings describe, all of which proves right before any episode."""
     for name in settings.policies:
         make(name)
-    cluster, source = _built(settings)
+    if cluster is None:
+        cluster = build_cluster(settings.cluster)
+    if source is None:
+        source = build_source(settings.workload, settings.workload.rate(settings.qps))
     check_trace_length(source, {"requests_per_episode": settings.requests_per_episode})
     plans = planned_episodes(settings)
     undisturbed = not any(plan.disturbed.any() for plan in plans)
@@ -170,17 +183,23 @@ def _played(
         return
     # Forking a process that runs threads, as PyTorch's do, may lock up.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_play_alone, [settings] * len(tasks), tasks)
+    # They get what is built once each, not with every task: a trace may be long.
+    shared = (settings, cluster, source)
+    with ProcessPoolExecutor(workers, context, initializer=_share, initargs=shared) as pool:
+        yield from pool.map(_play_shared, tasks)
 
 
-def _built(settings: CollectDemosConfig) -> tuple[Cluster, WorkloadSource]:
-    rate = settings.workload.rate(settings.qps)
-    return build_cluster(settings.cluster), build_source(settings.workload, rate)
+_shared: tuple[CollectDemosConfig, Cluster, WorkloadSource]
+"""What all tasks of a worker process have in common."""
 
 
-def _play_alone(settings: CollectDemosConfig, task: tuple[str, EpisodePlan]) -> Demos:
-    return play(settings, *_built(settings), *task)
+def _share(settings: CollectDemosConfig, cluster: Cluster, source: WorkloadSource) -> None:
+    global _shared
+    _shared = settings, cluster, source
+
+
+def _play_shared(task: tuple[str, EpisodePlan]) -> Demos:
+    return play(*_shared, *task)
 
 
 def play(
