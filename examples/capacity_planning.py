@@ -9,9 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from llmroute_gym import Cluster, load_trace, simulate
-from llmroute_gym.sim.arrivals import PoissonArrivals
-from llmroute_gym.sim.lengths import azure_conv
-from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload
+from llmroute_gym.sim import PoissonArrivals, SyntheticWorkload, TraceWorkload, azure_conv
 
 n_requests = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 if len(sys.argv) > 1 and sys.argv[1] != "azure_conv":

@@ -13,9 +13,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import llmroute_gym
 from llmroute_gym.sb3 import ReplicaSetPolicy, RouterVecEnv
-from llmroute_gym.sim.arrivals import PoissonArrivals
-from llmroute_gym.sim.lengths import azure_conv
-from llmroute_gym.sim.sources import SyntheticWorkload
+from llmroute_gym.sim import PoissonArrivals, SyntheticWorkload, azure_conv
 
 requests = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
 torch.set_num_threads(1)  # fastest for networks of this size

@@ -1,5 +1,6 @@
 """What the README tells a reader to type."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def test_commands_compose(command: str, arguments: str) -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(target: str) -> None:
     assert (Path(__file__).resolve().parents[1] / target).exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "names"), re.findall(r"^from (llmroute_gym[\w.]*) import ([^#\n]+)", README, re.M)
+)
+def test_imports_work(module: str, names: str) -> None:
+    for name in names.split(", "):
+        assert hasattr(importlib.import_module(module), name.strip())
 
 
 def test_every_router_is_named() -> None:
