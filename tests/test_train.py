@@ -535,6 +535,19 @@ def test_every_kind_of_training_ends(tmp_path: Path, settings: dict[str, Any]) -
     assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
 
 
+def test_rejected_requests_are_infinitely_slow_in_all_that_is_logged(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    cluster = ClusterConfig(num_blocks=150, watermark_blocks=1, oversize="reject")
+    train(tiny(tmp_path / "run", cluster=cluster, warm_start=WarmStartConfig(cloning=False)))
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
+    logged = [row["latency/p99_s"] for row in rows(tmp_path / "run" / "metrics.csv")]
+    assert [one for one in logged if one] == ["inf", "inf"]
+    assert (tmp_path / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert rows(tmp_path / "run" / "comparison.csv")[0]["e2e_p99_s"] == "inf"
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+
+
 def test_engines_train_the_same_policy(tmp_path: Path) -> None:
     from llmroute_gym.sb3.checkpoint import Checkpoint
 

@@ -1,4 +1,4 @@
-"""Latencies of the requests that finished last, across the ends of episodes."""
+"""Latencies of the requests that left the system last, across the ends of episodes."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 
 from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.sim.outcome import Outcome
 
 
 class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
@@ -28,7 +29,7 @@ class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
         """Takes a step; at an episode's end its latencies are kept."""
         result = self.env.step(action)
         if result[2] or result[3]:
-            self._past = np.concatenate([self._past, self._finished()])[-self.size :]
+            self._past = np.concatenate([self._past, self._left()])[-self.size :]
         self._ended = result[2] or result[3]
         return result
 
@@ -38,13 +39,16 @@ class RecentLatencies(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(**kwargs)
 
     def recent_e2e_s(self) -> FloatArray:
-        """Returns end-to-end latencies in seconds of the latest finished requests, oldest first."""
-        current = np.empty(0) if self._ended else self._finished()
+        """Returns end-to-end latencies in seconds of the latest requests that left, oldest first.
+
+        A rejected request leaves as it arrives, with an infinite latency.
+        """
+        current = np.empty(0) if self._ended else self._left()
         return np.concatenate([self._past, current])[-self.size :]
 
-    def _finished(self) -> FloatArray:
-        outcome = self.env.unwrapped.outcome()  # type: ignore[attr-defined]
-        finished_at = np.asarray(outcome.finished_at_s)
-        order = np.argsort(finished_at, kind="stable")
-        e2e: FloatArray = np.asarray(outcome.e2e_s)[order]
-        return e2e[np.isfinite(e2e)]
+    def _left(self) -> FloatArray:
+        outcome: Outcome = self.env.unwrapped.outcome()  # type: ignore[attr-defined]
+        left_at = np.where(outcome.rejected, outcome.arrived_at_s, outcome.finished_at_s)
+        order = np.argsort(left_at, kind="stable")
+        e2e: FloatArray = outcome.e2e_s[order]
+        return e2e[~np.isnan(e2e)]

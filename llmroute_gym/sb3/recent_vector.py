@@ -1,4 +1,4 @@
-"""Latencies of the requests that finished last, over all environments of a vector environment."""
+"""Latencies of the requests that left last, over all environments of a vector environment."""
 
 from typing import Any
 
@@ -28,24 +28,26 @@ class RememberingVectorEnv(LLMRouteVectorEnv):
         return result
 
     def recent_e2e_s(self) -> FloatArray:
-        """Returns end-to-end latencies in seconds of requests that finished lately, unordered."""
+        """Returns end-to-end latencies in seconds of requests that left lately, unordered.
+
+        That of a rejected one is infinite.
+        """
         return np.concatenate(
             [
-                np.concatenate([self._past[index], self._finished(index)])[-RECENT:]
+                np.concatenate([self._past[index], self._left(index)])[-RECENT:]
                 for index in range(self.num_envs)
             ]
         )
 
     def _start(self, index: int) -> None:
         if self._running:
-            known = [self._past[index], self._finished(index)]
+            known = [self._past[index], self._left(index)]
             self._past[index] = np.concatenate(known)[-RECENT:]
         super()._start(index)
 
-    def _finished(self, index: int) -> FloatArray:
-        e2e = np.asarray(self.outcome(index).e2e_s)
-        finished: FloatArray = e2e[np.isfinite(e2e)]
-        return finished
+    def _left(self, index: int) -> FloatArray:
+        e2e = self.outcome(index).e2e_s
+        return e2e[~np.isnan(e2e)]
 
 
 class MonitoredVecEnv(RouterVecEnv):

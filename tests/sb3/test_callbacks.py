@@ -22,7 +22,10 @@ from llmroute_gym.sb3 import (
     fill_statistics,
 )
 from llmroute_gym.sb3.callbacks.temperature_control import PRESSURE_WEIGHT
+from llmroute_gym.sb3.recent_vector import RememberingVectorEnv
 from llmroute_gym.sb3.row_normalizer import normalizers
+from llmroute_gym.sim import Cluster, Workload
+from llmroute_gym.sim.sources import TraceWorkload
 from tests.sb3.toy import SMALL, toy_vec_env
 
 UPDATE = 64
@@ -301,6 +304,45 @@ def test_recent_latencies_are_those_of_all_finished_requests():
     both = np.concatenate([first, second[np.isfinite(second)]])
     assert len(both) > 60
     np.testing.assert_array_equal(np.sort(env.recent_e2e_s()), np.sort(both))
+
+
+def rejecting(n_requests: int) -> dict:
+    """Settings of an environment that rejects every second request."""
+    prompts = np.where(np.arange(n_requests) % 2, 5000, 50)
+    workload = Workload(np.arange(n_requests, dtype=float), prompts, prompts // 25)
+    return {
+        "cluster": Cluster.from_profile("a100-internlm-20b", 2, num_blocks=99, oversize="reject"),
+        "workload": TraceWorkload(workload, 1.0),
+        "requests_per_episode": n_requests,
+    }
+
+
+def test_rejected_requests_are_among_the_recent_latencies():
+    scalar = RecentLatencies(LLMRouteEnv(**rejecting(20)), size=10)
+    vector = RememberingVectorEnv(num_envs=2, **rejecting(20))
+    scalar.reset(seed=0)
+    vector.reset(seed=0)
+    for step in range(1, 20):
+        scalar.step(0)
+        vector.step(np.zeros(2, dtype=int))
+        assert np.isinf(vector.recent_e2e_s()).sum() == 2 * (step // 2)
+    # The last to leave: half of them rejected, none of them early ones that are kept for ever.
+    recent = scalar.recent_e2e_s()
+    assert len(recent) == 10
+    assert np.isinf(recent).sum() == 5
+    for env in (scalar, vector):
+        env.step(0 if env is scalar else np.zeros(2, dtype=int))
+    assert np.isinf(scalar.recent_e2e_s()).sum() == 5
+    assert np.isinf(vector.recent_e2e_s()).sum() == 20
+    assert len(vector.recent_e2e_s()) == 40
+
+
+def test_percentiles_of_the_monitor_count_rejected_requests():
+    env = VecMonitor(DummyVecEnv([lambda: RecentLatencies(LLMRouteEnv(**rejecting(40)))]))
+    dumps = Dumps()
+    PPO("MlpPolicy", env, **SMALL).learn(2 * UPDATE, [dumps, RouterMonitor()])
+    assert dumps.values["latency/p95_s"][-1] == np.inf
+    assert dumps.values["latency/p99_s"][-1] == np.inf
 
 
 def test_temperature_control_runs_with_a_recurrent_policy():

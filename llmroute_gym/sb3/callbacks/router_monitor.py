@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sb3.callbacks.rollout_statistics import RolloutStatistics, normalized_entropy
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
+from llmroute_gym.sim.outcome import percentile
 
 HISTORY = 50
 """Updates that the running median of the value loss looks back on."""
@@ -39,10 +40,11 @@ class RouterMonitor(BaseCallback):
     | load/qps, load/e2e_s | arrivals per second; latency that the cluster reported |
     | latency/p50_s, p95_s, p99_s | end to end, over the recent requests of all environments |
 
-    The last need `recent_e2e_s()`, of each environment (see `RecentLatencies`) or pooled of the
-    VecEnv itself; what an environment does not tell is left out. PPO logs an update one dump late;
-    at the end of the training the last update is dumped. So it goes after the other callbacks that
-    read or log an update, `HealthMonitor` among them.
+    The last are `inf` where rejected requests, which count as infinitely slow, take part. They need
+    `recent_e2e_s()`, of each environment (see `RecentLatencies`) or pooled of the VecEnv itself;
+    what an environment does not tell is left out. PPO logs an update one dump late; at the end of
+    the training the last update is dumped. So it goes after the other callbacks that read or log an
+    update, `HealthMonitor` among them.
 
     Args:
         statistics: to share with other callbacks.
@@ -129,7 +131,5 @@ class RouterMonitor(BaseCallback):
 
     def _log_latencies(self, pooled: FloatArray) -> None:
         if len(pooled):
-            for percent, value in zip(
-                (50, 95, 99), np.percentile(pooled, (50, 95, 99)), strict=True
-            ):
-                self.logger.record(f"latency/p{percent}_s", float(value))
+            for percent in (50, 95, 99):
+                self.logger.record(f"latency/p{percent}_s", percentile(pooled, percent))
