@@ -1,5 +1,7 @@
 """Request routing for LLM servers: an exact cluster simulator and a Gymnasium environment."""
 
+from llmroute_gym.ground import interrupts  # noqa: F401  # isort: skip  (guards all that follows)
+
 import gymnasium
 
 from llmroute_gym.errors import InputError

@@ -4,36 +4,30 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
-from llmroute_gym.config import (
-    CollectDemosConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    TrainConfig,
-    given_twice,
-)
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
+from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
+from llmroute_gym.ground.interrupts import INTERRUPTED
 from llmroute_gym.runs import sweep
 from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE
+from llmroute_gym.runs.sentences import NO_ROOM, reject_added_keys, reject_twice, sentence
+from llmroute_gym.runs.streams import to_people
 from llmroute_gym.runs.sweep import REFUSED_FILE
 
 WRONG_INPUT = 2
-INTERRUPTED = 130
 
 Config = TypeVar("Config", TrainConfig, EvaluateConfig, CollectDemosConfig, PretrainConfig)
 
@@ -75,19 +69,14 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     refused: list[str] = []
+    told: list[str] = []
 
     def job(composed: DictConfig) -> object:
         settings = None
         try:
             (_output_dir() / REFUSED_FILE).unlink(missing_ok=True)
-            _reject_added_keys(composed)
-            _reject_twice(SCHEMAS[name].short)
-            settings = cast(Config, OmegaConf.to_object(composed))
-            if not settings.run_dir.strip():
-                raise InputError("run_dir is empty; name a folder, such as run_dir=runs/mine")
-            settings.run_dir = str(_output_dir())
-            settings.validate()
-            return function(settings)
+            settings = _checked(name, composed)
+            return function(cast(Config, settings))
         except (InputError, OmegaConfBaseException) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 refused.append(sentence(error))
@@ -96,25 +85,43 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
                     part.write_text(f"{refused[-1]}\n", encoding="utf-8")
                 return math.nan
             _remove_empty_folder()
-            _exit(error)
+            _exit(sentence(error))
         except KeyboardInterrupt:
-            print(f"\n{_how_to_go_on(settings)}", file=sys.stderr)
+            told.append(_how_to_go_on(settings))
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                error.filename = error.filename or str(_output_dir())
+                _exit(sentence(error))
             # Hydra would add a line of its own to a traceback that is complete.
             traceback.print_exc()
             raise SystemExit(1) from None
 
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)
-    try:
-        main(job)()
-    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        _exit(error)
-    except KeyboardInterrupt:
-        sweep.report()
-        raise SystemExit(INTERRUPTED) from None
+    with to_people():
+        try:
+            main(job)()
+            sys.stdout.flush()
+        except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            _exit(sentence(error))
+        except KeyboardInterrupt:
+            print(f"\n{told[-1] if told else _how_to_go_on(None)}", file=sys.stderr)
+            sweep.report()
+            raise SystemExit(INTERRUPTED) from None
     if refused or sweep.refused_jobs():
         raise SystemExit(WRONG_INPUT)
+
+
+def _checked(name: str, composed: DictConfig) -> Any:
+    """Returns the settings of a job, in range, for its own folder."""
+    reject_added_keys(composed)
+    typed = dict(one.split("=", 1) for one in typed_overrides() if "=" in one)
+    reject_twice(typed, SCHEMAS[name].short)
+    settings: Any = OmegaConf.to_object(composed)
+    if not settings.run_dir.strip():
+        raise InputError("run_dir is empty; name a folder, such as run_dir=runs/mine")
+    settings.run_dir = str(_output_dir())
+    return settings.validate()
 
 
 def typed_overrides() -> list[str]:
@@ -154,72 +161,6 @@ def _how_to_go_on(settings: Any) -> str:
     return "interrupted; there is nothing yet to go on from"
 
 
-def _exit(error: Exception) -> NoReturn:
-    print(sentence(error), file=sys.stderr)
+def _exit(words: str) -> NoReturn:
+    print(words, file=sys.stderr)
     raise SystemExit(WRONG_INPUT) from None
-
-
-def sentence(error: Exception) -> str:
-    """Words an error of ours, of Hydra, of OmegaConf or of the file system as one sentence."""
-    if isinstance(error, InputError):
-        return error.command_sentence
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return str(unknown_name(f"option of {group}", option, error.options))
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return (
-            f"cannot write the run folder {error.filename}: {error.strerror}; "
-            "choose another with run_dir=FOLDER"
-        )
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return _about_key(cause)
-    return " ".join(str(error).split())
-
-
-def _unknown_key(key: str, node: DictConfig) -> str:
-    parent, dot, leaf = key.rpartition(".")
-    known = sorted(str(name) for name in node if name != leaf)
-    close = get_close_matches(leaf, known, n=1, cutoff=0.5)
-    groups = sorted(str(name) for name in node if _holds(node, str(name), leaf))
-    close = close or [f"{group}.{leaf}" for group in groups]
-    mend = f"did you mean {parent}{dot}{close[0]}?" if close else f"known: {', '.join(known)}"
-    return f"unknown key {key}; {mend}"
-
-
-def _holds(node: DictConfig, group: str, leaf: str) -> bool:
-    inner = node._get_node(group)
-    return isinstance(inner, DictConfig) and leaf in inner
-
-
-def _reject_added_keys(node: DictConfig, prefix: str = "") -> None:
-    """Raises InputError for keys that ``+key=`` added to a schema, which nothing would read."""
-    schema = OmegaConf.get_type(node)
-    if not is_dataclass(schema):
-        return
-    names = {entry.name for entry in fields(schema)}
-    for name in map(str, node):
-        if name not in names:
-            raise InputError(_unknown_key(f"{prefix}{name}", node))
-        if OmegaConf.is_dict(node) and isinstance(node._get_node(name), DictConfig):
-            _reject_added_keys(node[name], f"{prefix}{name}.")
-
-
-def _reject_twice(short: Mapping[str, str]) -> None:
-    """Raises InputError for a setting that was typed under both of its keys, differently."""
-    typed = dict(one.split("=", 1) for one in typed_overrides() if "=" in one)
-    for key, full_key in short.items():
-        if key in typed and typed.get(full_key, typed[key]) != typed[key]:
-            raise given_twice(key, typed[key], full_key, typed[full_key])
-
-
-def _about_key(error: OmegaConfBaseException) -> str:
-    key = str(error.full_key)
-    if isinstance(error, ConfigKeyError | AttributeError):
-        node = error.parent_node
-        return _unknown_key(key, node if isinstance(node, DictConfig) else DictConfig({}))
-    if isinstance(error, ValidationError) and "ListConfig" in str(error.msg):
-        return f"wrong value for {key}: expected a list, such as {key}=[a,b]"
-    if isinstance(error, ValidationError):
-        return f"wrong value for {key}: {str(error.msg).splitlines()[0]}"
-    return f"{key}: {' '.join(str(error.msg).split())}"

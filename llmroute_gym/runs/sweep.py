@@ -1,6 +1,7 @@
 """One table over all jobs of a multirun: ``summary.csv`` in the sweep's folder."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,19 +13,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from llmroute_gym.ground.files import complete_or_absent
+from llmroute_gym.ground.metrics import short_titles
 from llmroute_gym.runs.folder import FINISHED
 
 SUMMARY_FILE = "summary.csv"
 OVERRIDES_FILE = "overrides.yaml"
 REFUSED_FILE = "refused.txt"
 """What was wrong with the input of a job."""
-_SHOWN = (
-    ("E2E mean", "e2e_mean_s"),
-    ("P95", "e2e_p95_s"),
-    ("P99", "e2e_p99_s"),
-    ("TTFT P99", "ttft_p99_s"),
-)
-_CHANGES = (("E2E P95 change", "e2e_p95_s_vs_baseline"), ("P99 change", "e2e_p99_s_vs_baseline"))
+_SHOWN = ("e2e_mean_s", "e2e_p95_s", "e2e_p99_s", "ttft_p99_s")
+_CHANGED = ("e2e_p95_s", "e2e_p99_s")
 
 
 class Job(NamedTuple):
@@ -112,11 +109,11 @@ def write_summary(jobs: Sequence[Job], varied: Sequence[str], path: Path) -> Non
 
 def summary_table(jobs: Sequence[Job], varied: Sequence[str]) -> str:
     """Lays the jobs out as text."""
-    shown = [title for title, _ in (*_SHOWN, *_CHANGES)]
-    lines = [["job", *varied, *shown]]
+    changed = [f"{title} change" for title in short_titles(_CHANGED)]
+    lines = [["job", *varied, *short_titles(_SHOWN), *changed]]
     for job in jobs:
-        numbers = [f"{float(job.result[name]):.2f}" for _, name in _SHOWN]
-        changes = [_change(job.result, name) for _, name in _CHANGES]
+        numbers = [f"{float(job.result[name]):.2f}" for name in _SHOWN]
+        changes = [_change(job.result, f"{name}_vs_baseline") for name in _CHANGED]
         chosen = [job.overrides.get(key, "") for key in varied]
         lines.append([job.name, *chosen, *numbers, *changes])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -134,4 +131,6 @@ def _change(result: dict[str, str], name: str) -> str:
     if not result.get(name):
         return ""
     value, low, high = (float(result[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    if math.isnan(value):  # both infinite
+        return "n/a"
     return f"{value:+.1%} ({low:+.1%}..{high:+.1%})"

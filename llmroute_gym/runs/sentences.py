@@ -1,0 +1,131 @@
+"""Errors of ours, of Hydra, of OmegaConf and of the file system, each worded as one sentence."""
+
+import errno
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from llmroute_gym.config import given_twice
+from llmroute_gym.errors import InputError, unknown_name
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Errors of the file system that are no fault of the program."""
+PLUGINS = ("hydra/launcher/joblib", "hydra/sweeper/optuna")
+"""Options that the extra ``sweep`` brings."""
+
+
+def sentence(error: Exception) -> str:
+    """Words an error as one sentence with the mend."""
+    if isinstance(error, InputError):
+        return error.command_sentence
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override, error.message)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_option(str(error.missing_cfg_file), error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"cannot write {error.filename}: {error.strerror}; make room, or choose another disk "
+            "with run_dir=FOLDER"
+        )
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return (
+            f"cannot write the run folder {error.filename}: {error.strerror}; "
+            "choose another with run_dir=FOLDER"
+        )
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _about_key(cause)
+    return _one_line(str(error))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _unreadable(override: str, message: str) -> str:
+    key, equals, value = override.partition("=")
+    reason = message.partition("\nSee https")[0].splitlines()[-1]
+    if not equals:
+        return f"cannot read {override} ({reason}); write key=value or group=option"
+    if re.match(r"\[|\{|\w+\(", value):
+        example = shlex.quote(key + '=["a b","c"]')
+        return (
+            f"cannot read {override} ({reason}); close every bracket, and quote members that have "
+            f"special characters, as in {example}"
+        )
+    quoted = value.strip("'\"").replace('"', '\\"')
+    mended = shlex.quote(f'{key}="{quoted}"')
+    return (
+        f"cannot read {override}: a value with special characters needs quotes that reach the "
+        f"command; write {mended}"
+    )
+
+
+def _missing_option(missing: str, error: MissingConfigException) -> str:
+    group, _, option = missing.rpartition("/")
+    if missing in PLUGINS:
+        return (
+            f"{group}={option} needs a plugin that is not installed; "
+            "pip install 'llmroute-gym[sweep]'"
+        )
+    if error.options:
+        return str(unknown_name(f"option of {group}", option, error.options))
+    return _one_line(str(error))
+
+
+def _unknown_key(key: str, node: DictConfig) -> str:
+    parent, dot, leaf = key.rpartition(".")
+    known = sorted(str(name) for name in node if name != leaf)
+    close = get_close_matches(leaf, known, n=1, cutoff=0.5)
+    groups = sorted(str(name) for name in node if _holds(node, str(name), leaf))
+    close = close or [f"{group}.{leaf}" for group in groups]
+    mend = f"did you mean {parent}{dot}{close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"unknown key {key}; {mend}"
+
+
+def _holds(node: DictConfig, group: str, leaf: str) -> bool:
+    inner = node._get_node(group)
+    return isinstance(inner, DictConfig) and leaf in inner
+
+
+def reject_added_keys(node: DictConfig, prefix: str = "") -> None:
+    """Raises InputError for keys that ``+key=`` added to a schema, which nothing would read."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return
+    names = {entry.name for entry in fields(schema)}
+    for name in map(str, node):
+        if name not in names:
+            raise InputError(_unknown_key(f"{prefix}{name}", node))
+        if OmegaConf.is_dict(node) and isinstance(node._get_node(name), DictConfig):
+            reject_added_keys(node[name], f"{prefix}{name}.")
+
+
+def reject_twice(typed: Mapping[str, str], short: Mapping[str, str]) -> None:
+    """Raises InputError for a setting that was typed under both of its keys, differently.
+
+    Args:
+        typed: key to value.
+        short: key to the full one that it stands for.
+    """
+    for key, full_key in short.items():
+        if key in typed and typed.get(full_key, typed[key]) != typed[key]:
+            raise given_twice(key, typed[key], full_key, typed[full_key])
+
+
+def _about_key(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key)
+    if isinstance(error, ConfigKeyError | AttributeError):
+        node = error.parent_node
+        return _unknown_key(key, node if isinstance(node, DictConfig) else DictConfig({}))
+    if isinstance(error, ValidationError) and "ListConfig" in str(error.msg):
+        return f"wrong value for {key}: expected a list, such as {key}=[a,b]"
+    if isinstance(error, ValidationError):
+        return f"wrong value for {key}: {str(error.msg).splitlines()[0]}"
+    return f"{key}: {_one_line(str(error.msg))}"
