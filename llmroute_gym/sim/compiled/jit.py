@@ -5,7 +5,10 @@ from typing import Any, TypeVar, cast
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core.event import Event, Listener, register
 from numba.extending import intrinsic
+
+from llmroute_gym.ground.notices import notices
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,3 +40,27 @@ def _assume(typing_context: Any, condition: Any) -> Any:
 assume = cast(Callable[[bool], None], intrinsic(_assume))
 """Tells the compiler that a condition holds. A word that is known to be no negative index needs
 no test for one at every access, a tenth of the time."""
+
+
+class _Notice(Listener):
+    """Says once that kernels are being compiled, which else looks like a hang.
+
+    Numba tells of no kernel that it finds on disk.
+    """
+
+    said = False
+
+    def on_start(self, event: Event) -> None:
+        """Notices the first kernel of this package."""
+        function = event.data["dispatcher"].py_func
+        if not self.said and function.__module__.startswith("llmroute_gym."):
+            self.said = True
+            notices.info(
+                "compiling the simulator's kernels, up to a minute once per installation ..."
+            )
+
+    def on_end(self, event: Event) -> None:
+        """Does nothing."""
+
+
+register("numba:compile", _Notice())  # type: ignore[no-untyped-call]
