@@ -265,7 +265,7 @@ def clone_once(training: Training, folder: Path, evaluation: Evaluation) -> Path
 def _clone(settings: TrainConfig, folder: Path) -> None:
     wanted = collection(settings)
     pretraining = PretrainConfig(
-        cloning=cloning(settings),
+        cloning=cloning(settings.warm_start),
         model=settings.model,
         observation=settings.observation,
         training=settings.training,

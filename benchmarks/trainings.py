@@ -139,8 +139,8 @@ def train_once(settings: TrainConfig, folder: Path, name: str = "training") -> P
         run.write_settings(replace(settings, run_dir=str(finished)))
         with _logged(part / LOG_FILE):
             source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
-            start = WarmStart.find(settings)
-            learn(settings, build_cluster(settings.cluster), source, run, start)
+            cluster = build_cluster(settings.cluster)
+            learn(settings, cluster, source, run, WarmStart.find(settings, cluster))
         shutil.rmtree(part / "tensorboard", ignore_errors=True)
         (part / STATE_FILE).unlink()
         if not finished.is_dir():

@@ -11,17 +11,6 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
-from llmroute_gym.training.imitation import (
-    ACCURACY_FILE,
-    CURVE_FILE,
-    accuracy_table,
-    clone_checkpoint,
-    measure,
-    write_accuracies,
-    write_curve,
-)
-
-CURVE_PICTURE = "learning_curve.png"
 
 
 def pretrain(settings: PretrainConfig) -> float:
@@ -52,21 +41,16 @@ def pretrain(settings: PretrainConfig) -> float:
     workloads = common_workloads(source, cluster, evaluation)
     # Slow to import: only once the settings have proved right.
     from llmroute_gym.sb3.policy_router import PolicyRouter
-    from llmroute_gym.training.learning_curve import plot_learning_curve
+    from llmroute_gym.training import imitation
 
     with RunFolder(settings.run_dir) as folder:
-        checkpoint, cloning = clone_checkpoint(settings, cluster, source, demos)
-        accuracies = measure(checkpoint, cloning)
+        checkpoint, cloning = imitation.clone_checkpoint(settings, cluster, source, demos)
+        accuracies = imitation.measure(checkpoint, cloning)
         folder.write_settings(settings)
         with folder.writing(MODEL_FILE) as part:
             checkpoint.save(part)
-        with folder.writing(ACCURACY_FILE) as part:
-            write_accuracies(accuracies, part)
-        with folder.writing(CURVE_FILE) as part:
-            write_curve(cloning, part)
-        with folder.writing(CURVE_PICTURE) as part:
-            plot_learning_curve(cloning, accuracies, part)
-        print(accuracy_table(accuracies, cloning))
+        imitation.write_imitation(folder, accuracies, cloning)
+        print(imitation.accuracy_table(accuracies, cloning))
         results = report(
             {POLICY: PolicyRouter(checkpoint), **rules},
             workloads,

@@ -1,8 +1,6 @@
 """Trains a router and compares it with rules: ``python -m llmroute_gym.train``."""
 
-import logging
 from dataclasses import replace
-from pathlib import Path
 
 from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import PICTURE, report, title_of
@@ -12,11 +10,8 @@ from llmroute_gym.routers import make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
-from llmroute_gym.training.resuming import check_state, interrupted
-
-log = logging.getLogger(__name__)
-
-DASHBOARD = "training.png"
+from llmroute_gym.training.checks import warn_of_unread
+from llmroute_gym.training.resuming import check_state, interrupted, with_whole_paths
 
 
 def train(settings: TrainConfig) -> float:
@@ -35,7 +30,7 @@ def train(settings: TrainConfig) -> float:
     settings = with_whole_paths(settings)
     if settings.resume is not None:
         settings = interrupted(settings)
-    _warn_of_unread(settings)
+    warn_of_unread(settings.warm_start, settings.stabilization, settings.curriculum)
     cluster = build_cluster(settings.cluster)
     make(settings.stabilization.policy)
     rules = rule_routers(settings.evaluation, with_policy=True)
@@ -46,16 +41,14 @@ def train(settings: TrainConfig) -> float:
     workloads = common_workloads(source, cluster, settings.evaluation)
     # Slow to import: only once the settings have proved right.
     from llmroute_gym.sb3.policy_router import PolicyRouter
-    from llmroute_gym.training.dashboard import plot_training
+    from llmroute_gym.training.dashboard import DASHBOARD, write_dashboard
     from llmroute_gym.training.learning import learn
-    from llmroute_gym.training.tracking import METRICS_FILE, wandb_run
+    from llmroute_gym.training.tracking import wandb_run
     from llmroute_gym.training.warm_start import WarmStart
 
-    if settings.resume is None:
-        start = WarmStart.find(settings)
-    else:
+    if settings.resume is not None:
         check_state(settings)
-        start = WarmStart(None, None, None, collects=False)
+    start = WarmStart.find(settings, cluster)
     results = (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)
     with (
         RunFolder(settings.run_dir, resuming=settings.resume is not None) as folder,
@@ -63,8 +56,7 @@ def train(settings: TrainConfig) -> float:
     ):
         folder.write_settings(replace(settings, resume=None))
         checkpoint = learn(settings, cluster, source, folder, start)
-        with folder.writing(DASHBOARD) as part:
-            plot_training(folder.path / METRICS_FILE, part)
+        write_dashboard(folder)
         compared = report(
             {POLICY: PolicyRouter(checkpoint), **rules},
             workloads,
@@ -76,38 +68,6 @@ def train(settings: TrainConfig) -> float:
         )
         (folder.path / STATE_FILE).unlink(missing_ok=True)
     return compared[0].metrics["e2e_p99_s"].value
-
-
-def with_whole_paths(settings: TrainConfig) -> TrainConfig:
-    """Returns the settings with paths that hold in every folder, for whoever goes on elsewhere."""
-
-    def whole(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).absolute())
-
-    workload, start = settings.workload, settings.warm_start
-    return replace(
-        settings,
-        workload=replace(workload, path=whole(workload.path)),
-        warm_start=replace(start, checkpoint=whole(start.checkpoint), demos=whole(start.demos)),
-    )
-
-
-def _warn_of_unread(settings: TrainConfig) -> None:
-    start, stabilization = settings.warm_start, settings.stabilization
-    for group, why in (
-        (start, "warm_start.cloning=false"),
-        (stabilization, "stabilization.enabled=false"),
-        (settings.curriculum, "curriculum.stages=[]"),
-    ):
-        for key in group.unread():
-            value = getattr(group, key)
-            log.warning("%s.%s=%s has no effect with %s", group.group, key, value, why)
-    fills = stabilization.enabled or start.cloning or start.checkpoint is not None
-    if stabilization.freeze and not fills:
-        log.warning(
-            "stabilization.freeze=true has no effect with stabilization.enabled=false and without "
-            "a warm start: nothing fills the statistics before PPO"
-        )
 
 
 def main() -> None:

@@ -315,11 +315,8 @@ def test_requests_are_rounded_up_to_whole_rollouts(
 ) -> None:
     from llmroute_gym.training.setup import rollout_steps, rollouts
 
-    settings = TrainConfig(
-        training=TrainingConfig(ppo_requests=requests, rollout_steps=steps),
-        env=EnvConfig(num_envs=envs),
-    )
-    assert (rollout_steps(settings), rollouts(settings)) == expected
+    training = TrainingConfig(ppo_requests=requests, rollout_steps=steps)
+    assert (rollout_steps(training, envs), rollouts(training, envs)) == expected
 
 
 class Killed(BaseException):

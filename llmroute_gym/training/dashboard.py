@@ -7,6 +7,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.training.tracking import METRICS_FILE
+
+DASHBOARD = "training.png"
+
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("KL (nats)", ("train/approx_kl", "train/kl_ref")),
     ("Entropy (nats)", ("train/entropy",)),
@@ -42,6 +47,12 @@ def _label(column: str) -> str:
     if name.startswith("share_"):
         return f"replica {int(name.removeprefix('share_'))}"
     return _LABELS.get(column, name.removesuffix("_s"))
+
+
+def write_dashboard(folder: RunFolder) -> None:
+    """Draws the course of a run's training into its folder."""
+    with folder.writing(DASHBOARD) as part:
+        plot_training(folder.path / METRICS_FILE, part)
 
 
 def plot_training(metrics: Path, path: Path) -> None:

@@ -8,23 +8,28 @@ from typing import Any, cast
 
 import numpy as np
 
-from llmroute_gym.config import PretrainConfig, TrainConfig
+from llmroute_gym.config import EnvConfig, ExplorationConfig, KLConfig, PretrainConfig
 from llmroute_gym.demos.attainable import imitation
 from llmroute_gym.demos.file import Demos
+from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sb3.checkpoint import Checkpoint
-from llmroute_gym.sb3.cloning import Cloning
+from llmroute_gym.sb3.cloning import Cloning, action_logits, clone, knows_order
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.training.learning_curve import plot_learning_curve
+from llmroute_gym.training.setup import (
+    layout_of,
+    make_model,
+    make_vec_env,
+    needs_masks,
+    ppo_settings,
+    set_threads,
+)
 
 ACCURACY_FILE = "accuracy.csv"
-
-
 CURVE_FILE = "learning_curve.csv"
-
-
+CURVE_PICTURE = "learning_curve.png"
 CONFIDENCE_BINS = 10
-
-
 ALL = "all"
 
 
@@ -58,40 +63,36 @@ class RouterAccuracy:
 
 def clone_checkpoint(
     settings: PretrainConfig, cluster: Cluster, source: WorkloadSource, demos: Demos
-) -> tuple["Checkpoint", "Cloning"]:
+) -> tuple[Checkpoint, Cloning]:
     """Builds the model as a training does, and teaches it the demonstrations.
 
     Returns:
         What a training starts from or a router is made of, and how it was learned.
     """
-    from llmroute_gym.sb3.checkpoint import Checkpoint, Layout
-    from llmroute_gym.sb3.cloning import clone
-    from llmroute_gym.training.setup import make_model, make_vec_env, needs_masks, set_threads
-
-    set_threads(settings.training.torch_threads)
-    shared = TrainConfig(
-        reward=settings.reward,
-        training=settings.training,
-        cluster=settings.cluster,
-        workload=settings.workload,
-        observation=settings.observation,
-        model=settings.model,
-        seed=settings.seed,
+    training, seed = settings.training, settings.seed
+    set_threads(training.torch_threads)
+    env = make_vec_env(
+        EnvConfig(),
+        settings.reward,
+        settings.observation,
+        cluster,
+        source,
+        gamma=training.gamma,
+        seed=seed,
     )
-    env = make_vec_env(shared, cluster, source)
+    ppo = ppo_settings(training, ExplorationConfig(), KLConfig(), num_envs=env.num_envs, seed=seed)
     try:
-        model = make_model(shared, env, masked=needs_masks(cluster))
-        cloning = clone(model, demos, settings.cloning, settings.seed)
-        layout = Layout(len(cluster), settings.observation, settings.model)
+        model = make_model(settings.model, env, ppo, masked=needs_masks(cluster))
+        cloning = clone(model, demos, settings.cloning, seed)
+        # The clone foresees rewards as they are, so their scale is 1.
+        layout = layout_of(cluster, settings.observation, settings.model, reward_scale=1.0)
         return Checkpoint(model, layout), cloning
     finally:
         env.close()
 
 
-def measure(checkpoint: "Checkpoint", cloning: "Cloning") -> list[RouterAccuracy]:
+def measure(checkpoint: Checkpoint, cloning: Cloning) -> list[RouterAccuracy]:
     """Measures the clone on the decisions held out, by router and over all."""
-    from llmroute_gym.sb3.cloning import action_logits, knows_order
-
     demos = cloning.validation
     policy = cast(Any, checkpoint.model.policy)
     logs = action_logits(policy, demos.observation, demos.mask)
@@ -137,6 +138,19 @@ def calibration_error(confidence: Any, right: Any) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+def write_imitation(
+    folder: RunFolder, accuracies: Sequence[RouterAccuracy], cloning: Cloning
+) -> None:
+    """Writes ``accuracy.csv`` and ``learning_curve.csv``, ``.png`` into the folder of a run."""
+    with folder.writing(ACCURACY_FILE) as part:
+        write_accuracies(accuracies, part)
+    with folder.writing(CURVE_FILE) as part:
+        write_curve(cloning, part)
+    over_all = accuracies[-1]
+    with folder.writing(CURVE_PICTURE) as part:
+        plot_learning_curve(cloning, over_all.attainable_known, over_all.attainable_mixed, part)
+
+
 def write_accuracies(accuracies: Sequence[RouterAccuracy], path: Path) -> None:
     """Writes one line per router and one over all."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -152,7 +166,7 @@ def write_accuracies(accuracies: Sequence[RouterAccuracy], path: Path) -> None:
             )
 
 
-def write_curve(cloning: "Cloning", path: Path) -> None:
+def write_curve(cloning: Cloning, path: Path) -> None:
     """Writes one line per network and epoch, from 1: losses, accuracies, whether it was kept."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -166,7 +180,7 @@ def write_curve(cloning: "Cloning", path: Path) -> None:
                 writer.writerow([network, epoch + 1, int(epoch == kept), *numbers])
 
 
-def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: "Cloning") -> str:
+def accuracy_table(accuracies: Sequence[RouterAccuracy], cloning: Cloning) -> str:
     """Lays the accuracies out as text, with what the value head explains."""
     mixed = len(accuracies) > 2
     titles = ["decisions", "accuracy", "attainable", "consistent", "cross-entropy"]

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from llmroute_gym.compare.capacity import warn_of_overload
-from llmroute_gym.config import TrainConfig
+from llmroute_gym.config import StabilizationConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
@@ -31,12 +32,14 @@ from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.training.checks import highest_load, warn_of_short_stages
 from llmroute_gym.training.resuming import noted
 from llmroute_gym.training.setup import (
     Model,
     layout_of,
     make_vec_env,
     needs_masks,
+    reward_scale,
     rollouts,
     set_threads,
 )
@@ -78,20 +81,23 @@ def learn(
             the folder.
     """
     set_threads(settings.training.torch_threads)
-    warn_of_overload(cluster, source, *_highest_load(settings))
-    warn_of_short_stages(settings)
-    env = make_vec_env(settings, cluster, source)
+    warn_of_overload(cluster, source, *highest_load(settings))
+    warn_of_short_stages(settings.curriculum, settings.training, settings.env)
+    env = environments(settings, cluster, source)
     try:
-        masked = needs_masks(cluster)
         if settings.resume is None:
-            model = prepare(settings, env, start, masked=masked)
+            model = prepare(settings, env, start, cluster, source)
         else:
-            algorithm: Any = RouterMaskablePPO if masked else RouterPPO
+            algorithm: Any = RouterMaskablePPO if needs_masks(cluster) else RouterPPO
             model = load_training_state(folder.path / STATE_FILE, env, algorithm, device="cpu")
         # Rewards are scaled alike from here on: their scale would move as the policy gets better.
-        env.training = not (settings.stabilization.enabled and frozen(settings, model))
+        env.training = not (
+            settings.stabilization.enabled and frozen(settings.stabilization, model)
+        )
         run(settings, model, folder)
-        checkpoint = Checkpoint(model, layout_of(settings, cluster, env))
+        checkpoint = Checkpoint(
+            model, layout_of(cluster, settings.observation, settings.model, reward_scale(env))
+        )
         with folder.writing(MODEL_FILE) as part:
             checkpoint.save(part)
         if model.non_finite or _found_non_finite(model):
@@ -105,16 +111,31 @@ def learn(
         env.close()
 
 
+def environments(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> VecNormalize:
+    """Builds what a training learns from, at the first load of its curriculum."""
+    stages = settings.curriculum.stages
+    return make_vec_env(
+        settings.env,
+        settings.reward,
+        settings.observation,
+        cluster,
+        source.with_qps(stages[0]) if stages else source,
+        gamma=settings.training.gamma,
+        seed=settings.seed,
+    )
+
+
 def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
     """Learns what is left to learn, with all controllers, monitors and logs."""
-    total = rollouts(settings) * model.n_steps * model.n_envs
+    n_rollouts = rollouts(settings.training, model.n_envs)
+    total = n_rollouts * model.n_steps * model.n_envs
     resumed = settings.resume is not None
     log.info(
         "PPO %s: %d requests in %d rollouts of %d environments x %d decisions, %.3g requests/s; "
         "%s engine on one thread; PyTorch on the CPU with %d thread(s)",
         f"goes on after {model.num_timesteps}" if resumed else "starts",
         total,
-        rollouts(settings),
+        n_rollouts,
         model.n_envs,
         model.n_steps,
         settings.workload.rate(settings.training.qps),
@@ -158,39 +179,10 @@ def callbacks(
     return chosen
 
 
-def frozen(settings: TrainConfig, model: Model) -> bool:
-    """Whether statistics that were filled before the learning stand still from then on."""
-    freeze = settings.stabilization.freeze
-    return model.has_reference if freeze is None else freeze
-
-
-def _highest_load(settings: TrainConfig) -> tuple[str, float]:
-    """Returns the key that sets the highest arrival rate of a training, and the rate."""
-    if settings.curriculum.stages:
-        return "curriculum.stages", max(settings.curriculum.stages)
-    workload = settings.workload
-    return workload.rate_key("training.qps"), workload.rate(settings.training.qps)
-
-
-def warn_of_short_stages(settings: TrainConfig) -> None:
-    """Warns where a stage of the curriculum is shorter than the episodes that it begins with."""
-    curriculum, env = settings.curriculum, settings.env
-    total, episodes = settings.training.ppo_requests, env.num_envs * env.requests_per_episode
-    if not curriculum.stages or curriculum.advance != "requests":
-        return
-    each = total // len(curriculum.stages)
-    lengths = curriculum.requests or [each] * (len(curriculum.stages) - 1)
-    shortest = min([*lengths, total - sum(lengths)])
-    if shortest < episodes:
-        log.warning(
-            "a stage of the curriculum has %d requests, but a new load holds from the next episode "
-            "on, and the episodes at hand take %d (%d environments of %d requests); make "
-            "training.ppo_requests larger or env.requests_per_episode smaller",
-            shortest,
-            episodes,
-            env.num_envs,
-            env.requests_per_episode,
-        )
+def frozen(stabilization: StabilizationConfig, model: Model) -> bool:
+    """Whether the scale of the rewards was filled before the learning and stands still then."""
+    freeze = stabilization.freeze
+    return stabilization.enabled and (model.has_reference if freeze is None else freeze)
 
 
 def _found_non_finite(model: Model) -> bool:

@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from llmroute_gym.sb3.cloning import Cloning, EpochRecord
-    from llmroute_gym.training.imitation import RouterAccuracy
+from llmroute_gym.sb3.cloning import Cloning, EpochRecord
 
 
-def plot_learning_curve(
-    cloning: "Cloning", accuracies: Sequence["RouterAccuracy"], path: Path
-) -> None:
+def plot_learning_curve(cloning: Cloning, known: float, mixed: float, path: Path) -> None:
     """Draws loss and accuracy of the actor, and the loss of the critic, epoch by epoch.
 
     Args:
         cloning: the learning.
-        accuracies: of the clone; the last one, over all routers, tells what is attainable.
+        known: the accuracy that is attainable over all routers.
+        mixed: the same where the rows do not tell whose decision it is.
         path: a PNG file.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -28,11 +25,10 @@ def plot_learning_curve(
     _draw(loss, cloning.actor, "loss", cloning.actor_epoch)
     _draw(accuracy, cloning.actor, "accuracy", cloning.actor_epoch)
     _draw(value, cloning.critic, "loss", cloning.critic_epoch)
-    over_all = accuracies[-1]
-    accuracy.axhline(over_all.attainable_known, color="tab:green", label="the rules themselves")
-    if over_all.attainable_mixed < over_all.attainable_known:
+    accuracy.axhline(known, color="tab:green", label="the rules themselves")
+    if mixed < known:
         accuracy.axhline(
-            over_all.attainable_mixed,
+            mixed,
             color="tab:green",
             linestyle="--",
             label="if the rows do not tell\nwhose decision it is",
@@ -48,7 +44,7 @@ def plot_learning_curve(
     figure.savefig(path, dpi=120)
 
 
-def _draw(panel: Any, records: Sequence["EpochRecord"], name: str, kept: int) -> None:
+def _draw(panel: Any, records: Sequence[EpochRecord], name: str, kept: int) -> None:
     epochs = np.arange(1, len(records) + 1)
     for part, label in (("training", "learned from"), ("validation", "held out")):
         panel.plot(epochs, [getattr(record, f"{part}_{name}") for record in records], label=label)

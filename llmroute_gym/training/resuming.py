@@ -53,6 +53,20 @@ def interrupted(settings: TrainConfig) -> TrainConfig:
     return replace(stored, run_dir=str(folder.absolute()), resume=str(folder))
 
 
+def with_whole_paths(settings: TrainConfig) -> TrainConfig:
+    """Returns the settings with paths that hold in every folder, for whoever goes on elsewhere."""
+
+    def whole(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).absolute())
+
+    workload, start = settings.workload, settings.warm_start
+    return replace(
+        settings,
+        workload=replace(workload, path=whole(workload.path)),
+        warm_start=replace(start, checkpoint=whole(start.checkpoint), demos=whole(start.demos)),
+    )
+
+
 def _typed_settings() -> list[str]:
     """Returns what the command line sets beside where to resume; nothing where there is none."""
     return [one for one in typed_overrides() if one.partition("=")[0] not in ("resume", "run_dir")]

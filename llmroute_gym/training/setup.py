@@ -3,12 +3,21 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
-from llmroute_gym.config import TrainConfig
+from llmroute_gym.config import (
+    EnvConfig,
+    ExplorationConfig,
+    KLConfig,
+    ModelConfig,
+    ObservationConfig,
+    RewardConfig,
+    TrainingConfig,
+)
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.sb3 import (
     RecentLatencies,
@@ -38,31 +47,47 @@ def set_threads(wanted: int) -> None:
     torch.set_num_threads(min(wanted, cores))
 
 
-def make_vec_env(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> VecNormalize:
+def make_vec_env(
+    env: EnvConfig,
+    reward: RewardConfig,
+    observation: ObservationConfig,
+    cluster: Cluster,
+    source: WorkloadSource,
+    *,
+    gamma: float,
+    seed: int,
+) -> VecNormalize:
     """Builds the training environments: seeded, monitored, with normalised rewards.
 
     Observations are normalised in the policy, so that one file carries all of it.
+
+    Args:
+        env: how many, how long their episodes are, and the engine.
+        reward: its weights.
+        observation: what the router is told.
+        cluster: what it routes to.
+        source: what the episodes' requests are drawn from.
+        gamma: discount of the returns that rewards are scaled by.
+        seed: of the environments.
     """
-    if settings.curriculum.stages:
-        source = source.with_qps(settings.curriculum.stages[0])
     shared: dict[str, Any] = {
         "cluster": cluster,
         "workload": source,
         "qps": None,
-        "requests_per_episode": settings.env.requests_per_episode,
-        "reward": settings.reward,
-        "observation": settings.observation,
-        "engine": settings.env.engine,
+        "requests_per_episode": env.requests_per_episode,
+        "reward": reward,
+        "observation": observation,
+        "engine": env.engine,
     }
-    env: VecEnv
-    if settings.env.engine == "compiled":
-        env = MonitoredVecEnv(RememberingVectorEnv(settings.env.num_envs, **shared))
+    made: VecEnv
+    if env.engine == "compiled":
+        made = MonitoredVecEnv(RememberingVectorEnv(env.num_envs, **shared))
     else:
-        env = DummyVecEnv(
-            [lambda: Replayable(RecentLatencies(LLMRouteEnv(**shared)))] * settings.env.num_envs
+        made = DummyVecEnv(
+            [lambda: Replayable(RecentLatencies(LLMRouteEnv(**shared)))] * env.num_envs
         )
-    env.seed(settings.seed)
-    return VecNormalize(VecMonitor(env), norm_obs=False, gamma=settings.training.gamma)
+    made.seed(seed)
+    return VecNormalize(VecMonitor(made), norm_obs=False, gamma=gamma)
 
 
 def needs_masks(cluster: Cluster) -> bool:
@@ -73,52 +98,65 @@ def needs_masks(cluster: Cluster) -> bool:
     )
 
 
-def rollout_steps(settings: TrainConfig) -> int:
+def rollout_steps(training: TrainingConfig, num_envs: int) -> int:
     """Decisions per environment and rollout; fewer than asked where the whole run is shorter."""
-    share = math.ceil(settings.training.ppo_requests / settings.env.num_envs)
+    share = math.ceil(training.ppo_requests / num_envs)
     # PPO normalises advantages, which takes two of them.
-    return max(min(settings.training.rollout_steps, share), math.ceil(2 / settings.env.num_envs))
+    return max(min(training.rollout_steps, share), math.ceil(2 / num_envs))
 
 
-def rollouts(settings: TrainConfig) -> int:
+def rollouts(training: TrainingConfig, num_envs: int) -> int:
     """How many rollouts it takes to train on at least ``training.ppo_requests`` requests."""
-    return math.ceil(
-        settings.training.ppo_requests / (rollout_steps(settings) * settings.env.num_envs)
-    )
+    return math.ceil(training.ppo_requests / (rollout_steps(training, num_envs) * num_envs))
 
 
-def ppo_settings(settings: TrainConfig, env: VecEnv) -> dict[str, Any]:
+def ppo_settings(
+    training: TrainingConfig,
+    exploration: ExplorationConfig,
+    kl: KLConfig,
+    *,
+    num_envs: int,
+    seed: int,
+) -> dict[str, Any]:
     """Returns the arguments of `RouterPPO` that do not concern the networks."""
-    training, steps = settings.training, rollout_steps(settings)
+    steps = rollout_steps(training, num_envs)
     return {
         "learning_rate": training.learning_rate,
         "n_steps": steps,
-        "batch_size": min(training.minibatch_size, steps * env.num_envs),
+        "batch_size": min(training.minibatch_size, steps * num_envs),
         "n_epochs": training.epochs,
         "gamma": training.gamma,
         "gae_lambda": training.gae_lambda,
         "clip_range": training.clip_range,
-        "ent_coef": settings.exploration.entropy_coef,
+        "ent_coef": exploration.entropy_coef,
         "vf_coef": training.value_coef,
         "max_grad_norm": training.max_grad_norm,
-        "target_kl": settings.kl.target_kl,
-        "kl_coef": settings.kl.kl_coef,
-        "entropy_min": settings.kl.entropy_min,
-        "entropy_min_coef": settings.kl.entropy_min_coef,
-        "seed": settings.seed,
+        "target_kl": kl.target_kl,
+        "kl_coef": kl.kl_coef,
+        "entropy_min": kl.entropy_min,
+        "entropy_min_coef": kl.entropy_min_coef,
+        "seed": seed,
     }
 
 
-def make_model(settings: TrainConfig, env: VecEnv, *, masked: bool = False) -> Model:
-    """Builds regularised PPO with random weights."""
-    model = settings.model
+def make_model(
+    model: ModelConfig, env: VecEnv, settings: Mapping[str, Any], *, masked: bool = False
+) -> Model:
+    """Builds regularised PPO with random weights.
+
+    Args:
+        model: kind and sizes of the networks.
+        env: to learn from.
+        settings: of `ppo_settings`.
+        masked: whether actions are masked.
+    """
     algorithm = RouterMaskablePPO if masked else RouterPPO
     return algorithm(
         POLICIES[model.policy],
         env,
         policy_kwargs=network_options(model),
         device="cpu",
-        **ppo_settings(settings, env),
+        **settings,
     )
 
 
@@ -127,6 +165,8 @@ def reward_scale(env: VecNormalize) -> float:
     return math.sqrt(float(env.ret_rms.var) + env.epsilon) if env.norm_reward else 1.0
 
 
-def layout_of(settings: TrainConfig, cluster: Cluster, env: VecNormalize) -> Layout:
-    """Describes the networks of a trained policy."""
-    return Layout(len(cluster), settings.observation, settings.model, reward_scale(env))
+def layout_of(
+    cluster: Cluster, observation: ObservationConfig, model: ModelConfig, reward_scale: float
+) -> Layout:
+    """Describes what the networks of a trained policy take in."""
+    return Layout(len(cluster), observation, model, reward_scale)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from llmroute_gym.config import ObservationConfig, TrainConfig
+from llmroute_gym.config import StabilizationConfig, TrainConfig
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.routers import make
 from llmroute_gym.sb3 import (
@@ -17,22 +17,43 @@ from llmroute_gym.sb3 import (
     fill_statistics,
 )
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
-from llmroute_gym.training.setup import Model, make_model, ppo_settings, reward_scale
+from llmroute_gym.sim import Cluster
+from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.training.setup import Model, make_model, needs_masks, ppo_settings, reward_scale
 from llmroute_gym.training.warm_start import WarmStart, cloning
 
 log = logging.getLogger(__name__)
 
 
 def prepare(
-    settings: TrainConfig, env: VecNormalize, start: WarmStart, *, masked: bool = False
+    settings: TrainConfig,
+    env: VecNormalize,
+    start: WarmStart,
+    cluster: Cluster,
+    source: WorkloadSource,
 ) -> Model:
     """Builds the model and brings it to where PPO starts: statistics, warm start, reference.
 
     What the warm start has taught is the reference of the KL; random weights are none, for to keep
     near them teaches nothing.
+
+    Args:
+        settings: of the whole run.
+        env: what is learned from.
+        start: where the weights come from.
+        cluster: what the policy routes to.
+        source: what demonstrations' requests are drawn from.
     """
+    masked = needs_masks(cluster)
+    ppo = ppo_settings(
+        settings.training,
+        settings.exploration,
+        settings.kl,
+        num_envs=env.num_envs,
+        seed=settings.seed,
+    )
     if start.checkpoint is None:
-        model = make_model(settings, env, masked=masked)
+        model = make_model(settings.model, env, ppo, masked=masked)
     else:
         algorithm = RouterMaskablePPO if masked else RouterPPO
         model = algorithm.from_pretrained(
@@ -40,18 +61,18 @@ def prepare(
             env,
             device="cpu",
             trusted=settings.warm_start.trusted,
-            **ppo_settings(settings, env),
+            **ppo,
         )
     if settings.stabilization.enabled:
-        stabilize(settings, model, env)
+        stabilize(settings.stabilization, model, env, settings.seed)
     if start.layout is not None:
         scale_values(model, start.layout.reward_scale / reward_scale(env))
-    demos = start.demonstrations(settings)
+    demos = start.demonstrations(settings, cluster, source)
     if demos is not None:
         from llmroute_gym.sb3.cloning import clone
 
         scale_values(model, reward_scale(env))
-        learned = clone(model, demos, cloning(settings), settings.seed)
+        learned = clone(model, demos, cloning(settings.warm_start), settings.seed)
         scale_values(model, 1 / reward_scale(env))
         last = learned.actor[learned.actor_epoch]
         log.info(
@@ -73,18 +94,17 @@ def prepare(
     return model
 
 
-def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
+def stabilize(config: StabilizationConfig, model: Model, env: VecNormalize, seed: int) -> None:
     """Fills the statistics of observations and rewards.
 
     A checkpoint keeps its own observation statistics, which its weights were made for.
     """
-    config, seed = settings.stabilization, settings.seed
     filled = [one for one in normalizers(model.policy) if float(one.count) > 0]
     kept = copy.deepcopy(model.policy.state_dict())
     if config.policy == "random":
         fill_statistics(model, config.steps, seed)
     else:
-        _fill_with_router(config.policy, config.steps, model, env, settings.observation, seed)
+        _fill_with_router(config.policy, config.steps, model, env, seed)
     if filled:
         model.policy.load_state_dict(kept)
     log.info(
@@ -96,15 +116,13 @@ def stabilize(settings: TrainConfig, model: Model, env: VecNormalize) -> None:
     )
 
 
-def _fill_with_router(
-    name: str, steps: int, model: Model, env: VecEnv, observation: ObservationConfig, seed: int
-) -> None:
+def _fill_with_router(name: str, steps: int, model: Model, env: VecEnv, seed: int) -> None:
     """Does what `fill_statistics` does, with a router that decides; one of its own per env."""
     observations: Any = env.reset()
     routers = [make(name) for _ in range(env.num_envs)]
     for router, rng in zip(routers, np.random.default_rng(seed).spawn(env.num_envs), strict=True):
         router.reset(observations.shape[1], steps, rng)
-    columns = Columns(observation.columns)
+    columns = Columns(env.get_attr("observation_config")[0].columns)
     seen = []
     for _ in range(steps):
         masks = env.env_method("action_masks")

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmroute_gym.config import CloningConfig, CollectDemosConfig, TrainConfig
+from llmroute_gym.config import CloningConfig, CollectDemosConfig, TrainConfig, WarmStartConfig
 from llmroute_gym.demos.collection import collect, planned_episodes
 from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import make
-from llmroute_gym.sim.build import build_cluster
+from llmroute_gym.sim import Cluster
+from llmroute_gym.sim.sources import WorkloadSource
 
 if TYPE_CHECKING:
     from llmroute_gym.sb3.checkpoint import Layout
@@ -35,14 +36,20 @@ class WarmStart:
     collects: bool
 
     @classmethod
-    def find(cls, settings: TrainConfig) -> "WarmStart":
-        """Reads what the settings name.
+    def find(cls, settings: TrainConfig, cluster: Cluster) -> "WarmStart":
+        """Reads what the settings name; a run that is resumed has started already.
+
+        Args:
+            settings: of the whole run.
+            cluster: what the policy will route to.
 
         Raises:
             InputError: a file is missing, or does not fit the cluster, observation or networks; or
                 a router that shall demonstrate is unknown.
         """
-        start, replicas = settings.warm_start, settings.cluster.n_replicas
+        if settings.resume is not None:
+            return cls(None, None, None, collects=False)
+        start, replicas = settings.warm_start, len(cluster)
         checkpoint = layout = demos = None
         if start.checkpoint is not None:
             from llmroute_gym.sb3.checkpoint import Layout, check_same_networks, checkpoint_file
@@ -53,8 +60,7 @@ class WarmStart:
             layout = Layout.read(checkpoint)
             if layout is not None:
                 layout.check_fits(replicas, settings.observation, same_columns=True)
-            masked = needs_masks(build_cluster(settings.cluster))
-            networks = read_networks(checkpoint, masked=masked, trusted=start.trusted)
+            networks = read_networks(checkpoint, masked=needs_masks(cluster), trusted=start.trusted)
             check_same_networks(networks, settings.model)
         if start.demos is not None:
             demos = Demos.load(start.demos)
@@ -65,11 +71,19 @@ class WarmStart:
             _check_collection(settings)
         return cls(checkpoint, layout, demos, collects)
 
-    def demonstrations(self, settings: TrainConfig) -> Demos | None:
-        """Returns what is to be cloned, collected now if no file holds it; None clones nothing."""
+    def demonstrations(
+        self, settings: TrainConfig, cluster: Cluster, source: WorkloadSource
+    ) -> Demos | None:
+        """Returns what is to be cloned, collected now if no file holds it; None clones nothing.
+
+        Args:
+            settings: of the whole run.
+            cluster: what they describe.
+            source: what the episodes' requests are drawn from, at the rate in force.
+        """
         if not self.collects:
             return self.demos
-        return collect(collection(settings))
+        return collect(collection(settings), cluster, source)
 
     def origin(self, demos: Demos | None) -> str:
         """Describes the policy that PPO starts from, in words; random weights have none."""
@@ -110,6 +124,6 @@ def collection(settings: TrainConfig) -> CollectDemosConfig:
     ).validate()
 
 
-def cloning(settings: TrainConfig) -> CloningConfig:
+def cloning(start: WarmStartConfig) -> CloningConfig:
     """Returns how a training clones demonstrations."""
-    return CloningConfig(epochs=settings.warm_start.epochs)
+    return CloningConfig(epochs=start.epochs)

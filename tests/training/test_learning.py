@@ -51,8 +51,13 @@ from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
 from llmroute_gym.training.dashboard import PANELS
-from llmroute_gym.training.learning import callbacks
-from llmroute_gym.training.setup import make_model, make_vec_env, reward_scale, set_threads
+from llmroute_gym.training.learning import callbacks, environments
+from llmroute_gym.training.setup import (
+    make_model,
+    ppo_settings,
+    reward_scale,
+    set_threads,
+)
 from llmroute_gym.training.start import prepare
 from llmroute_gym.training.tracking import wandb_run
 from llmroute_gym.training.warm_start import WarmStart
@@ -73,11 +78,22 @@ CHANGED = TrainConfig(
 ).validate()
 
 
+def vec_env(settings: TrainConfig) -> Any:
+    source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
+    return environments(settings, build_cluster(settings.cluster), source)
+
+
 def made(settings: TrainConfig, folder: Path) -> tuple[Any, Any, dict[type, Any]]:
     """Returns model, environment and callbacks of a training."""
-    cluster = build_cluster(settings.cluster)
-    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.training.qps))
-    model = make_model(settings, env)
+    env = vec_env(settings)
+    ppo = ppo_settings(
+        settings.training,
+        settings.exploration,
+        settings.kl,
+        num_envs=env.num_envs,
+        seed=settings.seed,
+    )
+    model = make_model(settings.model, env, ppo)
     model.set_reference()
     chosen = callbacks(settings, model, RunFolder(folder), total=4096)
     return model, env, {type(one): one for one in chosen}
@@ -175,9 +191,10 @@ def test_the_dashboard_has_a_column_for_each_curve(finished: Path) -> None:
 def test_the_value_head_speaks_of_the_scaled_rewards(finished: Path, tmp_path: Path) -> None:
     start = WarmStartConfig(checkpoint=str(finished), cloning=False)
     settings = tiny(tmp_path, warm_start=start, reward=RewardConfig(latency_weight=9.0))
+    env = vec_env(settings)
     cluster = build_cluster(settings.cluster)
-    env = make_vec_env(settings, cluster, build_source(settings.workload, settings.training.qps))
-    model = prepare(settings, env, WarmStart.find(settings))
+    source = build_source(settings.workload, settings.training.qps)
+    model = prepare(settings, env, WarmStart.find(settings, cluster), cluster, source)
     layout, before = Layout.read(finished / "model.zip"), Checkpoint.load(finished).model
     assert layout is not None
     factor = layout.reward_scale / reward_scale(env)
@@ -252,7 +269,7 @@ def test_other_replicas_behind_the_demonstrations_are_said(
     collect_demos(CollectDemosConfig(decisions=60, run_dir=str(tmp_path)))
     start = WarmStartConfig(demos=str(tmp_path), epochs=1)
     settings = tiny(tmp_path, warm_start=start, cluster=ClusterConfig("a100-llama-2-7b"))
-    WarmStart.find(settings)
+    WarmStart.find(settings, build_cluster(settings.cluster))
     assert "cluster.profile is a100-internlm-20b there and a100-llama-2-7b here" in caplog.text
 
 
