@@ -1,7 +1,5 @@
 """Clones routers into a policy to start PPO from: ``python -m llmroute_gym.pretrain``."""
 
-from dataclasses import replace
-
 from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import report, title_of
 from llmroute_gym.compare.requests import common_workloads
@@ -11,6 +9,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import MODEL_FILE, RunFolder
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
+from llmroute_gym.training.comparison import comparison
 
 
 def pretrain(settings: PretrainConfig) -> float:
@@ -33,8 +32,7 @@ def pretrain(settings: PretrainConfig) -> float:
     demos = Demos.load(settings.demos)
     demos.check_fits(len(cluster), settings.observation)
     demos.check_returns(settings.reward, settings.training.gamma, settings.cluster)
-    compared = settings.evaluation.routers or demos.routers()
-    evaluation = replace(settings.evaluation, routers=compared)
+    evaluation = comparison(settings.evaluation, demos)
     rules = rule_routers(evaluation, with_policy=True)
     source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
     check_trace_length(source, {"evaluation.requests": evaluation.requests})

@@ -27,6 +27,7 @@ from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from llmroute_gym.pretrain import pretrain
 from llmroute_gym.sb3.checkpoint import Checkpoint
+from llmroute_gym.training.comparison import comparison
 from llmroute_gym.training.imitation import calibration_error
 
 RESULTS = {
@@ -91,7 +92,40 @@ def test_everything_is_in_the_run_folder(finished: Path) -> None:
 
 def test_the_clone_is_compared_with_those_it_imitates(finished: Path) -> None:
     names = [row["router"] for row in rows(finished / "comparison.csv")]
-    assert names == ["policy", "lor", "round_robin"]
+    assert names == ["policy", "round_robin", "lor"]  # as in the file
+
+
+@pytest.mark.parametrize(
+    ("imitated", "settings", "baseline"),
+    [
+        (["lor", "round_robin"], {}, "round_robin"),
+        (["lor", "jsq"], {}, "lor"),
+        (["lor_hybrid", "jsq"], {"routers": ["lor", "jsq", "lor_hybrid"]}, "jsq"),
+        (["jsq"], {"routers": ["lor", "random"]}, "lor"),
+        (["jsq"], {"routers": ["lor", "round_robin"]}, "round_robin"),
+        (["lor", "round_robin"], {"baseline": "lor"}, "lor"),
+    ],
+)
+def test_the_baseline_is_round_robin_or_the_first_that_is_imitated(
+    imitated: list[str],
+    settings: dict[str, Any],
+    baseline: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    demos = collect(collecting(tmp_path, policies=imitated, decisions=20))
+    with caplog.at_level("INFO"):
+        chosen = comparison(EvaluationConfig(**{"routers": [], **settings}), demos)
+    assert chosen.routers == settings.get("routers", imitated)
+    assert chosen.baseline == baseline
+    assert f"the baseline is {baseline}" in caplog.text
+
+
+def test_the_baseline_has_no_difference(finished: Path) -> None:
+    told = {
+        row["router"]: row["e2e_p99_s_vs_baseline"] for row in rows(finished / "comparison.csv")
+    }
+    assert [name for name, value in told.items() if value == ""] == ["round_robin"]
 
 
 def test_accuracy_is_told_by_router_beside_what_is_attainable(finished: Path) -> None:
