@@ -43,19 +43,21 @@ def train(settings: TrainConfig) -> float:
     from llmroute_gym.sb3.policy_router import PolicyRouter
     from llmroute_gym.training.dashboard import DASHBOARD, write_dashboard
     from llmroute_gym.training.learning import learn
+    from llmroute_gym.training.own_callbacks import make_callbacks
     from llmroute_gym.training.tracking import wandb_run
     from llmroute_gym.training.warm_start import WarmStart
 
     if settings.resume is not None:
         check_state(settings)
     start = WarmStart.find(settings, cluster)
+    own = make_callbacks(settings.callbacks)
     results = (CONFIG_FILE, MODEL_FILE, FINISHED, PICTURE, DASHBOARD)
     with (
         RunFolder(settings.run_dir, resuming=settings.resume is not None) as folder,
         wandb_run(settings, folder, results),
     ):
         folder.write_settings(replace(settings, resume=None))
-        checkpoint = learn(settings, cluster, source, folder, start)
+        checkpoint = learn(settings, cluster, source, folder, start, own)
         write_dashboard(folder)
         compared = report(
             {POLICY: PolicyRouter(checkpoint), **rules},

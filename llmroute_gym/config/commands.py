@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmroute_gym.config.learning import (
     CloningConfig,
@@ -102,6 +102,9 @@ class TrainConfig(Settings):
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    """Your own callbacks of Stable-Baselines3, after the package's: each ``_target_``, the class as
+    ``module.Name``, and its arguments."""
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
     """The one folder that everything is written to."""
@@ -139,6 +142,12 @@ class TrainConfig(Settings):
                 f"curriculum.requests ({sum(self.curriculum.requests)} in all) leaves nothing of "
                 f"training.ppo_requests ({self.training.ppo_requests}) for the last stage"
             )
+        for one in self.callbacks:
+            if not isinstance(one.get("_target_"), str):
+                raise InputError(
+                    f"callbacks must each name a class, got {one}; give it as "
+                    "{_target_: my_module.MyCallback}, with its arguments beside"
+                )
         return self
 
 

@@ -1,6 +1,7 @@
 """Regularised PPO on the routing environment: from settings to a trained checkpoint."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,7 @@ def learn(
     source: WorkloadSource,
     folder: RunFolder,
     start: WarmStart,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> Checkpoint:
     """Trains a policy, or goes on with an interrupted training.
 
@@ -72,6 +74,8 @@ def learn(
         source: what the episodes' requests are drawn from.
         folder: what is written to.
         start: where the weights come from.
+        callbacks: of the user, called after the training's own. What one must remember when the
+            training is resumed it keeps in `llmroute_gym.sb3.counters.callback_state`.
 
     Returns:
         The trained policy with its observation statistics.
@@ -94,7 +98,7 @@ def learn(
         env.training = not (
             settings.stabilization.enabled and frozen(settings.stabilization, model)
         )
-        run(settings, model, folder)
+        run(settings, model, folder, callbacks)
         checkpoint = Checkpoint(
             model, layout_of(cluster, settings.observation, settings.model, reward_scale(env))
         )
@@ -125,8 +129,17 @@ def environments(settings: TrainConfig, cluster: Cluster, source: WorkloadSource
     )
 
 
-def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
-    """Learns what is left to learn, with all controllers, monitors and logs."""
+def run(
+    settings: TrainConfig, model: Model, folder: RunFolder, further: Sequence[BaseCallback]
+) -> None:
+    """Learns what is left to learn, with all controllers, monitors and logs, and with further ones.
+
+    Args:
+        settings: of the whole run.
+        model: that learns.
+        folder: what is written to.
+        further: callbacks, called after the training's own.
+    """
     n_rollouts = rollouts(settings.training, model.n_envs)
     total = n_rollouts * model.n_steps * model.n_envs
     resumed = settings.resume is not None
@@ -148,7 +161,7 @@ def run(settings: TrainConfig, model: Model, folder: RunFolder) -> None:
         model.set_logger(logger)
         model.learn(
             remaining_timesteps(model) if resumed else total,
-            callbacks(settings, model, folder, total),
+            [*callbacks(settings, model, folder, total), *further],
             reset_num_timesteps=not resumed,
         )
 

@@ -1,5 +1,6 @@
 """Running observation statistics."""
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from llmroute_gym.errors import InputError
@@ -48,13 +49,16 @@ class ObservationStatistics(BaseCallback):
     def _on_rollout_start(self) -> None:
         pending = callback_state(self.model, self.STATE).pop("pending", None)
         if pending is not None and not self.frozen:
+            mean, variance, count = pending
             for normalizer in normalizers(self.model.policy):
-                normalizer.update(*pending)
+                normalizer.update(np.asarray(mean), np.asarray(variance), count)
 
     def _on_rollout_end(self) -> None:
         if not self.frozen:
             observations = self.locals["rollout_buffer"].observations
-            callback_state(self.model, self.STATE)["pending"] = moments(observations)
+            mean, variance, count = moments(observations)
+            pending = [mean.tolist(), variance.tolist(), count]
+            callback_state(self.model, self.STATE)["pending"] = pending
 
     def _on_step(self) -> bool:
         return True
