@@ -86,8 +86,31 @@ class PolicyRouter(Router):
         with torch.no_grad():
             distribution = self.policy.get_distribution(observations.to(self.policy.device))
             scores = distribution.distribution.logits.cpu().numpy()  # type: ignore[union-attr]
-        chosen: npt.NDArray[np.int64] = np.argmax(np.where(masks, scores, -np.inf), axis=1)
-        return chosen
+        return self._chosen(np.where(masks, scores, -np.inf))
+
+    def _chosen(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Returns replicas (n,) by their log-probabilities (n, n_replicas), -inf where masked."""
+        most_probable: npt.NDArray[np.int64] = np.argmax(scores, axis=1)
+        return most_probable
+
+
+class SampledPolicyRouter(PolicyRouter):
+    """Routes each request by chance, as in training: with the probabilities of the policy.
+
+    Args:
+        policy: as of `PolicyRouter`.
+        rng: draws the replicas.
+    """
+
+    name = "sampled_policy"
+
+    def __init__(self, policy: Checkpoint | BaseAlgorithm, rng: np.random.Generator) -> None:
+        super().__init__(policy)
+        self._rng = rng
+
+    def _chosen(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        # The largest of logits with Gumbel noise is a draw from their softmax.
+        return super()._chosen(scores + self._rng.gumbel(size=scores.shape).astype(np.float32))
 
 
 def _observation_of(model: BaseAlgorithm) -> ObservationConfig:

@@ -29,6 +29,7 @@ from llmroute_gym.sb3 import (
     remaining_timesteps,
 )
 from llmroute_gym.sb3.callbacks.curriculum import QPSCurriculum
+from llmroute_gym.sb3.callbacks.health_monitor import add_finding, findings_of, write_findings
 from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim import Cluster
@@ -46,6 +47,7 @@ from llmroute_gym.training.setup import (
 )
 from llmroute_gym.training.start import prepare
 from llmroute_gym.training.tracking import ProgressBar, training_logger
+from llmroute_gym.training.validation import Validation
 from llmroute_gym.training.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,13 @@ def learn(
     set_threads(settings.training.torch_threads)
     warn_of_overload(cluster, source, *highest_load(settings))
     warn_of_short_stages(settings.curriculum, settings.training, settings.env)
+    validation = Validation.draw(
+        cluster,
+        source,
+        settings.observation,
+        highest_load(settings)[1],
+        settings.env.requests_per_episode,
+    )
     env = environments(settings, cluster, source)
     try:
         if settings.resume is None:
@@ -102,9 +111,14 @@ def learn(
         checkpoint = Checkpoint(
             model, layout_of(cluster, settings.observation, settings.model, reward_scale(env))
         )
+        finite = not (model.non_finite or _found_non_finite(model))
+        if finite:
+            for name, sentence in validation.examine(checkpoint).items():
+                add_finding(model, name, sentence)
+            write_findings(model, folder.path / FINDINGS_FILE)
         with folder.writing(MODEL_FILE) as part:
             checkpoint.save(part)
-        if model.non_finite or _found_non_finite(model):
+        if not finite:
             raise InputError(
                 f"the training met numbers that are not finite after {model.num_timesteps} "
                 f"requests and stopped; the last good policy is in {folder.path / MODEL_FILE}, "
@@ -199,5 +213,4 @@ def frozen(stabilization: StabilizationConfig, model: Model) -> bool:
 
 
 def _found_non_finite(model: Model) -> bool:
-    found = getattr(model, "callback_state", {}).get(HealthMonitor.STATE, {}).get("findings", [])
-    return any(finding["name"] == "non_finite" for finding in found)
+    return any(finding["name"] == "non_finite" for finding in findings_of(model))

@@ -152,6 +152,9 @@ def test_a_finding_is_told_once_while_it_lasts_and_on_the_console(path, caplog):
     assert findings(path) == ["kl_overrun"]
     assert [r.message.split()[0] for r in caplog.records] == ["kl_overrun"]
     assert model.logger.name_to_value["health/kl_overrun"] == 1
+    # What is looked for once, at the end, is no curve.
+    assert "health/argmax_differs" not in model.logger.name_to_value
     assert set(ADVICE) == {
-        "value_loss_spike", "policy_skew", "kl_overrun", "entropy_collapse", "non_finite"
+        "value_loss_spike", "policy_skew", "kl_overrun", "entropy_collapse", "non_finite",
+        "argmax_differs", "worse_than_round_robin",
     }  # fmt: skip

@@ -25,8 +25,19 @@ ADVICE = {
     "kl_overrun": "relax kl.target_kl to 0.025",
     "entropy_collapse": "raise exploration.entropy_coef or kl.entropy_min_coef",
     "non_finite": "lower training.learning_rate; the last finite weights were kept",
+    "argmax_differs": (
+        "let the policy end up surer: lower exploration.entropy_coef and kl.entropy_min, or train "
+        "longer (training.ppo_requests)"
+    ),
+    "worse_than_round_robin": (
+        "do not route with it; start from demonstrations of a sound router (warm_start.policies), "
+        "or train longer (training.ppo_requests)"
+    ),
 }
 """The findings, each with what to do about it."""
+
+OF_UPDATES = ("value_loss_spike", "policy_skew", "kl_overrun", "entropy_collapse")
+"""Those that each update is examined for."""
 
 
 @dataclass

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.sb3.callbacks.findings import ADVICE, Vitals, examine
+from llmroute_gym.sb3.callbacks.findings import ADVICE, OF_UPDATES, Vitals, examine
 from llmroute_gym.sb3.callbacks.rollout_statistics import RolloutStatistics
 from llmroute_gym.sb3.counters import (
     callback_state,
@@ -22,6 +23,38 @@ from llmroute_gym.sb3.counters import (
 )
 
 log = logging.getLogger(__name__)
+
+_STATE = "health_monitor"
+
+
+def findings_of(model: BaseAlgorithm) -> list[dict[str, Any]]:
+    """Returns all findings of a model's training, oldest first."""
+    found: list[dict[str, Any]] = callback_state(model, _STATE).setdefault("findings", [])
+    return found
+
+
+def add_finding(model: BaseAlgorithm, name: str, sentence: str) -> None:
+    """Adds a finding to those of a model's training, and says it.
+
+    Args:
+        model: that it is about.
+        name: one of `ADVICE`.
+        sentence: what was found.
+    """
+    finding = {
+        "name": name,
+        "timesteps": model.num_timesteps,
+        "found": sentence,
+        "advice": ADVICE[name],
+    }
+    findings_of(model).append(finding)
+    log.warning("%s after %d decisions: %s; %s", name, model.num_timesteps, sentence, ADVICE[name])
+
+
+def write_findings(model: BaseAlgorithm, path: Path) -> None:
+    """Writes all findings of a model's training into a JSON file."""
+    with complete_or_absent(path) as part:
+        part.write_text(json.dumps(findings_of(model), indent=2) + "\n", encoding="utf-8")
 
 
 class HealthMonitor(BaseCallback):
@@ -44,7 +77,7 @@ class HealthMonitor(BaseCallback):
         verbose: as in all callbacks.
     """
 
-    STATE = "health_monitor"
+    STATE = _STATE
 
     def __init__(
         self,
@@ -67,10 +100,7 @@ class HealthMonitor(BaseCallback):
     @property
     def findings(self) -> list[dict[str, Any]]:
         """All findings of the training, oldest first."""
-        found: list[dict[str, Any]] = callback_state(self.model, self.STATE).setdefault(
-            "findings", []
-        )
-        return found
+        return findings_of(self.model)
 
     def _on_training_start(self) -> None:
         forget_if_new(self.model, self.STATE)
@@ -127,9 +157,8 @@ class HealthMonitor(BaseCallback):
         vitals.write(state)
         speeds = state.get("speeds") if self.speeds is None else self.speeds
         found = examine(vitals, speeds, self._lowest_entropy())
-        for name in ADVICE:
-            if name != "non_finite":
-                self._report(name, found.get(name))
+        for name in OF_UPDATES:
+            self._report(name, found.get(name))
 
     def _finite(self, values: Mapping[str, Any]) -> bool:
         numbers = [float(values[name]) for name in ("train/value_loss", "train/loss")]
@@ -160,16 +189,7 @@ class HealthMonitor(BaseCallback):
         if name in active:
             return
         active.append(name)
-        finding = {
-            "name": name,
-            "timesteps": self.model.num_timesteps,
-            "found": sentence,
-            "advice": ADVICE[name],
-        }
-        self.findings.append(finding)
-        log.warning(
-            "%s after %d decisions: %s; %s", name, self.num_timesteps, sentence, ADVICE[name]
-        )
+        add_finding(self.model, name, sentence)
         self._write()
 
     def _end(self, sentence: str) -> None:
@@ -183,5 +203,4 @@ class HealthMonitor(BaseCallback):
 
     def _write(self) -> None:
         if self.findings_path is not None:
-            with complete_or_absent(self.findings_path) as part:
-                part.write_text(json.dumps(self.findings, indent=2) + "\n", encoding="utf-8")
+            write_findings(self.model, self.findings_path)
