@@ -34,6 +34,7 @@ from llmroute_gym.config.simulation import (
     WorkloadConfig,
 )
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.rules import rule_texts
 
 LARGEST_SEED = 2**32 - 1
 """Stable-Baselines3 seeds NumPy's old generator, which takes no more."""
@@ -65,8 +66,9 @@ class EvaluationConfig(Settings):
 
     group: ClassVar[str] = "evaluation"
 
-    routers: list[str] = many("round_robin", "lor")
-    """Beside the trained policy."""
+    routers: list[Any] = many("round_robin", "lor")
+    """Beside the trained policy; names, with options where wanted: ``lor_hybrid:a=0.7`` or
+    ``{name: lor_hybrid, a: 0.7}``. Kept in the former way."""
     baseline: str | None = None
     """The router that the paired differences refer to; None means the first of ``routers``."""
     runs: int = number(20, at_least=2)
@@ -81,6 +83,10 @@ class EvaluationConfig(Settings):
     """Of the bootstrap; whole runs are resampled."""
     slo: SLO = field(default_factory=SLO)
     """The objectives of goodput; none means that it is left out."""
+
+    def __post_init__(self) -> None:
+        """Words every router alike."""
+        self.routers = rule_texts(self.routers)
 
 
 @dataclass
@@ -181,7 +187,7 @@ class EvaluateConfig(Settings):
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run_dir: str = RUN_DIR
-    routers: list[str] | None = None
+    routers: list[Any] | None = None
     baseline: str | None = None
     runs: int | None = None
     requests: int | None = None
@@ -209,7 +215,7 @@ class EvaluateConfig(Settings):
 class CollectDemosConfig(Settings):
     """All settings of ``python -m llmroute_gym.collect_demos``."""
 
-    policies: list[str] = field(default_factory=lambda: WarmStartConfig().policies)
+    policies: list[Any] = field(default_factory=lambda: WarmStartConfig().policies)
     """The routers whose decisions are recorded."""
     decisions: int = number(WarmStartConfig.decisions, at_least=1)
     """Per policy."""
@@ -240,6 +246,10 @@ class CollectDemosConfig(Settings):
     reward: RewardConfig = field(default_factory=RewardConfig)
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
+
+    def __post_init__(self) -> None:
+        """Words every router alike."""
+        self.policies = rule_texts(self.policies)
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and no list is empty."""

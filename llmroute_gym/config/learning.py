@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmroute_gym.config.settings import (
     Settings,
@@ -14,6 +14,7 @@ from llmroute_gym.config.settings import (
     refuse_unread,
 )
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.rules import rule_texts
 
 
 @dataclass
@@ -171,10 +172,14 @@ class WarmStartConfig(Settings):
     cloning: bool = True
     """Whether demonstrations are cloned before PPO, and after the checkpoint if there is one."""
     epochs: int = number(30, at_least=1)
-    policies: list[str] = many("round_robin", "lor_hybrid")
+    policies: list[Any] = many("round_robin", "lor_hybrid")
     """The routers that demonstrate, at ``training.qps`` and loads around it."""
     decisions: int = number(700, at_least=1)
     """Per demonstration policy."""
+
+    def __post_init__(self) -> None:
+        """Words every router alike."""
+        self.policies = rule_texts(self.policies)
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and there is something to clone."""

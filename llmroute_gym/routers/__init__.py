@@ -1,6 +1,10 @@
 """The routing rules of production systems, one class each, and the interface of learned ones."""
 
-from llmroute_gym.errors import checked_name
+from collections.abc import Mapping
+from typing import Any
+
+from llmroute_gym.errors import unknown_name
+from llmroute_gym.ground.rules import parsed_rule
 from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
@@ -14,6 +18,7 @@ from llmroute_gym.routers.simple import (
     RoundRobin,
     SpeedLeastOutstanding,
 )
+from llmroute_gym.sim.registry import build
 
 _ROUTERS: dict[str, type[Router]] = {
     router.name: router
@@ -36,13 +41,19 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_ROUTERS))
 
 
-def make(name: str) -> Router:
-    """Returns a router with its default constants.
+def make(rule: str | Mapping[str, Any]) -> Router:
+    """Returns a router.
+
+    Args:
+        rule: a name, a name with options such as ``"lor_hybrid:a=0.7"``, or a mapping that says the
+            same, ``{"name": "lor_hybrid", "a": 0.7}``; what it leaves out has its default.
 
     Raises:
-        InputError: no router has this name.
+        InputError: no router has this name, it has no such option, or a value is out of range.
     """
-    return _ROUTERS[checked_name("router", name, _ROUTERS)]()
+    if not isinstance(rule, str) and not (isinstance(rule, Mapping) and "name" in rule):
+        raise unknown_name("router", rule, _ROUTERS)
+    return build("router", _ROUTERS, *parsed_rule(rule))
 
 
 __all__ = [

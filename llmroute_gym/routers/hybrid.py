@@ -1,11 +1,10 @@
 """A rule that weighs requests in flight against memory in use."""
 
-import math
-
 import numpy as np
 
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.checks import number
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.base import Router, in_flight
 
@@ -17,7 +16,7 @@ class LeastOutstandingHybrid(Router):
     flight the first term is 0. Source: the tuning log names it; the definition is ours.
 
     Args:
-        load_weight: a, from 0 to 1.
+        a: weight of the load, from 0 to 1.
 
     Raises:
         InputError: the weight is out of range.
@@ -25,10 +24,10 @@ class LeastOutstandingHybrid(Router):
 
     name = "lor_hybrid"
 
-    def __init__(self, load_weight: float = 0.5) -> None:
-        if not (math.isfinite(load_weight) and 0 <= load_weight <= 1):
-            raise InputError(f"load_weight of lor_hybrid must be from 0 to 1, got {load_weight}")
-        self.load_weight = load_weight
+    def __init__(self, a: float = 0.5) -> None:
+        self.a = number("a of lor_hybrid", a, at_least=0)
+        if self.a > 1:
+            raise InputError(f"a of lor_hybrid must be a number from 0 to 1, got {shown(a)}")
         self._next = 0
 
     def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
@@ -47,7 +46,5 @@ class LeastOutstandingHybrid(Router):
         """Returns one number per replica, shape (n_replicas,); lower is better."""
         n = in_flight(rows)
         load = n / max(float(n.max()), 1.0)
-        score: FloatArray = (
-            self.load_weight * load + (1.0 - self.load_weight) * rows[:, Signal.KV_USAGE]
-        )
+        score: FloatArray = self.a * load + (1.0 - self.a) * rows[:, Signal.KV_USAGE]
         return score

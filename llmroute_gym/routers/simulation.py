@@ -1,5 +1,6 @@
 """One call from a workload, a cluster and a router to what became of every request."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from llmroute_gym.sim.workload import Workload
 def simulate(
     workload: Workload,
     cluster: Cluster,
-    router: str | Router | npt.ArrayLike | Any,
+    router: str | Mapping[str, Any] | Router | npt.ArrayLike | Any,
     *,
     engine: EngineName = "compiled",
     seed: int | None = None,
@@ -31,7 +32,8 @@ def simulate(
     Args:
         workload: the requests.
         cluster: the replicas.
-        router: a name out of `llmroute_gym.routers.available()`, a `Router` (which is told what it
+        router: a name out of `llmroute_gym.routers.available()`, with options as
+            `llmroute_gym.routers.make` takes them, a `Router` (which is told what it
             asks for), what an adapter makes one of (a model of Stable-Baselines3, once
             `llmroute_gym.sb3` is imported), or integers of shape (n_requests,) that fix each
             request's replica.
@@ -49,7 +51,7 @@ def simulate(
     """
     rng = np.random.default_rng(None if seed is None else count("seed", seed, at_least=0))
     start = ENGINES[checked_name("engine", engine, ENGINES)]
-    if isinstance(router, str):
+    if isinstance(router, str | Mapping):
         router = make(router)
     elif not isinstance(router, Router):
         router = adapted(router) or router

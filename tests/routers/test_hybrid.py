@@ -64,7 +64,7 @@ def test_it_forgets_at_reset() -> None:
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.5, float("nan")])
 def test_a_weight_out_of_range_is_refused(wrong: float) -> None:
-    with pytest.raises(InputError, match="load_weight of lor_hybrid must be from 0 to 1"):
+    with pytest.raises(InputError, match="a of lor_hybrid must be a"):
         LeastOutstandingHybrid(wrong)
 
 
