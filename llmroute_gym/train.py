@@ -28,8 +28,7 @@ def train(settings: TrainConfig) -> float:
             are not finite.
     """
     settings = with_whole_paths(settings)
-    if settings.resume is not None:
-        settings = interrupted(settings)
+    settings = settings if settings.resume is None else interrupted(settings)
     warn_of_unread(settings.warm_start, settings.stabilization, settings.curriculum)
     cluster = build_cluster(settings.cluster)
     make(settings.stabilization.policy)

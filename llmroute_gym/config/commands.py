@@ -4,18 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
-from llmroute_gym.config.learning import (
-    CloningConfig,
-    CurriculumConfig,
-    ExplorationConfig,
-    KLConfig,
-    LoggerConfig,
-    ModelConfig,
-    StabilizationConfig,
-    TemperatureConfig,
-    TrainingConfig,
-    WarmStartConfig,
-)
+from llmroute_gym.config import learning, simulation
 from llmroute_gym.config.settings import (
     Settings,
     changed,
@@ -24,14 +13,6 @@ from llmroute_gym.config.settings import (
     given_twice,
     many,
     number,
-)
-from llmroute_gym.config.simulation import (
-    ENGINES,
-    ClusterConfig,
-    EnvConfig,
-    ObservationConfig,
-    RewardConfig,
-    WorkloadConfig,
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import rule_texts
@@ -77,7 +58,7 @@ class EvaluationConfig(Settings):
     """Per run."""
     seed: int = number(1_000_000, at_least=0)
     """Seeds the workloads, which are never those of the training."""
-    engine: str = choice("compiled", *ENGINES)
+    engine: str = choice("compiled", *simulation.ENGINES)
     confidence: float = number(0.95, at_least=0.5, at_most=0.999)
     resamples: int = number(2000, at_least=1)
     """Of the bootstrap; whole runs are resampled."""
@@ -93,20 +74,22 @@ class EvaluationConfig(Settings):
 class TrainConfig(Settings):
     """All settings of ``python -m llmroute_gym.train``."""
 
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    kl: KLConfig = field(default_factory=KLConfig)
-    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
-    observation: ObservationConfig = field(default_factory=ObservationConfig)
-    env: EnvConfig = field(default_factory=EnvConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    stabilization: StabilizationConfig = field(default_factory=StabilizationConfig)
-    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    reward: simulation.RewardConfig = field(default_factory=simulation.RewardConfig)
+    exploration: learning.ExplorationConfig = field(default_factory=learning.ExplorationConfig)
+    kl: learning.KLConfig = field(default_factory=learning.KLConfig)
+    temperature: learning.TemperatureConfig = field(default_factory=learning.TemperatureConfig)
+    training: learning.TrainingConfig = field(default_factory=learning.TrainingConfig)
+    cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
+    workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
+    observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
+    env: simulation.EnvConfig = field(default_factory=simulation.EnvConfig)
+    model: learning.ModelConfig = field(default_factory=learning.ModelConfig)
+    stabilization: learning.StabilizationConfig = field(
+        default_factory=learning.StabilizationConfig
+    )
+    warm_start: learning.WarmStartConfig = field(default_factory=learning.WarmStartConfig)
+    curriculum: learning.CurriculumConfig = field(default_factory=learning.CurriculumConfig)
+    logger: learning.LoggerConfig = field(default_factory=learning.LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
     """Your own callbacks of Stable-Baselines3, after the package's: each ``_target_``, the class as
@@ -182,9 +165,9 @@ class EvaluateConfig(Settings):
     trusted: bool = False
     """Whether the checkpoint may be unpickled, which may run any code in it, where it holds a
     policy of no kind that this package knows."""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
-    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
+    workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
+    observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run_dir: str = RUN_DIR
     routers: list[Any] | None = None
@@ -215,11 +198,11 @@ class EvaluateConfig(Settings):
 class CollectDemosConfig(Settings):
     """All settings of ``python -m llmroute_gym.collect_demos``."""
 
-    policies: list[Any] = field(default_factory=lambda: WarmStartConfig().policies)
+    policies: list[Any] = field(default_factory=lambda: learning.WarmStartConfig().policies)
     """The routers whose decisions are recorded."""
-    decisions: int = number(WarmStartConfig.decisions, at_least=1)
+    decisions: int = number(learning.WarmStartConfig.decisions, at_least=1)
     """Per policy."""
-    qps: float = number(TrainingConfig.qps, above=0)
+    qps: float = number(learning.TrainingConfig.qps, above=0)
     """Mean arrival rate in requests per second; ``workload.qps`` follows it unless set."""
     loads: list[float] = many(0.6, 1.0, 1.4, 1.8, above=0)
     """Multiples of the arrival rate; the episodes take them in turn."""
@@ -230,20 +213,20 @@ class CollectDemosConfig(Settings):
     that uneven states occur too; such decisions are not recorded."""
     burst: int = number(16, at_least=1)
     """Requests in a row that are placed at random."""
-    gamma: float = number(TrainingConfig.gamma, at_least=0, at_most=1)
+    gamma: float = number(learning.TrainingConfig.gamma, at_least=0, at_most=1)
     """Discount of the returns."""
-    requests_per_episode: int = number(EnvConfig.requests_per_episode, at_least=1)
-    engine: str = choice("compiled", *ENGINES)
+    requests_per_episode: int = number(simulation.EnvConfig.requests_per_episode, at_least=1)
+    engine: str = choice("compiled", *simulation.ENGINES)
     workers: int = number(1, at_least=1)
     """Processes that share the episodes; what is written does not depend on it."""
     path: str | None = None
     """The Parquet file; None means ``demos.parquet`` in the run folder."""
     append: bool = False
     """Whether the decisions are added to those that the file already holds."""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
-    observation: ObservationConfig = field(default_factory=ObservationConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
+    workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
+    observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
+    reward: simulation.RewardConfig = field(default_factory=simulation.RewardConfig)
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
 
@@ -267,14 +250,14 @@ class PretrainConfig(Settings):
 
     demos: str | None = None
     """The Parquet file of ``collect_demos``, or the run folder that holds it."""
-    cloning: CloningConfig = field(default_factory=CloningConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    observation: ObservationConfig = field(default_factory=ObservationConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cloning: learning.CloningConfig = field(default_factory=learning.CloningConfig)
+    model: learning.ModelConfig = field(default_factory=learning.ModelConfig)
+    observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
+    training: learning.TrainingConfig = field(default_factory=learning.TrainingConfig)
     """The discount and PPO's settings, which the checkpoint carries."""
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    reward: simulation.RewardConfig = field(default_factory=simulation.RewardConfig)
+    cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
+    workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(routers=[]))
     """The comparison; without ``routers`` it is with those imitated."""
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)

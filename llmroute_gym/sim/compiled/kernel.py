@@ -85,34 +85,6 @@ def _insert_key(replica: int, first: int, count: int, key: int, ints: IntArray) 
     return first
 
 
-@inlined
-def _finish_due(
-    replica: int,
-    cluster: int,
-    now: float,
-    b: int,
-    step: int,
-    context: int,
-    first_key: int,
-    observed: bool,
-    ints: IntArray,
-    floats: FloatArray,
-) -> tuple[int, int, int]:
-    """Takes out the decoding requests whose last token is out; returns b, context, first_key."""
-    block_size = ints[replica + at.BLOCK_SIZE]
-    assume(first_key >= 0)
-    while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
-        request = ints[first_key] & at.REQUEST_MASK
-        first_key += 1
-        b -= 1
-        ints[replica + at.HISTOGRAM + residue_of(request, step, block_size, ints)] -= 1
-        context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
-        floats[request + at.FINISHED] = now
-        if observed:
-            note_finish(replica, cluster, request, now, ints, floats)
-    return b, context, first_key
-
-
 @kernel
 def _count_anew(replica: int, b: int, step: int, first_key: int, ints: IntArray) -> int:
     """Counts the steps from near 0 again, in the keys too; returns the step."""
@@ -125,7 +97,7 @@ def _count_anew(replica: int, b: int, step: int, first_key: int, ints: IntArray)
 
 
 @inlined
-def _join_prefilled(
+def _end_batch(
     replica: int,
     cluster: int,
     now: float,
@@ -136,9 +108,25 @@ def _join_prefilled(
     observed: bool,
     ints: IntArray,
     floats: FloatArray,
-) -> tuple[int, int, int]:
-    """Lets the prefills that the ended batch completed decode; returns b, context, first_key."""
+) -> tuple[int, int, int, int]:
+    """Takes out the requests whose last token is out, lets completed prefills decode.
+
+    Returns:
+        b, step, context, first_key.
+    """
     block_size = ints[replica + at.BLOCK_SIZE]
+    assume(first_key >= 0)
+    while b > 0 and (ints[first_key] >> at.REQUEST_BITS) == step:
+        request = ints[first_key] & at.REQUEST_MASK
+        first_key += 1
+        b -= 1
+        ints[replica + at.HISTOGRAM + residue_of(request, step, block_size, ints)] -= 1
+        context -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
+        floats[request + at.FINISHED] = now
+        if observed:
+            note_finish(replica, cluster, request, now, ints, floats)
+    if step >= at.STEP_LIMIT:
+        step = _count_anew(replica, b, step, first_key, ints)
     request = ints[replica + at.CHAIN]
     if request >= 0:
         ints[replica + at.CHAIN] = -1
@@ -166,7 +154,7 @@ def _join_prefilled(
             b += 1
             context += prompt + 1
         request = ints[request + at.NEXT]
-    return b, context, first_key
+    return b, step, context, first_key
 
 
 @inlined
@@ -372,12 +360,7 @@ def advance(
             # Batches are built until one is in flight at the horizon, or none can be built.
             batch_end = math.inf
             while batch_end == math.inf:
-                b, context, first_key = _finish_due(
-                    replica, cluster, now, b, step, context, first_key, observed, ints, floats
-                )
-                if step >= at.STEP_LIMIT:
-                    step = _count_anew(replica, b, step, first_key, ints)
-                b, context, first_key = _join_prefilled(
+                b, step, context, first_key = _end_batch(
                     replica, cluster, now, b, step, context, first_key, observed, ints, floats
                 )
                 if now >= floats[replica + at.NEXT_SLOWDOWN]:
