@@ -379,9 +379,7 @@ def section(measured: Measured, command: str) -> str:
         "### Stage 3: demonstrations",
         "",
         f"{demos:,} decisions of {', '.join(f'`{one}`' for one in base.warm_start.policies)} are "
-        f"cloned, or half as many of `{OTHERS[-1]}` only. PPO "
-        "alone keeps a KL to its random initial policy unless it is said to do without "
-        "reference.",
+        f"cloned, or half as many of `{OTHERS[-1]}` only.",
         "",
         stage_3(measured),
         "",
