@@ -140,7 +140,7 @@ def load_pretrained(
             model = algorithm.load(
                 path, env=wrapped, device=device, custom_objects=replaced, **settings
             )
-    except (RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -102,15 +102,25 @@ class StoredModel:
 
     @property
     def networks(self) -> Networks | None:
-        """The policy's networks; None where the file does not say them for certain."""
-        if self.layout is None:
-            return self._networks_in_words()
-        model = ModelConfig(**self.layout["model"])
-        if "policy_class" not in self.layout:
-            policy = _VERSION_1[model.policy, "Maskable" in self.layout["algorithm"]]
+        """The policy's networks; None where the file does not say them for certain.
+
+        Raises:
+            InputError: what it says makes no sense.
+        """
+        try:
+            if self.layout is None:
+                return self._networks_in_words()
+            return self._networks_of(self.layout)
+        except DAMAGED as error:
+            raise incomplete(self.path, error) from error
+
+    def _networks_of(self, layout: Mapping[str, Any]) -> Networks | None:
+        model = ModelConfig(**layout["model"]).validate()
+        if "policy_class" not in layout:
+            policy = _VERSION_1[model.policy, "Maskable" in layout["algorithm"]]
             return Networks(policy, EXTRACTORS[model.policy], model)
-        policy_class = KNOWN_POLICIES.get(self.layout["policy_class"])
-        extractor = KNOWN_EXTRACTORS.get(self.layout["features_extractor"])
+        policy_class = KNOWN_POLICIES.get(layout["policy_class"])
+        extractor = KNOWN_EXTRACTORS.get(layout["features_extractor"])
         if policy_class is None or extractor is None:
             return None
         return Networks(policy_class, extractor, model)
@@ -120,7 +130,9 @@ class StoredModel:
         options = self.settings.get("policy_kwargs")
         if options is None:
             words = self.pickled["policy_kwargs"]
-            options = {name: _known(word) for name, word in words.items() if name[0] != ":"}
+            options = {
+                name: _known(word) for name, word in words.items() if not name.startswith(":")
+            }
         if policy is None or self.settings.get("use_sde"):
             return None
         return Networks.of(policy, options)
@@ -181,8 +193,7 @@ def _in_words(pickled: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             told[name] = constant["val"]
     decays = {
         name: _numbers("LinearDecay", words)
-        for name, words in pickled.get("schedules", {}).items()
-        if name[0] != ":"
+        for name, words in _entries(pickled.get("schedules", {})).items()
     }
     if decays and None not in decays.values():
         told["schedules"] = {
@@ -191,6 +202,11 @@ def _in_words(pickled: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             if numbers is not None
         }
     return told
+
+
+def _entries(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a pickled dictionary, in words."""
+    return {name: word for name, word in words.items() if not name.startswith(":")}
 
 
 def _numbers(kind: str, words: object) -> dict[str, float] | None:

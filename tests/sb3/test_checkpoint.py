@@ -138,6 +138,31 @@ def test_weights_that_are_more_than_tensors_are_refused(tmp_path: Path) -> None:
     assert not harm.exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"policy": "cnn"}},
+        {"model": {"activation": "none"}},
+        {"model": {"actor_sizes": [0]}},
+        {"model": 3},
+        {"policy_class": ["MlpPolicy"], "features_extractor": None},
+        {"algorithm": "DQN"},
+        {"replicas": "many"},
+        {"columns": 7},
+    ],
+)
+def test_a_layout_that_makes_no_sense_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    def content(name: str, held: bytes) -> bytes:
+        return json.dumps({**json.loads(held), **change}).encode() if "layout" in name else held
+
+    copy = replaced(VERSION_1, tmp_path / "copy.zip", content)
+    with pytest.raises(InputError, match="is not a complete checkpoint"):
+        Checkpoint.load(copy)
+    if "model" in change or "policy_class" in change:
+        with pytest.raises(InputError, match="is not a complete checkpoint"):
+            RouterPPO.from_pretrained(copy, route_env(), batch_size=8)
+
+
 def test_an_old_checkpoint_is_what_it_was() -> None:
     before = RouterPPO.load(VERSION_1, device="cpu")  # by unpickling
     after = Checkpoint.load(VERSION_1).model
