@@ -12,7 +12,7 @@ from llmroute_gym.config.settings import (
     number,
     refuse_unread,
 )
-from llmroute_gym.errors import InputError, checked_name
+from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.signals import SIGNAL_NAMES, VERSION_1
 
 ENGINES = ("reference", "compiled")
@@ -85,6 +85,11 @@ class ClusterConfig(GroupConfig):
         """Returns itself when every value is in its range and describes the same replicas."""
         super().validate(group)
         for index, one in enumerate(self.groups):
+            if not isinstance(one, GroupConfig):
+                raise InputError(
+                    f"cluster.groups[{index}] must be a GroupConfig, got {shown(one)}; write "
+                    "GroupConfig(profile=..., replicas=...)"
+                )
             one.validate(f"cluster.groups[{index}]")
         if self.groups:
             names = [entry.name for entry in fields(GroupConfig)]

@@ -358,6 +358,11 @@ def test_settings_made_in_python_are_checked_alike(settings: Settings, words: st
     assert words in str(error.value)
 
 
+def test_a_group_is_no_mapping_in_python() -> None:
+    with pytest.raises(InputError, match=r"cluster\.groups\[0\] must be a GroupConfig, got {'prof"):
+        ClusterConfig(groups=[{"profile": "a30-qwen2-7b"}]).validate()  # type: ignore[list-item]
+
+
 def test_cluster_overrides_are_only_what_differs_from_the_profile() -> None:
     assert ClusterConfig().overrides() == {}
     assert ClusterConfig(chunk_size=256, speed=2.0).overrides() == {"chunk_size": 256, "speed": 2.0}
