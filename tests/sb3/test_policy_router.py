@@ -14,10 +14,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from llmroute_gym import Cluster, InputError, Workload, simulate
-from llmroute_gym.config import EvaluateConfig
+from llmroute_gym.config import EvaluateConfig, ModelConfig, ObservationConfig
 from llmroute_gym.envs.observation import COLUMNS, scale_rows
 from llmroute_gym.evaluate import evaluate
 from llmroute_gym.sb3 import Checkpoint, PolicyRouter, ReplicaSetPolicy, RouterPPO, RouterVecEnv
+from llmroute_gym.sb3.checkpoint import Layout
+from llmroute_gym.sim import ReferenceRun, Signal
 from tests.sb3.toy import toy_vec_env
 
 FOUR = Cluster.from_profile("a100-internlm-20b", replicas=4)
@@ -64,6 +66,43 @@ def test_a_model_routes_as_it_predicts(algorithm: Any, policy: Any, norm_obs: bo
     assert len(set(chosen)) > 1
     for router in (PolicyRouter(model), predicted(model)):
         np.testing.assert_array_equal(simulate(workload(), FOUR, router).replica, chosen)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"information": "router"},
+        {"signal_interval_s": 5.0, "columns": ["kv_usage", "oldest_waiting_s", "waiting"]},
+        {"predicted_output_sigma": 0.5},
+    ],
+)
+def test_a_policy_is_told_what_it_was_trained_on(told: dict[str, Any], tmp_path: Path) -> None:
+    observation = ObservationConfig(**told)
+    envs = VecMonitor(RouterVecEnv(gym.make_vec("LLMRoute-v0", num_envs=2, observation=told)))
+    model = RouterPPO("ReplicaSetPolicy", envs, **QUICK).learn(32)
+    layout = Layout(4, observation, ModelConfig())
+    Checkpoint(model, layout).save(tmp_path / "model.zip")
+    seen = []
+
+    class Watched(PolicyRouter):
+        def route(self, rows: Any, mask: Any) -> int:
+            seen.append(rows)
+            return super().route(rows, mask)
+
+    for policy in (model, Checkpoint.load(tmp_path / "model.zip")):
+        seen.clear()
+        router = Watched(policy)
+        assert router.observation == observation
+        outcome = simulate(workload(), FOUR, router, engine="reference", seed=3)
+        predicted = seen[0][0, Signal.PREDICTED_OUTPUT_TOKENS]
+        assert (predicted > 0) == (observation.predicted_output_sigma is not None)
+        run = ReferenceRun(workload(), FOUR, observation=observation)
+        for rows, replica in zip(seen, outcome.replica, strict=True):
+            own = np.delete(rows, Signal.PREDICTED_OUTPUT_TOKENS, axis=1)
+            np.testing.assert_array_equal(
+                own, np.delete(run.rows(), Signal.PREDICTED_OUTPUT_TOKENS, axis=1)
+            )
+            run.place(replica)
 
 
 @pytest.mark.parametrize("policy", [ReplicaSetPolicy, "MlpPolicy"])
