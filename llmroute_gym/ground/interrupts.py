@@ -1,32 +1,74 @@
-"""Lets an interrupt end a command in one line also while it still imports what it needs.
+"""Lets Ctrl-C end a command in one line, also while it imports or compiles what it needs.
 
 Imported before anything else of the package. Only a process that was started as
 ``python -m llmroute_gym.COMMAND`` is changed.
 """
 
+import signal
 import sys
+from _thread import interrupt_main
+from threading import Timer
 from types import TracebackType
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
 """The exit code of the shells for what Ctrl-C ended."""
+AGAIN_S = 0.2
+"""Seconds after which an interrupt that was swallowed is raised again."""
+
+_swallowed: list[Any] = []
 
 
-def end_in_one_line(
+def swallowed() -> bool:
+    """Whether a callback from compiled code has swallowed an interrupt, which it cannot raise.
+
+    An error that follows may well be due to it.
+    """
+    return bool(_swallowed)
+
+
+def end_interrupted(words: str) -> NoReturn:
+    """Ends the process in one line with the exit code `INTERRUPTED`.
+
+    Args:
+        words: what is said.
+    """
+    if _runs_a_command():
+        # From here on a second Ctrl-C ends the process at once, without a word, and what was half
+        # made is taken down without one.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.unraisablehook = lambda _: None
+    print(f"\n{words}", file=sys.stderr)
+    # Python remembers that text which it executed, as named tuples are made of, was interrupted,
+    # and would end by the signal, until it executes another one.
+    exec("")
+    raise SystemExit(INTERRUPTED)
+
+
+def _end_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Words an interrupt that nothing has caught; takes the place of `sys.excepthook`."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
+    if issubclass(kind, KeyboardInterrupt):
+        end_interrupted("interrupted; there is nothing yet to go on from")
+    sys.__excepthook__(kind, error, trace)
+
+
+def _raise_again(unraisable: Any) -> None:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
         return
-    print("\ninterrupted; there is nothing yet to go on from", file=sys.stderr)
-    raise SystemExit(INTERRUPTED)
+    _swallowed.append(unraisable.exc_type)
+    timer = Timer(AGAIN_S, interrupt_main)
+    timer.daemon = True
+    timer.start()
 
 
 def _runs_a_command() -> bool:
     started = sys.orig_argv
     module = started[started.index("-m") + 1 :][:1] if "-m" in started else []
-    return module != [] and module[0].split(".")[0] == __package__.split(".")[0]
+    return module != [] and module[0].split(".")[0] == __name__.split(".")[0]
 
 
 if _runs_a_command():
-    sys.excepthook = end_in_one_line
+    sys.excepthook = _end_uncaught
+    sys.unraisablehook = _raise_again

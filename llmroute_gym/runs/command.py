@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.ground.interrupts import INTERRUPTED
+from llmroute_gym.ground.interrupts import end_interrupted, swallowed
 from llmroute_gym.runs import sweep
 from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE
 from llmroute_gym.runs.sentences import NO_ROOM, reject_added_keys, reject_twice, sentence
@@ -90,6 +90,9 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
             told.append(_how_to_go_on(settings))
             raise
         except Exception as error:
+            if swallowed():
+                told.append(_how_to_go_on(settings))
+                raise KeyboardInterrupt from None
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 error.filename = error.filename or str(_output_dir())
                 _exit(sentence(error))
@@ -105,9 +108,8 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
             _exit(sentence(error))
         except KeyboardInterrupt:
-            print(f"\n{told[-1] if told else _how_to_go_on(None)}", file=sys.stderr)
             sweep.report()
-            raise SystemExit(INTERRUPTED) from None
+            end_interrupted(told[-1] if told else _how_to_go_on(None))
     if refused or sweep.refused_jobs():
         raise SystemExit(WRONG_INPUT)
 

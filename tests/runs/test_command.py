@@ -153,34 +153,74 @@ def test_no_room_for_what_is_printed_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-IMPORTING = """
+INTERRUPTED_COMMAND = """
 import runpy, signal, sys
 
+sys.orig_argv = [sys.executable, "-m", "llmroute_gym.evaluate"]
+sys.argv = ["evaluate", *{overrides!r}]
+{interrupt}
+runpy.run_module("llmroute_gym.evaluate", run_name="__main__")
+"""
+
+WHILE_IMPORTING = """
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             signal.raise_signal(signal.SIGINT)
 
-sys.orig_argv = [sys.executable, "-m", "llmroute_gym.train"]
-sys.argv = ["train"]
 sys.meta_path.insert(0, Interrupting())
-runpy.run_module("llmroute_gym.train", run_name="__main__")
+"""
+
+IN_A_CALLBACK = """
+import ctypes
+import llmroute_gym.compare.report as report
+
+def serve(*_):
+    # As LLVM calls back while it compiles: what is raised there is lost, and something else fails.
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()
+    {then}
+
+report.serve = serve
+"""
+
+IN_EXECUTED_TEXT = """
+import llmroute_gym.compare.report as report
+report.serve = lambda *_: exec("signal.raise_signal(signal.SIGINT)", {"signal": signal})
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["gymnasium", "llmroute_gym.sim.traces", "matplotlib", "hydra", "torch"]
-)
-def test_an_interrupt_of_the_imports_is_one_line(module: str, tmp_path: Path) -> None:
+def interrupted(interrupt: str, folder: Path) -> tuple[int, str]:
+    code = INTERRUPTED_COMMAND.format(interrupt=interrupt, overrides=[*SMALL, "run_dir=run"])
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTING.format(module=module)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 130
-    assert done.stderr.strip() == "interrupted; there is nothing yet to go on from"
+    return done.returncode, done.stderr
+
+
+NOTHING_YET = "interrupted; there is nothing yet to go on from"
+
+
+@pytest.mark.parametrize("module", ["gymnasium", "llmroute_gym.sim.traces", "matplotlib", "hydra"])
+def test_an_interrupt_of_the_imports_is_one_line(module: str, tmp_path: Path) -> None:
+    code, said = interrupted(WHILE_IMPORTING.format(module=module), tmp_path)
+    assert (code, said.strip()) == (130, NOTHING_YET)
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        IN_A_CALLBACK.format(then="raise RuntimeError('no compiled object yet')"),
+        IN_A_CALLBACK.format(then="import time; time.sleep(30)"),
+        IN_EXECUTED_TEXT,
+    ],
+    ids=["callback, failing", "callback, going on", "executed text"],
+)
+def test_an_interrupt_of_a_compilation_is_one_line(interrupt: str, tmp_path: Path) -> None:
+    code, said = interrupted(interrupt, tmp_path)
+    assert code == 130
+    assert said.splitlines()[-1] == NOTHING_YET
+    assert "Traceback" not in said
+    assert "ignored" not in said
 
 
 def test_the_import_alone_changes_no_process() -> None:
@@ -196,7 +236,7 @@ def test_an_interrupt_before_the_job_begins_is_one_line(
 
     monkeypatch.setattr(sys.modules["hydra.main"], "_run_hydra", interrupted)
     code, _, said = command(*SMALL)
-    assert (code, said.strip()) == (130, "interrupted; there is nothing yet to go on from")
+    assert (code, said.strip()) == (130, NOTHING_YET)
 
 
 def test_notices_go_to_standard_error_while_a_command_runs(
