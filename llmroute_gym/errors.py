@@ -43,6 +43,14 @@ def unknown_name(kind: str, name: object, options: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}; available: {', '.join(known)}{hint}")
 
 
+def given_twice(key: str, value: object, other_key: str, other_value: object) -> InputError:
+    """Returns the error for one setting that was given under two keys, differently."""
+    return InputError(
+        f"{key}={value} and {other_key}={other_value} set the same thing differently; leave one of "
+        "them out"
+    )
+
+
 def checked_name(kind: str, name: object, options: Collection[str]) -> str:
     """Returns a name that is among the known ones.
 

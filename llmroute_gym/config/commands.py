@@ -7,14 +7,12 @@ from typing import Any, ClassVar, Self
 from llmroute_gym.config import learning, simulation
 from llmroute_gym.config.settings import (
     Settings,
-    changed,
     check_distinct,
     choice,
-    given_twice,
     many,
     number,
 )
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, given_twice
 from llmroute_gym.ground.rules import rule_texts
 
 LARGEST_SEED = 2**32 - 1
@@ -181,12 +179,12 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         """Moves what was given without the group into it."""
-        elsewhere = changed(self.evaluation, list(self.short))
         moved = {name: getattr(self, name) for name in self.short}
         moved = {name: value for name, value in moved.items() if value is not None}
+        untouched = EvaluationConfig()
         for name, value in moved.items():
             there = getattr(self.evaluation, name)
-            if name in elsewhere and there != value:
+            if there not in (value, getattr(untouched, name)):
                 raise given_twice(name, value, self.short[name], there)
             setattr(self, name, None)
         # Here, so that the sentence has the key that was given.

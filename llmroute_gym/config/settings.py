@@ -98,14 +98,6 @@ def changed(settings: Settings, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
 
 
-def given_twice(key: str, value: object, other_key: str, other_value: object) -> InputError:
-    """Returns the error for one setting that was given under two keys, differently."""
-    return InputError(
-        f"{key}={value} and {other_key}={other_value} set the same thing differently; leave one of "
-        "them out"
-    )
-
-
 def check_distinct(key: str, names: Sequence[str], kind: str = "router") -> None:
     """Checks that a list names nothing twice.
 

@@ -11,8 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from llmroute_gym.config import given_twice
-from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.errors import InputError, given_twice, unknown_name
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of the file system that are no fault of the program."""
