@@ -102,17 +102,6 @@ def test_another_environment_is_noticed():
         ReplayableVector(gym.make_vec("CartPole-v1", num_envs=2))
 
 
-def test_episodes_that_end_apart_are_a_fault_of_the_environment(monkeypatch):
-    env = make()
-    env.reset(seed=3)
-    observations, rewards, _, truncated, infos = env.step([0, 1, 0])
-    apart = observations, rewards, np.array([True, False, False]), truncated, infos
-    monkeypatch.setattr(env.env, "step", lambda actions: apart)
-    with pytest.raises(RuntimeError, match="did not end together") as error:
-        env.step([0, 1, 0])
-    assert not isinstance(error.value, InputError)
-
-
 def test_a_training_on_the_vector_environment_resumes_exactly(tmp_path):
     def env():
         return VecMonitor(RouterVecEnv(make()))

@@ -55,7 +55,7 @@ def test_callbacks_are_an_argument_too(tmp_path: Path) -> None:
     checkpoint = learn(
         settings,
         cluster,
-        build_source(settings.workload, settings.qps),
+        build_source(settings.workload, settings.training.qps),
         RunFolder(tmp_path),
         WarmStart.find(settings, cluster),
         callbacks=[Note(every=1)],

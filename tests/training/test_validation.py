@@ -36,7 +36,7 @@ def loads_decide(weight: float) -> Checkpoint:
         score.weight.zero_()
         differences = score.weight[0, -len(COLUMNS) :]
         differences[[COLUMNS.index("waiting"), COLUMNS.index("running")]] = weight
-    return Checkpoint(model, Layout(4, COLUMNS, OBSERVATION, ModelConfig()))
+    return Checkpoint(model, Layout(4, OBSERVATION, ModelConfig()))
 
 
 def test_a_sound_policy_has_no_findings(validation: Validation) -> None:
