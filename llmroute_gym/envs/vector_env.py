@@ -70,6 +70,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         render_mode: only None; a single `LLMRouteEnv` draws.
 
     Attributes:
+        keeps_origins: whether the following is kept; it is false.
         origins: what the present episodes came from.
     """
 
@@ -124,6 +125,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._until_an_end = 0
         self._episodes: Episodes | None = None
         self._generators: list[np.random.Generator] = []
+        self.keeps_origins = False
         self.origins: list[Origin | None] = [None] * num_envs
 
     def set_qps(self, qps: float) -> None:
@@ -252,7 +254,8 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _start(self, index: int) -> None:
         generator = self._generators[index]
-        self.origins[index] = Origin(generator.bit_generator.state, self.source.qps)
+        if self.keeps_origins:
+            self.origins[index] = Origin(generator.bit_generator.state, self.source.qps)
         workload = self.source.sample(self.requests_per_episode, generator)
         predicted = predicted_output_tokens(
             workload, self.observation_config.predicted_output_sigma, generator

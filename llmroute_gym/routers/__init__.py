@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmroute_gym.errors import unknown_name
+from llmroute_gym.errors import checked_name, unknown_name
 from llmroute_gym.ground.rules import parsed_rule
 from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.base import Router, ScoreRouter
@@ -53,7 +53,10 @@ def make(rule: str | Mapping[str, Any]) -> Router:
     """
     if not isinstance(rule, str) and not (isinstance(rule, Mapping) and "name" in rule):
         raise unknown_name("router", rule, _ROUTERS)
-    return build("router", _ROUTERS, *parsed_rule(rule))
+    name, options = parsed_rule(rule)
+    if not options:
+        return _ROUTERS[checked_name("router", name, _ROUTERS)]()
+    return build("router", _ROUTERS, name, options)
 
 
 __all__ = [

@@ -29,6 +29,7 @@ class ReplayableVector(gym.vector.VectorWrapper):
                 "wrap single environments in Replayable"
             )
         self._core = env.unwrapped
+        self._core.keeps_origins = True
         self._actions: list[npt.NDArray[np.int64]] = []
         self._begun = np.zeros(self.num_envs, dtype=np.int64)
         self._observations: Any = None

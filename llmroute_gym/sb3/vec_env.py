@@ -47,6 +47,7 @@ class RouterVecEnv(VecEnv):
         self.render_mode = getattr(env, "render_mode", None)
         self._actions: npt.NDArray[Any] | None = None
         self._never = np.zeros(env.num_envs, dtype=np.bool_)
+        self._fixed: dict[str, tuple[npt.NDArray[Any], list[Any]]] = {}
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Any:
@@ -134,12 +135,21 @@ class RouterVecEnv(VecEnv):
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise InputError(f"{what} works on all environments at once; leave indices out")
 
+    def _column(self, key: str, values: npt.NDArray[Any]) -> Iterable[Any]:
+        """Returns one entry per environment; the rows of an array that stays as it is only once."""
+        if values.ndim == 1:
+            listed: list[Any] = values.tolist()
+            return listed
+        if values.flags.writeable:
+            return values
+        if key not in self._fixed or self._fixed[key][0] is not values:
+            self._fixed[key] = values, list(values)
+        return self._fixed[key][1]
+
     def _split(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Turns a dictionary of arrays into one dictionary per environment."""
         keys = [key for key in batch if key[0] != "_" and key not in _FINAL]
-        columns: list[Iterable[Any]] = [
-            batch[key].tolist() if batch[key].ndim == 1 else batch[key] for key in keys
-        ]
+        columns = [self._column(key, batch[key]) for key in keys]
         return _rows_of(tuple(keys))(columns) if keys else [{} for _ in range(self.num_envs)]
 
 

@@ -254,13 +254,23 @@ def latency_s(outcomes: Outcome, name: str, *, served_only: bool = False) -> Flo
 
 def _statistics(values: FloatArray) -> dict[str, FloatArray]:
     """Returns `STATISTICS` over the last axis, NaN left out: each of the shape of the others."""
-    missing = np.isnan(values)
-    count = values.shape[-1] - missing.sum(axis=-1)
+    n = values.shape[-1]
+    mean, std = np.empty(values.shape[:-1]), np.empty(values.shape[:-1])
     with np.errstate(invalid="ignore"):
-        mean = np.where(missing, 0.0, values).sum(axis=-1) / count
-        apart = np.where(missing, 0.0, values - mean[..., None])
-        std = np.where(np.isinf(mean), np.inf, np.sqrt((apart**2).sum(axis=-1) / count))
-    ordered = np.sort(values, axis=-1).reshape(-1, values.shape[-1])
+        for kind, one in enumerate(values):
+            total: Any = one.sum(axis=-1)
+            count: Any = n
+            if np.isnan(total).any():
+                missing = np.isnan(one)
+                count = n - missing.sum(axis=-1)
+                total = np.where(missing, 0.0, one).sum(axis=-1)
+            mean[kind] = total / count
+            apart = one - mean[kind][:, None]
+            if count is not n:
+                apart[missing] = 0.0
+            np.multiply(apart, apart, out=apart)
+            std[kind] = np.where(np.isinf(total), np.inf, np.sqrt(apart.sum(axis=-1) / count))
+    ordered = np.sort(values, axis=-1).reshape(-1, n)
     found = percentiles_of_sorted(ordered, tuple(PERCENTILES.values()))
     found = found.reshape(*values.shape[:-1], len(PERCENTILES))
     return {

@@ -85,8 +85,7 @@ class Run(ABC):
         _check_type("cluster", cluster, Cluster, "build one with Cluster(...) or from_profile")
         self.workload = workload
         self.cluster = cluster
-        self.observation = observation or ObservationConfig()
-        self.observation.validate()
+        self.observation = observation.validate() if observation else ObservationConfig()
         self.late_after_s = positive("late_after_s", late_after_s)
         if predicted_output_tokens is None:
             predicted_output_tokens = np.zeros(len(workload))
@@ -188,10 +187,10 @@ class Run(ABC):
                 "requests are placed already; start a new run"
             )
         replicas = checked_assignment(assignment, self.workload, self.cluster)
-        rejected = np.zeros(len(replicas), dtype=np.bool_)
+        rejected = None
         if self._fits is not None:
-            for request, replica in enumerate(replicas.tolist()):
-                rejected[request] = self._rejects(request, replica)
+            placed = enumerate(replicas.tolist())
+            rejected = np.array([self._rejects(request, replica) for request, replica in placed])
         if self.workload.after is None:
             self._replay(replicas, rejected)
             self.decision = self.request = len(self.workload)
@@ -219,12 +218,12 @@ class Run(ABC):
         """Places the request at hand (or drops it); sets `request` and `now_s` to the next."""
 
     @abstractmethod
-    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
+    def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
         """Places all requests, none of which waits for another one, and runs to the end.
 
         Args:
             replicas: (n_requests,) indices.
-            rejected: (n_requests,) which requests their replicas reject.
+            rejected: (n_requests,) which requests their replicas reject, None for none.
         """
 
     def _set_available(self, replica: int, available: bool) -> None:  # noqa: B027

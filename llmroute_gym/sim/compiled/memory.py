@@ -14,6 +14,7 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.starting import (
+    read_arrivals,
     read_requests,
     write_cluster,
     write_replicas,
@@ -183,14 +184,14 @@ class Memory:
             Arrays of shape (n_runs, n_requests).
         """
         shape = len(indices), len(workloads[0])
-        arrived_at_s, scheduled_at_s, first_token_at_s, finished_at_s = (
-            np.empty(shape) for _ in range(4)
-        )
+        arrived_at_s = np.stack([one.arrived_at_s for one in workloads])
+        scheduled_at_s, first_token_at_s, finished_at_s = (np.empty(shape) for _ in range(3))
         replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
         for run, index in enumerate(indices.tolist()):
+            if workloads[run].after is not None:
+                read_arrivals(self._first_of(index), arrived_at_s[run], self.floats)
             read_requests(
                 self._first_of(index),
-                arrived_at_s[run],
                 scheduled_at_s[run],
                 first_token_at_s[run],
                 finished_at_s[run],

@@ -13,15 +13,14 @@ from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""
-_AGING = tuple(int(signal) for signal in AGING)
-_WAITING = AGING.index(Signal.WAITING)
-_RUNNING = AGING.index(Signal.RUNNING)
-_KV_USAGE = AGING.index(Signal.KV_USAGE)
-_PENDING_PROMPT_TOKENS = AGING.index(Signal.PENDING_PROMPT_TOKENS)
-_CONTEXT_TOKENS = AGING.index(Signal.CONTEXT_TOKENS)
-_OLDEST_WAITING_S = AGING.index(Signal.OLDEST_WAITING_S)
-_BATCH_TIME_S = AGING.index(Signal.BATCH_TIME_S)
-_TTFT_S = AGING.index(Signal.TTFT_S)
+_WAITING = int(Signal.WAITING)
+_RUNNING = int(Signal.RUNNING)
+_KV_USAGE = int(Signal.KV_USAGE)
+_PENDING_PROMPT_TOKENS = int(Signal.PENDING_PROMPT_TOKENS)
+_CONTEXT_TOKENS = int(Signal.CONTEXT_TOKENS)
+_OLDEST_WAITING_S = int(Signal.OLDEST_WAITING_S)
+_BATCH_TIME_S = int(Signal.BATCH_TIME_S)
+_TTFT_S = int(Signal.TTFT_S)
 _SPEED = int(Signal.SPEED)
 _AVAILABLE = int(Signal.AVAILABLE)
 _PROMPT_TOKENS = int(Signal.PROMPT_TOKENS)
@@ -34,6 +33,15 @@ _SINCE_LAST_ARRIVAL_S = int(Signal.SINCE_LAST_ARRIVAL_S)
 _REMAINING_TOKENS = int(Signal.REMAINING_TOKENS)
 _ROUNDS_SINCE_CHOSEN = int(Signal.ROUNDS_SINCE_CHOSEN)
 _FITS = int(Signal.FITS)
+# Where the engine's own are stored, after a replica's word.
+_SEEN_WAITING = at.SEEN + AGING.index(Signal.WAITING)
+_SEEN_RUNNING = at.SEEN + AGING.index(Signal.RUNNING)
+_SEEN_KV_USAGE = at.SEEN + AGING.index(Signal.KV_USAGE)
+_SEEN_PENDING_PROMPT_TOKENS = at.SEEN + AGING.index(Signal.PENDING_PROMPT_TOKENS)
+_SEEN_CONTEXT_TOKENS = at.SEEN + AGING.index(Signal.CONTEXT_TOKENS)
+_SEEN_OLDEST_WAITING_S = at.SEEN + AGING.index(Signal.OLDEST_WAITING_S)
+_SEEN_BATCH_TIME_S = at.SEEN + AGING.index(Signal.BATCH_TIME_S)
+_SEEN_TTFT_S = at.SEEN + AGING.index(Signal.TTFT_S)
 
 
 @inlined
@@ -87,22 +95,21 @@ def read_engine(
 ) -> None:
     """Stores a replica's own columns of the rows, from its word SEEN on."""
     assume(replica >= 0)
-    seen = replica + at.SEEN
     ttft = 0.0
     weight = floats[replica + at.TTFT_WEIGHT]
     if weight > 0.0:
         age = now - floats[replica + at.TTFT_AT]
         if age < _SURE_AGE_S or weight * math.exp(-age / RATE_TIME_S) > FADED:
             ttft = floats[replica + at.TTFT_TOTAL] / weight
-    floats[seen + _TTFT_S] = ttft
+    floats[replica + _SEEN_TTFT_S] = ttft
     if information == at.ROUTER:
-        floats[seen + _WAITING] = ints[replica + at.SILENT]
-        floats[seen + _RUNNING] = ints[replica + at.STREAMING]
-        floats[seen + _KV_USAGE] = 0.0
-        floats[seen + _PENDING_PROMPT_TOKENS] = ints[replica + at.SILENT_PROMPT]
-        floats[seen + _CONTEXT_TOKENS] = ints[replica + at.STREAMING_PROMPT]
-        floats[seen + _OLDEST_WAITING_S] = _oldest_silent(replica, now, ints, floats)
-        floats[seen + _BATCH_TIME_S] = 0.0
+        floats[replica + _SEEN_WAITING] = ints[replica + at.SILENT]
+        floats[replica + _SEEN_RUNNING] = ints[replica + at.STREAMING]
+        floats[replica + _SEEN_KV_USAGE] = 0.0
+        floats[replica + _SEEN_PENDING_PROMPT_TOKENS] = ints[replica + at.SILENT_PROMPT]
+        floats[replica + _SEEN_CONTEXT_TOKENS] = ints[replica + at.STREAMING_PROMPT]
+        floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_silent(replica, now, ints, floats)
+        floats[replica + _SEEN_BATCH_TIME_S] = 0.0
         return
     pending = ints[replica + at.WAITING_PROMPT] + ints[replica + at.CHAIN_TOKENS]
     partial = ints[replica + at.PARTIAL]
@@ -110,13 +117,13 @@ def read_engine(
         pending += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
     context = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
     used = _used_blocks(replica, ints)
-    floats[seen + _WAITING] = ints[replica + at.WAITING]
-    floats[seen + _RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
-    floats[seen + _KV_USAGE] = used / ints[replica + at.NUM_BLOCKS]
-    floats[seen + _PENDING_PROMPT_TOKENS] = pending
-    floats[seen + _CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
-    floats[seen + _OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
-    floats[seen + _BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
+    floats[replica + _SEEN_WAITING] = ints[replica + at.WAITING]
+    floats[replica + _SEEN_RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
+    floats[replica + _SEEN_KV_USAGE] = used / ints[replica + at.NUM_BLOCKS]
+    floats[replica + _SEEN_PENDING_PROMPT_TOKENS] = pending
+    floats[replica + _SEEN_CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
+    floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
+    floats[replica + _SEEN_BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
 
 
 @inlined
@@ -172,9 +179,22 @@ def write_rows(
         assume(replica >= 0)
         if fresh:
             read_engine(replica, now, information, ints, floats)
-        for k in range(len(_AGING)):
-            column = _AGING[k]
-            out[r, column] = _scaled(floats[replica + at.SEEN + k], column, scale, high)
+        out[r, _WAITING] = _scaled(floats[replica + _SEEN_WAITING], _WAITING, scale, high)
+        out[r, _RUNNING] = _scaled(floats[replica + _SEEN_RUNNING], _RUNNING, scale, high)
+        out[r, _KV_USAGE] = _scaled(floats[replica + _SEEN_KV_USAGE], _KV_USAGE, scale, high)
+        out[r, _PENDING_PROMPT_TOKENS] = _scaled(
+            floats[replica + _SEEN_PENDING_PROMPT_TOKENS], _PENDING_PROMPT_TOKENS, scale, high
+        )
+        out[r, _CONTEXT_TOKENS] = _scaled(
+            floats[replica + _SEEN_CONTEXT_TOKENS], _CONTEXT_TOKENS, scale, high
+        )
+        out[r, _OLDEST_WAITING_S] = _scaled(
+            floats[replica + _SEEN_OLDEST_WAITING_S], _OLDEST_WAITING_S, scale, high
+        )
+        out[r, _BATCH_TIME_S] = _scaled(
+            floats[replica + _SEEN_BATCH_TIME_S], _BATCH_TIME_S, scale, high
+        )
+        out[r, _TTFT_S] = _scaled(floats[replica + _SEEN_TTFT_S], _TTFT_S, scale, high)
         remaining = remaining_tokens(replica, ints) if information == at.ORACLE else 0
         rounds = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
         out[r, _SPEED] = _scaled(floats[replica + at.SPEED], _SPEED, scale, high)

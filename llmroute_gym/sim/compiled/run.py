@@ -43,9 +43,9 @@ class CompiledRun(Run):
         self.now_s = float(memory.floats[at.NOW])
         return interval
 
-    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
+    def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
         memory = self._memory
-        placed = np.where(rejected, -1, replicas)
+        placed = replicas if rejected is None else np.where(rejected, -1, replicas)
         serve_assigned(placed, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
 
     def _set_available(self, replica: int, available: bool) -> None:

@@ -93,7 +93,6 @@ def write_requests(
 @kernel
 def read_requests(
     first: int,
-    arrived_at_s: FloatArray,
     scheduled_at_s: FloatArray,
     first_token_at_s: FloatArray,
     finished_at_s: FloatArray,
@@ -108,7 +107,6 @@ def read_requests(
     """
     request = first
     for i in range(len(replica)):
-        arrived_at_s[i] = floats[request + at.ARRIVED]
         replica[i] = max(ints[request + at.REPLICA], -1)
         preemptions[i] = ints[request + at.PREEMPTIONS]
         rejected = ints[request + at.REPLICA] == at.REJECTED
@@ -116,3 +114,10 @@ def read_requests(
         first_token_at_s[i] = math.inf if rejected else floats[request + at.FIRST_TOKEN]
         finished_at_s[i] = math.inf if rejected else floats[request + at.FINISHED]
         request += at.REQUEST_WORDS
+
+
+@kernel
+def read_arrivals(first: int, arrived_at_s: FloatArray, floats: FloatArray) -> None:
+    """Copies the times of arrival of requests, from word `first` on, shape (n_requests,)."""
+    for i in range(len(arrived_at_s)):
+        arrived_at_s[i] = floats[first + i * at.REQUEST_WORDS + at.ARRIVED]

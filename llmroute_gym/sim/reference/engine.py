@@ -196,10 +196,11 @@ class ReferenceRun(Run):
             first_s = min(first_s, arrived_at_s)
         return first_s
 
-    def _replay(self, replicas: IntArray, rejected: BoolArray) -> None:
+    def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
+        refused = np.zeros(len(replicas), dtype=np.bool_) if rejected is None else rejected
         for request in self._requests:
             self._run_to(request.arrived_at_s)
-            self._submit(request, int(replicas[request.index]), bool(rejected[request.index]))
+            self._submit(request, int(replicas[request.index]), bool(refused[request.index]))
         self._run_to(math.inf)
         self._end()
 
