@@ -30,6 +30,17 @@ def _find_data() -> Path | None:
 
 
 DATA = _find_data()
+SHIPPED = Path(__file__).parent / "data" / "oracle"
+"""A few cases that are always at hand."""
+
+_CASES = {
+    config.parent.name: config.parent
+    for config in (
+        *SHIPPED.glob("*/config.json"),
+        *(DATA.glob("oracle/*/config.json") if DATA else ()),
+    )
+}
+"""Name to folder, where a case is in both places that of the data."""
 
 
 class OracleCase(NamedTuple):
@@ -56,28 +67,30 @@ class OracleCase(NamedTuple):
 
 
 def case_names() -> list[str]:
-    """Returns the names of the recorded runs, none where there is no data."""
-    if DATA is None:
-        return []
-    return sorted(folder.name for folder in (DATA / "oracle").iterdir() if folder.is_dir())
+    """Returns the names of the recorded runs at hand, of the data and shipped."""
+    return sorted(_CASES)
+
+
+def is_shipped(name: str) -> bool:
+    """Returns whether a recorded run is at hand without the data."""
+    return (SHIPPED / name).is_dir()
 
 
 def batch_time(config: dict[str, Any]) -> BatchTimeModel:
     """Returns what the recorded run used: exact tables, or a formula."""
-    assert DATA is not None
     if config["param"]:
         coef = config["param"]["coef"]
         return FormulaBatchTime(
             coef["c0"], coef["c_hinge"], config["param"]["N0"], coef["c_kv"], coef["c_A"]
         )
-    return TableBatchTime.from_npz(DATA / "batch_time" / f"{config['combo']}.npz")
+    shipped = SHIPPED / "batch_time" / f"{config['combo']}.npz"
+    return TableBatchTime.from_npz(DATA / "batch_time" / shipped.name if DATA else shipped)
 
 
 @cache
 def load_case(name: str) -> OracleCase:
     """Reads a recorded run."""
-    assert DATA is not None
-    folder = DATA / "oracle" / name
+    folder = _CASES[name]
     config = json.loads((folder / "config.json").read_text())
     recorded = read_columns(folder / "requests.csv.gz")
     replica = Replica(

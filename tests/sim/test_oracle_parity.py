@@ -7,7 +7,7 @@ import pytest
 
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.engines import EngineName
-from tests.oracle import NO_DATA, batch_time, case_names, load_case, read_columns
+from tests.oracle import batch_time, case_names, is_shipped, load_case, read_columns
 from tests.sim.monitor import watched_schedulers
 
 TOLERANCE_S = 1e-6
@@ -19,7 +19,11 @@ TIMES = {
 }
 
 every_case = pytest.mark.parametrize(
-    "name", case_names() or [pytest.param("", marks=pytest.mark.skip(NO_DATA))]
+    "name",
+    [
+        pytest.param(name, marks=() if name.startswith("tiny_") else pytest.mark.oracle)
+        for name in case_names()
+    ],
 )
 
 
@@ -43,6 +47,13 @@ def test_the_router_chooses_the_recorded_replicas(name: str, engine: EngineName)
     np.testing.assert_array_equal(outcome.replica, case.assignment)
 
 
+def test_the_shipped_cases_are_of_both_schedulers_with_and_without_restarts() -> None:
+    cases = [load_case(name) for name in case_names() if is_shipped(name)]
+    assert {case.config["replica_scheduler"] for case in cases} == {"vllm", "sarathi"}
+    assert {bool(case.recorded["num_restarts"].any()) for case in cases} == {True, False}
+
+
+@pytest.mark.oracle
 def test_there_are_cases_of_every_kind(data: Path) -> None:
     configs = [load_case(name).config for name in case_names()]
     assert {config["replica_scheduler"] for config in configs} == {"vllm", "sarathi"}
@@ -50,6 +61,7 @@ def test_there_are_cases_of_every_kind(data: Path) -> None:
     assert any(load_case(name).recorded["num_restarts"].any() for name in case_names())
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["tiny_a100-7b_vllm_1rep", "tiny_a100-7b_sarathi256_1rep"])
 def test_each_batch_is_the_recorded_batch(data: Path, name: str) -> None:
     case = load_case(name)

@@ -24,7 +24,7 @@ from llmroute_gym.sim.profile_time import (
 )
 from llmroute_gym.sim.profile_writer import write_profile
 from llmroute_gym.sim.replica import Cluster
-from tests.oracle import DATA, load_case
+from tests.oracle import NO_DATA, case_names, load_case
 
 PROFILES = Path(profile_time.__file__).parent / "profiles"
 NUM_BLOCKS = {
@@ -173,7 +173,7 @@ def test_a_profile_stays_near_the_exact_tables(name: str, data: Path) -> None:
     assert np.max(np.abs(errors)) < 0.1
 
 
-@pytest.mark.skipif(DATA is None, reason="no recorded runs: set LLMROUTE_DATA")
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("case", "profile"),
     [
@@ -185,6 +185,8 @@ def test_a_profile_stays_near_the_exact_tables(name: str, data: Path) -> None:
     ],
 )
 def test_a_recorded_run_is_met_with_the_profile(case: str, profile: str) -> None:
+    if case not in case_names():
+        pytest.skip(NO_DATA)
     run = load_case(case)
     one = replace(run.cluster[0], batch_time=load_profile(profile).batch_time)
     outcome = simulate(
