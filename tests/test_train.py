@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster, build_source
 from llmroute_gym.train import train
 from tests.config.test_config import composed
+from tests.sb3.hostile import Harm, hostile, replaced
 
 RESULTS = {
     "comparison.csv",
@@ -476,6 +478,38 @@ def test_a_checkpoint_that_would_be_unpickled_must_be_trusted(tmp_path: Path) ->
     train(tiny(tmp_path / "run", warm_start=replace(start, trusted=True), model=mlp))
     evaluate(replace(evaluating, trusted=True))
     assert rows(tmp_path / "e" / "comparison.csv")[0]["router"] == "policy"
+
+
+def test_no_command_runs_what_is_in_a_checkpoint(finished: Path, tmp_path: Path) -> None:
+    from llmroute_gym.sb3 import RouterPPO
+
+    harm, original = tmp_path / "harm", finished / "model.zip"
+    pickled = hostile(original, tmp_path / "pickled.zip", harm)
+    with pytest.raises(Exception):  # noqa: B017, PT011  (SB3 ends anyhow)
+        RouterPPO.load(pickled, device="cpu")
+    harm.rmdir()  # Stable-Baselines3 has run it
+
+    def no_weights(name: str, held: bytes) -> bytes:
+        return pickle.dumps(Harm(harm), 2) if name == "policy.pth" else held
+
+    spoiled = replaced(original, tmp_path / "spoiled.zip", no_weights)
+
+    def commands(checkpoint: Path, folder: Path) -> tuple[Callable[[], object], ...]:
+        start = WarmStartConfig(checkpoint=str(checkpoint), cloning=False)
+        evaluating = {"runs": 2, "requests": 30, "resamples": 50, "run_dir": str(folder / "e")}
+        return (
+            lambda: evaluate(EvaluateConfig(checkpoint=str(checkpoint), **evaluating)),  # type: ignore[arg-type]
+            lambda: train(tiny(folder / "t", warm_start=start)),
+        )
+
+    for command in commands(pickled, tmp_path / "pickled"):
+        command()
+    again, before = (one / "comparison.csv" for one in (tmp_path / "pickled" / "e", finished))
+    assert again.read_bytes() == before.read_bytes()
+    for command in commands(spoiled, tmp_path / "spoiled"):
+        with pytest.raises(InputError, match="is not a complete checkpoint"):
+            command()
+    assert not harm.exists()
 
 
 @pytest.mark.parametrize(
