@@ -17,11 +17,10 @@ from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.sources import SyntheticWorkload
 from llmroute_gym.sim.workload import Workload
-from tests.sim.strategies import random_case, with_waiting
+from tests.sim.strategies import random_case, seeds, with_waiting
 
 EPISODE = 20
-N_RANDOM = 320
-SEED = 5000
+SEED = 10_000_000
 """Apart from the seeds of the engines' own tests."""
 FAST = FormulaBatchTime(c0=0.01, c1=0.0, n0=0.0, c2=1e-6, c3=0.0)
 CASES: list[dict[str, Any]] = [
@@ -63,7 +62,7 @@ class Shortened(Recorded):
 
 
 @pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
-@pytest.mark.parametrize("seed", range(N_RANDOM))
+@seeds(320)
 def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) -> None:
     case = random_case(SEED + seed)
     settings: dict[str, Any] = {
@@ -80,11 +79,11 @@ def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) ->
 
 
 @pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
-@pytest.mark.parametrize("seed", range(60))
+@seeds(60)
 def test_waiting_requests_and_episodes_of_any_length_are_those_of_the_reference_engine(
     seed: int,
 ) -> None:
-    case = with_waiting(random_case(SEED + N_RANDOM + seed), seed)
+    case = with_waiting(random_case(2 * SEED + seed), seed)
     settings: dict[str, Any] = {
         "cluster": case.cluster,
         "workload": Shortened(case.workload),

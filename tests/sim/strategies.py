@@ -1,10 +1,12 @@
 """Random workloads on random clusters, for the tests that must hold for all of them."""
 
+import os
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from llmroute_gym.config import ObservationConfig
@@ -19,6 +21,24 @@ from llmroute_gym.sim.workload import Workload
 
 TICK_S = 2.0**-6
 """Exact cases have all times on multiples of a power of two, so that events coincide."""
+QUICK_CASES = 40
+"""So many of a random suite's cases are not marked as slow."""
+
+
+def n_cases(usual: int) -> int:
+    """Returns how many cases a random suite has: `LLMROUTE_CASES`, by default the usual."""
+    return int(os.environ.get("LLMROUTE_CASES") or usual)
+
+
+def seeds(usual: int) -> pytest.MarkDecorator:
+    """Runs a test with each `seed` from 0 to `n_cases` - 1; all but the first are slow."""
+    return pytest.mark.parametrize(
+        "seed",
+        [
+            pytest.param(seed, marks=pytest.mark.slow if seed >= QUICK_CASES else ())
+            for seed in range(n_cases(usual))
+        ],
+    )
 
 
 class Case(NamedTuple):

@@ -7,15 +7,15 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Interval, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
-from tests.sim.strategies import Case, random_case, with_waiting
+from tests.sim.strategies import Case, random_case, seeds, with_waiting
 
 pytestmark = [
     pytest.mark.skipif("compiled" not in ENGINES, reason="there is no compiled engine"),
     pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table"),
 ]
 
-N_CASES = 320
-every_seed = pytest.mark.parametrize("seed", range(N_CASES))
+APART = 1_000_000
+"""Between the seeds of one test and those of the next."""
 
 TIMES = ("arrived_at_s", "scheduled_at_s", "first_token_at_s", "finished_at_s")
 COUNTS = ("replica", "preemptions", "prompt_tokens", "output_tokens")
@@ -70,26 +70,26 @@ def assert_simulated_alike(case: Case, seed: int) -> None:
         assert_same_outcome(compiled, reference, case.rtol)
 
 
-@every_seed
+@seeds(320)
 def test_steps_agree(seed: int) -> None:
     assert_stepped_alike(random_case(seed))
 
 
-@every_seed
+@seeds(320)
 def test_runs_agree(seed: int) -> None:
-    assert_simulated_alike(random_case(N_CASES + seed), seed)
+    assert_simulated_alike(random_case(APART + seed), seed)
 
 
-@every_seed
+@seeds(320)
 def test_runs_whose_arrivals_depend_on_ends_agree(seed: int) -> None:
-    case = with_waiting(random_case(2 * N_CASES + seed), seed)
+    case = with_waiting(random_case(2 * APART + seed), seed)
     assert_stepped_alike(case)
     assert_simulated_alike(case, seed)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@seeds(40)
 def test_ends_and_the_arrivals_they_bring_agree_to_the_bit(seed: int) -> None:
-    case = with_waiting(random_case(500 + seed, exact=True), seed)
+    case = with_waiting(random_case(3 * APART + seed, exact=True), seed)
     assert_stepped_alike(case)
     first, second = (
         simulate(case.workload, case.cluster, case.assignment, engine=engine)
@@ -99,9 +99,9 @@ def test_ends_and_the_arrivals_they_bring_agree_to_the_bit(seed: int) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@seeds(40)
 def test_events_at_one_instant_agree(seed: int) -> None:
-    case = random_case(seed, exact=True)
+    case = random_case(4 * APART + seed, exact=True)
     assert_stepped_alike(case)
     for name in TIMES:  # nothing rounds, so not a bit may differ
         reference, compiled = (
@@ -114,7 +114,7 @@ def test_events_at_one_instant_agree(seed: int) -> None:
 @pytest.mark.parametrize("n_requests", [1, 2, 300])
 def test_workloads_of_any_size_agree(n_requests: int) -> None:
     for seed in range(3):
-        assert_simulated_alike(random_case(1000 + seed, n_requests=n_requests), seed)
+        assert_simulated_alike(random_case(5 * APART + seed, n_requests=n_requests), seed)
 
 
 def test_wrong_input_gets_the_same_sentence() -> None:

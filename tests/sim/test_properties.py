@@ -12,12 +12,12 @@ from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Interval, Outcome, Workload
 from llmroute_gym.sim.engines import EngineName
 from tests.sim.monitor import watched_schedulers
-from tests.sim.strategies import Case, cases
+from tests.sim.strategies import Case, cases, n_cases
 
 pytestmark = pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
 
 many = settings(
-    max_examples=100,
+    max_examples=n_cases(100),
     deadline=None,
     derandomize=True,
     database=None,
