@@ -84,6 +84,7 @@ def test_wrong_settings_write_nothing(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.cli
 def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [

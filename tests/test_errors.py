@@ -17,6 +17,7 @@ def test_a_sentence_is_the_same_everywhere_unless_it_says_otherwise() -> None:
     assert pickle.loads(pickle.dumps(error)).command_sentence == "no; set group.a=b"
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(
     ("overrides", "mends"),
     [

@@ -17,6 +17,8 @@ from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster
 
+pytestmark = pytest.mark.cli
+
 Evaluating = Callable[..., Path]
 
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = {"hydra", "matplotlib", "numba", "pandas", "sb3_contrib", "scipy", "stable_baselines3"}
 HEAVY |= {"tensorboard", "torch", "wandb"}
 
@@ -27,15 +29,18 @@ def fresh_import() -> tuple[float, set[str]]:
     return seconds, set(modules)
 
 
+@pytest.mark.cli
 def test_the_root_imports_nothing_heavy() -> None:
     _, modules = fresh_import()
     assert not modules & HEAVY
 
 
+@pytest.mark.cli
 def test_the_import_takes_under_half_a_second() -> None:
     assert min(fresh_import()[0] for _ in range(5)) < 0.5
 
 
+@pytest.mark.cli
 def test_the_simulator_knows_nothing_of_learning() -> None:
     code = "import sys, llmroute_gym.sim.reference; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

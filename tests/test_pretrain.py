@@ -27,6 +27,8 @@ from llmroute_gym.pretrain import pretrain
 from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.training.comparison import comparison
 
+pytestmark = pytest.mark.cli
+
 RESULTS = {
     "accuracy.csv",
     "comparison.csv",

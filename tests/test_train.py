@@ -46,6 +46,8 @@ from llmroute_gym.train import train
 from tests.config.test_config import composed
 from tests.sb3.hostile import Harm, hostile, replaced
 
+pytestmark = pytest.mark.cli
+
 RESULTS = {
     "comparison.csv",
     "comparison_full.csv",

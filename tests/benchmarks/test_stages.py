@@ -38,6 +38,8 @@ from llmroute_gym.compare.statistics import Resampling
 from llmroute_gym.config import EvaluationConfig
 from llmroute_gym.sb3.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "training.ppo_requests=144",
     "training.rollout_steps=12",

@@ -28,6 +28,8 @@ from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "training.ppo_requests=96",
     "training.rollout_steps=24",

@@ -173,6 +173,7 @@ def refused(
     return run
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -298,6 +299,7 @@ def test_wrong_input_ends_in_one_sentence(
     assert words in refused(*overrides)
 
 
+@pytest.mark.cli
 def test_evaluate_names_its_keys_without_a_group(refused: Callable[..., str]) -> None:
     assert refused("runs=1", command="evaluate") == "runs must be >= 2, got 1"
     assert "did you mean routers?" in refused("router=[lor]", command="evaluate")
@@ -305,6 +307,7 @@ def test_evaluate_names_its_keys_without_a_group(refused: Callable[..., str]) ->
     assert "routers: expected a list, such as" in refused("routers=lor", command="evaluate")
 
 
+@pytest.mark.cli
 def test_right_input_reaches_the_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train", "+exp=original", "run_dir=here", "seed=7"])
@@ -315,6 +318,7 @@ def test_right_input_reaches_the_function(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert asdict(called[0].reward)["latency_weight"] == 1.2
 
 
+@pytest.mark.cli
 def test_multirun_gives_each_job_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_few_replicas_are_disturbed_as_ever() -> None:
     assert digest.hexdigest()[:12] == "568a229fdbef"
 
 
+@pytest.mark.slow
 def test_too_many_replicas_for_an_episode_are_not_disturbed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -120,6 +121,7 @@ def test_too_many_replicas_for_an_episode_are_not_disturbed(
     assert not caplog.records
 
 
+@pytest.mark.cli
 def test_equal_seeds_give_equal_decisions_with_any_number_of_workers(demos: Demos) -> None:
     again = collect(small(workers=2))
     for name in ("observation", "action", "return_to_go", "step"):
@@ -128,6 +130,7 @@ def test_equal_seeds_give_equal_decisions_with_any_number_of_workers(demos: Demo
     assert not np.array_equal(other.observation, demos.observation)
 
 
+@pytest.mark.cli
 def test_what_is_built_already_is_not_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llmroute_gym.ground.signals import AGING, N_SIGNALS, SIGNAL_NAMES, VERSION_1, Signal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +62,7 @@ def answers(package_root: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.cli
 def test_one_more_signal_leaves_old_checkpoints_and_demonstrations_valid(tmp_path: Path) -> None:
     shutil.copytree(
         ROOT / "llmroute_gym", tmp_path / "llmroute_gym", ignore=shutil.ignore_patterns("*.nb?")

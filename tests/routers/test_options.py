@@ -52,6 +52,7 @@ def test_settings_take_both_forms_and_tables_call_them_alike() -> None:
     assert WarmStartConfig(policies=rules).policies == texts
 
 
+@pytest.mark.cli
 def test_the_command_compares_one_rule_under_two_constants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

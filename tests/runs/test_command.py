@@ -18,6 +18,8 @@ from llmroute_gym.evaluate import main
 from llmroute_gym.ground.notices import notices
 from llmroute_gym.runs.streams import to_people
 
+pytestmark = pytest.mark.cli
+
 SMALL = ("evaluation.runs=2", "evaluation.requests=20", "evaluation.resamples=20")
 Command = Callable[..., tuple[int, str, str]]
 

@@ -52,6 +52,7 @@ def policy(kind: str, seen: bool) -> Any:
     return made.policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "replica_set"])
 @pytest.mark.parametrize("seen", [True, False])
 def test_an_exported_policy_gives_the_same_logits(kind: str, seen: bool, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_what_decides_otherwise_is_refused() -> None:
             simulate(workload(), FOUR, model)
 
 
+@pytest.mark.cli
 def test_without_the_plugin_a_model_is_told_of_it() -> None:
     code = """
 from stable_baselines3 import PPO

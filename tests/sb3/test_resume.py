@@ -119,6 +119,7 @@ def assert_same(resumed, uninterrupted):
     assert first == second
 
 
+@pytest.mark.cli
 def test_a_process_killed_at_a_random_moment(uninterrupted, tmp_path):
     script = Path(__file__).with_name("training_run.py")
     process = subprocess.Popen(

@@ -107,6 +107,7 @@ def test_shipped_table_matches_the_trace() -> None:
         assert means[1] == pytest.approx(means[0], rel=0.03)
 
 
+@pytest.mark.cli
 @needs_trace
 def test_shipped_table_is_what_the_script_makes(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "fit_workload.py"

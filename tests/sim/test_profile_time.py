@@ -321,6 +321,7 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
         load_profile(tmp_path / "none.yaml")
 
 
+@pytest.mark.cli
 def test_profiles_load_without_scipy_and_pandas() -> None:
     code = (
         "import sys; from llmroute_gym.sim import fit, profile_time; "

@@ -220,6 +220,7 @@ def test_random_weights_are_no_reference(tmp_path: Path, caplog: pytest.LogCaptu
     assert float(normalizer.count) > filled
 
 
+@pytest.mark.slow
 def test_stage_3_and_the_external_pretraining(tmp_path: Path) -> None:
     shared: dict[str, Any] = {
         "reward": RewardConfig(latency_weight=1.3),

@@ -31,6 +31,7 @@ def test_a_command_line_names_callbacks() -> None:
     assert settings.callbacks == [NOTE]
 
 
+@pytest.mark.slow
 def test_a_callback_of_the_settings_is_called_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,7 @@ def test_closing_leaves_a_viewer_that_still_draws(times: int) -> None:
     np.testing.assert_array_equal(before, viewer.frame(snapshot()))
 
 
+@pytest.mark.cli
 def test_pictures_leave_matplotlib_alone() -> None:
     script = (
         "import sys, numpy as np\n"

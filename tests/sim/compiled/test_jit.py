@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.cli
+
 KERNEL = """
 import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s")
