@@ -24,13 +24,12 @@ from llmroute_gym.sim.fetch import PUBLIC_TRACES
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"python -m llmroute_gym\.([\w.]+)([^#`\n]*)", README)
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-SETTINGS = re.findall(r"`('?[a-z][a-z_./]*=[^`\n]+)`", PROSE)
-NO_SETTINGS = {'engine="compiled"', 'engine="reference"', "group=option", "key=value"}
-NO_SETTINGS |= {'policy_kwargs={"features_extractor_class": NormalizedRows}'}
-"""Arguments in Python, and what stands for any setting."""
+SETTINGS = re.findall(r"`('[^`\n]+'|[a-z][a-z_./]*=[^`\"\n]+)`", PROSE)
+"""What could be typed to a command; with double quotes only it is Python."""
+PLACEHOLDERS = {"group=option", "key=value"}
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALLER = {"num_envs=64": "num_envs=8", "learn(100_000)": "learn(2_048)"}
-"""What takes a minute or more, and a size that shows the same."""
+"""What takes a minute, and a size that shows the same."""
 CHECKPOINT = Path(__file__).parent / "data" / "model_v1.zip"
 
 
@@ -54,6 +53,7 @@ def test_the_two_commands_stand_word_for_word() -> None:
     assert f"\n{install}'.[dev]' && .venv/bin/python -m pytest\n" in README
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
 def test_commands_compose(command: str, arguments: str) -> None:
     words = shlex.split(arguments)
@@ -76,7 +76,8 @@ def test_commands_compose(command: str, arguments: str) -> None:
         settings.validate()
 
 
-@pytest.mark.parametrize("setting", sorted(set(SETTINGS) - NO_SETTINGS))
+@pytest.mark.cli
+@pytest.mark.parametrize("setting", sorted(set(SETTINGS) - PLACEHOLDERS))
 def test_settings_in_the_text_compose(setting: str) -> None:
     assert any(composes(command, shlex.split(setting)) for command in SCHEMAS)
 
