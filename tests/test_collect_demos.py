@@ -13,6 +13,8 @@ from llmroute_gym.demos.file import Demos
 from llmroute_gym.errors import InputError
 from tests.demos.test_collection import small
 
+pytestmark = pytest.mark.cli
+
 
 def test_the_file_repeats_byte_for_byte_and_is_kept(tmp_path: Path) -> None:
     one = collect_demos(small(run_dir=str(tmp_path / "a")))
@@ -84,7 +86,6 @@ def test_wrong_settings_write_nothing(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.cli
 def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -25,6 +25,8 @@ from tuning_log import (
 
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 
+pytestmark = pytest.mark.slow
+
 SIZES = Sizes(seeds=2, runs=3, requests=20, resamples=40)
 FACTORS = {"original": 1.0, "original + kl": 1.2, "latency_tuned": 0.9, "lor": 0.8}
 """Of round robin's latencies; 1 where nothing stands."""

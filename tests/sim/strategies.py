@@ -21,7 +21,7 @@ from llmroute_gym.sim.workload import Workload
 
 TICK_S = 2.0**-6
 """Exact cases have all times on multiples of a power of two, so that events coincide."""
-QUICK_CASES = 40
+QUICK_CASES = 20
 """So many of a random suite's cases are not marked as slow."""
 
 

@@ -138,12 +138,14 @@ def test_intervals_sum_to_latency(case: Case, engine: EngineName) -> None:
     np.testing.assert_allclose([i.duration_s for i in intervals[:-1]], gaps, atol=1e-12)
 
 
+@pytest.mark.slow
 @many
 @given(case=cases())
 def test_stepping_and_replaying_agree(case: Case, engine: EngineName) -> None:
     assert_same_times(stepped(case, engine)[1], replayed(case, engine))
 
 
+@pytest.mark.slow
 @many
 @given(case=cases())
 def test_equal_inputs_give_equal_bits(case: Case, engine: EngineName) -> None:
@@ -153,6 +155,7 @@ def test_equal_inputs_give_equal_bits(case: Case, engine: EngineName) -> None:
         np.testing.assert_array_equal(column, other.columns()[name])
 
 
+@pytest.mark.slow
 @many
 @given(case=cases())
 def test_what_is_observed_does_not_change_what_happens(case: Case, engine: EngineName) -> None:
@@ -163,6 +166,7 @@ def test_what_is_observed_does_not_change_what_happens(case: Case, engine: Engin
     assert_same_times(run.outcome(), replayed(case, engine))
 
 
+@pytest.mark.slow
 @many
 @given(case=cases())
 def test_a_replica_does_not_feel_the_others(case: Case, engine: EngineName) -> None:
@@ -184,6 +188,7 @@ def test_a_replica_does_not_feel_the_others(case: Case, engine: EngineName) -> N
             )
 
 
+@pytest.mark.slow
 @many
 @given(case=cases())
 def test_time_has_no_unit(case: Case, engine: EngineName) -> None:
@@ -201,6 +206,7 @@ def test_time_has_no_unit(case: Case, engine: EngineName) -> None:
         np.testing.assert_array_equal(getattr(slow, name), 2 * getattr(fast, name))
 
 
+@pytest.mark.slow
 @many
 @given(case=cases(exact=True))
 def test_time_has_no_origin(case: Case, engine: EngineName) -> None:

@@ -204,6 +204,7 @@ def test_the_value_head_speaks_of_the_scaled_rewards(finished: Path, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_random_weights_are_no_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         train(tiny(tmp_path / "run"))
@@ -274,6 +275,7 @@ def test_other_replicas_behind_the_demonstrations_are_said(
     assert "cluster.profile is a100-internlm-20b there and a100-llama-2-7b here" in caplog.text
 
 
+@pytest.mark.slow
 def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start = WarmStartConfig(cloning=False, epochs=3)
     calm, curriculum = (
@@ -287,6 +289,7 @@ def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCapt
     assert "curriculum.advance=plateau has no effect with curriculum.stages=[]" in caplog.text
 
 
+@pytest.mark.slow
 def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]

@@ -91,6 +91,7 @@ def test_the_load_where_it_is_worst_is_told() -> None:
         assert "(+300%)" in sentence
 
 
+@pytest.mark.slow
 def test_a_finding_comes_with_advice_and_changes_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_an_episode_keeps_the_load_that_it_began_with() -> None:
     assert times[58] < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
