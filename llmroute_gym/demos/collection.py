@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llmroute_gym.config import CollectDemosConfig
-from llmroute_gym.demos.file import DemoLayout, Demos, concatenated
+from llmroute_gym.demos.file import Demos, concatenated
+from llmroute_gym.demos.layout import DemoLayout
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make

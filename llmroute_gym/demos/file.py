@@ -19,7 +19,7 @@ layout that all rows share and the provenance of each collection:
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ClusterConfig, ObservationConfig, RewardConfig
+from llmroute_gym.demos.layout import DemoLayout, shown_setting
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 
@@ -37,52 +38,6 @@ DEMOS_FILE = "demos.parquet"
 METADATA_KEY = b"llmroute_gym.demos"
 FORMAT = 1
 """Version of the file's format."""
-
-
-@dataclass(frozen=True)
-class DemoLayout:
-    """What all decisions of a file have in common.
-
-    Attributes:
-        replicas: rows of an observation.
-        observation: its columns and what they tell.
-        reward: weights of the rewards.
-        gamma: discount of the returns.
-    """
-
-    replicas: int
-    observation: ObservationConfig
-    reward: RewardConfig
-    gamma: float
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of an observation's columns, in order."""
-        return tuple(self.observation.columns)
-
-    def differences(self, other: "DemoLayout") -> list[str]:
-        """Returns what differs, one phrase each: "replicas is 4 there and 8 here"."""
-        there, here = _flat(asdict(self)), _flat(asdict(other))
-        return [
-            f"{name} is {_shown(value)} there and {_shown(here[name])} here"
-            for name, value in there.items()
-            if value != here[name]
-        ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _shown(value: Any) -> str:
-    named = isinstance(value, list) and value and isinstance(value[0], str)
-    return f"({', '.join(value)})" if named else str(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +129,7 @@ class Demos:
             return []
         there = {**asdict(ClusterConfig()), **stored}
         return [
-            f"cluster.{name} is {_shown(there[name])} there and {_shown(value)} here"
+            f"cluster.{name} is {shown_setting(there[name])} there and {shown_setting(value)} here"
             for name, value in asdict(cluster).items()
             if there[name] != value
         ]

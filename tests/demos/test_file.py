@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from llmroute_gym.config import ClusterConfig, GroupConfig, ObservationConfig, RewardConfig
-from llmroute_gym.demos.file import ARRAYS, METADATA_KEY, DemoLayout, Demos
+from llmroute_gym.demos.file import ARRAYS, METADATA_KEY, Demos
+from llmroute_gym.demos.layout import DemoLayout
 from llmroute_gym.envs.observation import COLUMNS
 from llmroute_gym.errors import InputError
 

@@ -12,7 +12,8 @@ from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from llmroute_gym.config import CloningConfig, ObservationConfig, RewardConfig
-from llmroute_gym.demos.file import DemoLayout, Demos
+from llmroute_gym.demos.file import Demos
+from llmroute_gym.demos.layout import DemoLayout
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import NormalizedRows, RouterPPO
 from llmroute_gym.sb3.cloning import (

@@ -8,8 +8,9 @@ tables, an arithmetic series on fitted models.
 import math
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
-from llmroute_gym.sim.batch_time import CONTEXT_BUCKET
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.batch.chunked import chunks
+from llmroute_gym.sim.compiled.batch.prefill_first import whole_prompts
 from llmroute_gym.sim.compiled.batch_seconds import (
     decode_seconds,
     equal_steps,
@@ -23,8 +24,6 @@ from llmroute_gym.sim.compiled.blocks import (
     steps_with_room,
 )
 from llmroute_gym.sim.compiled.events import (
-    admit,
-    chain,
     mean_after,
     note_finish,
     note_first_token,
@@ -158,95 +157,6 @@ def _end_batch(
 
 
 @inlined
-def _whole_prompts(
-    replica: int, now: float, b: int, step: int, context: int, ints: IntArray, floats: FloatArray
-) -> tuple[int, int, int]:
-    """Admits whole prompts (`prefill_first`); returns how many, their tokens and squares."""
-    block_size = ints[replica + at.BLOCK_SIZE]
-    held = ints[replica + at.PREFILL_BLOCKS]
-    prefills = tokens = squares = longest = 0
-    request = ints[replica + at.HEAD]
-    while request >= 0 and b + ints[replica + at.PREFILL_COUNT] < ints[replica + at.MAX_BATCH]:
-        prompt = ints[request + at.PROMPT]
-        longest = max(longest, prompt)
-        # A restarted prompt that has outgrown the limit would wait for ever: it runs alone.
-        outgrown = prefills == 0 and ints[request + at.PREEMPTIONS] > 0
-        if (prefills + 1) * longest > ints[replica + at.MAX_BATCHED_TOKENS] and not outgrown:
-            break
-        held += blocks_for(prompt, block_size)
-        limit = ints[replica + at.OPEN_BLOCKS]
-        if not has_room(replica, b, context - b, step - 1, held, limit, ints):
-            break
-        admit(replica, request, held, now, ints, floats)
-        chain(replica, request, prompt, ints)
-        prefills += 1
-        tokens += prompt
-        squares += prompt * prompt
-        request = ints[replica + at.HEAD]
-    return prefills, tokens, squares
-
-
-@inlined
-def _next_chunk(replica: int, budget: int, ints: IntArray) -> tuple[int, int]:
-    """Continues the half-done prefill; returns its chunk and the tokens it had before."""
-    request = ints[replica + at.PARTIAL]
-    chunk = done = 0
-    if request >= 0:
-        done = ints[replica + at.PARTIAL_DONE]
-        chunk = min(ints[request + at.PROMPT] - done, budget)
-        ints[replica + at.PARTIAL_SKIPPED] = 1 if chunk <= 0 else 0
-        if chunk > 0 and done + chunk == ints[request + at.PROMPT]:
-            ints[replica + at.PARTIAL] = -1
-            ints[replica + at.PARTIAL_DONE] = 0
-            ints[replica + at.CHAIN_DONE] = done
-            chain(replica, request, chunk, ints)
-        elif chunk > 0:
-            ints[replica + at.PARTIAL_CHUNK] = chunk
-    return max(chunk, 0), done
-
-
-@inlined
-def _chunks(
-    replica: int, now: float, b: int, step: int, context: int, ints: IntArray, floats: FloatArray
-) -> tuple[int, int, int, int, int]:
-    """Fills the batch with prefill chunks (`chunked`).
-
-    Returns:
-        Their number, tokens, squares, chunk times context, and context buckets.
-    """
-    block_size = ints[replica + at.BLOCK_SIZE]
-    budget = ints[replica + at.CHUNK_SIZE] - b
-    chunk, done = _next_chunk(replica, budget, ints)
-    prefills = 1 if chunk > 0 else 0
-    tokens = chunk
-    squares = chunk * chunk
-    budget -= chunk
-    request = ints[replica + at.HEAD]
-    limit = ints[replica + at.MAX_BATCH]
-    while budget > 0 and request >= 0 and b + ints[replica + at.PREFILL_COUNT] < limit:
-        prompt = ints[request + at.PROMPT]
-        held = ints[replica + at.PREFILL_BLOCKS] + blocks_for(prompt, block_size)
-        if not has_room(replica, b, context, step, held, ints[replica + at.OPEN_BLOCKS], ints):
-            break
-        admit(replica, request, held, now, ints, floats)
-        part = min(prompt, budget)
-        budget -= part
-        prefills += 1
-        tokens += part
-        squares += part * part
-        if part == prompt:
-            chain(replica, request, part, ints)
-        else:
-            ints[replica + at.PARTIAL] = request
-            ints[replica + at.PARTIAL_DONE] = 0
-            ints[replica + at.PARTIAL_SKIPPED] = 0
-            ints[replica + at.PARTIAL_CHUNK] = part
-        request = ints[replica + at.HEAD]
-    buckets = (done + CONTEXT_BUCKET - 1) // CONTEXT_BUCKET if chunk > 0 else 0
-    return prefills, tokens, squares, chunk * done, buckets
-
-
-@inlined
 def _decode_run(
     replica: int,
     now: float,
@@ -368,7 +278,7 @@ def advance(
 
                 prefills = tokens = squares = chunk_context = buckets = 0
                 if prefill_first:
-                    prefills, tokens, squares = _whole_prompts(
+                    prefills, tokens, squares = whole_prompts(
                         replica, now, b, step, context, ints, floats
                     )
                 decoding = 0 if prefills > 0 else b
@@ -385,7 +295,7 @@ def advance(
                     b = decoding = ints[replica + at.DECODES]
                     context = ints[replica + at.CONTEXT]
                 if not prefill_first:
-                    prefills, tokens, squares, chunk_context, buckets = _chunks(
+                    prefills, tokens, squares, chunk_context, buckets = chunks(
                         replica, now, b, step, context, ints, floats
                     )
 

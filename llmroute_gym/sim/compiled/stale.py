@@ -25,7 +25,7 @@ def drop_stale_kernels(folder: Path = _HERE, *further_sources: Path) -> None:
         folder: holds modules with kernels; call this before any of them is imported.
         further_sources: files that its kernels are made of, beside those of this package.
     """
-    ours = [*sorted(_HERE.glob("*.py")), Path(batch_time.__file__), Path(signals.__file__)]
+    ours = [*sorted(_HERE.rglob("*.py")), Path(batch_time.__file__), Path(signals.__file__)]
     sources = b"".join(path.read_bytes() for path in (*ours, *further_sources))
     digest = hashlib.sha256(sources).hexdigest()
     cache = _cache_of(folder)

@@ -1,0 +1,1 @@
+"""What each scheduler puts into the next batch, one file per scheduler."""
