@@ -5,11 +5,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.envs.observation import HIGH, SCALE, Columns, with_fits
+from llmroute_gym.envs.observation import HIGH, SCALE, Columns, with_states
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import N_SIGNALS, VERSION_1
+from llmroute_gym.ground.signals import N_SIGNALS, VERSION_1, Signal
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.outcome import Outcome
@@ -111,7 +111,6 @@ class Episodes:
         changed[replica] = available
         check_some_available(changed, replica)
         self.available[index] = changed
-        self._memory.set_available(index, replica, available)
         self._drained.add(index)
         self._set_mask(index)
 
@@ -149,8 +148,7 @@ class Episodes:
         if not self.all_allowed:
             for index in {*self._fits, *self._drained}:
                 self._set_mask(index)
-            for index in self._fits:
-                with_fits(out[index], self._columns, self._fits_now(index))
+                self._set_states(index, out[index])
         return out
 
     def replay(self, index: int, actions: IntArray) -> None:
@@ -184,13 +182,16 @@ class Episodes:
             self._memory.ints,
             self._memory.floats,
         )
-        for position, index in enumerate(indices.tolist() if self._fits else ()):
-            with_fits(out[position], self._columns, self._fits_now(index))
+        for position, index in enumerate(() if self.all_allowed else indices.tolist()):
+            self._set_states(index, out[position])
         return out
 
     def rows(self, index: int) -> FloatArray:
         """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS)."""
-        return self._memory.rows(index, self._fits_now(index))
+        rows = self._memory.rows(index)
+        rows[:, Signal.AVAILABLE] = self.available[index]
+        rows[:, Signal.FITS] = self._fits_now(index)
+        return rows
 
     def outcome(self, index: int) -> Outcome:
         """Returns what became of one environment's requests."""
@@ -213,6 +214,10 @@ class Episodes:
             return np.ones(len(self._cluster), dtype=np.bool_)
         now: BoolArray = fits[0][number]
         return now
+
+    def _set_states(self, index: int, observation: npt.NDArray[np.float32]) -> None:
+        """Tells of replicas that take nothing, or cannot hold the request at hand."""
+        with_states(observation, self._columns, self.available[index], self._fits_now(index))
 
     def _set_mask(self, index: int) -> None:
         fits, number = self._fits.get(index), self.numbers[index]

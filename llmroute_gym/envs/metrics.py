@@ -6,6 +6,9 @@ import numpy.typing as npt
 from llmroute_gym.config import SLO, RewardConfig
 from llmroute_gym.sim.outcome import Outcome, per_replica, summaries
 
+LATENCIES = ("ttft", "tpot", "e2e", "queue")
+"""The latencies that an episode's end tells of."""
+
 
 def episode_metrics(
     outcomes: Outcome, n_replicas: int, reward: RewardConfig
@@ -18,7 +21,7 @@ def episode_metrics(
         reward: its latency threshold is that of goodput.
     """
     objectives = SLO(e2e_s=reward.latency_threshold)
-    metrics = summaries(outcomes, objectives, n_replicas)
+    metrics = summaries(outcomes, objectives, n_replicas, latencies=LATENCIES)
     placed = per_replica(outcomes, n_replicas, np.ones_like(outcomes.replica))
     for replica, requests in enumerate(placed.T):
         metrics[f"share_{replica:02d}"] = requests / outcomes.replica.shape[1]

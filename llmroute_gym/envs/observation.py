@@ -96,8 +96,18 @@ def scale_rows(rows: FloatArray, columns: Sequence[str] = COLUMNS) -> npt.NDArra
     return Columns(columns).scaled(rows)
 
 
-def with_fits(observation: npt.NDArray[np.float32], columns: Columns, fits: BoolArray) -> None:
-    """Writes which replicas could hold a request into its observation (n_replicas, n_columns)."""
-    position = columns.position(Signal.FITS)
-    if position is not None:
-        observation[:, position] = fits
+def with_states(
+    observation: npt.NDArray[np.float32], columns: Columns, available: BoolArray, fits: BoolArray
+) -> None:
+    """Writes what replicas are not said to be by the kernels into an observation.
+
+    Args:
+        observation: (n_replicas, n_columns), changed.
+        columns: its columns.
+        available: (n_replicas,) which take requests.
+        fits: (n_replicas,) which could hold the request at hand.
+    """
+    for signal, states in ((Signal.AVAILABLE, available), (Signal.FITS, fits)):
+        position = columns.position(signal)
+        if position is not None:
+            observation[:, position] = states

@@ -208,6 +208,7 @@ def summaries(
     n_replicas: int | None = None,
     *,
     served_only: bool = False,
+    latencies: Sequence[str] = tuple(LATENCIES),
 ) -> dict[str, npt.NDArray[Any]]:
     """Returns the metrics of `Outcome.summary` for several runs at once, shape (n_runs,) each.
 
@@ -216,11 +217,12 @@ def summaries(
         slo: as for `Outcome.summary`, like the rest.
         n_replicas: see there.
         served_only: see there.
+        latencies: those of `LATENCIES` that are wanted.
     """
     numbers: dict[str, npt.NDArray[Any]] = {}
-    values = np.stack([latency_s(outcomes, name, served_only=served_only) for name in LATENCIES])
+    values = np.stack([latency_s(outcomes, name, served_only=served_only) for name in latencies])
     for statistic, found in _statistics(values).items():
-        for name, value in zip(LATENCIES, found, strict=True):
+        for name, value in zip(latencies, found, strict=True):
             numbers[latency_key(name, statistic)] = value
     known = totals(outcomes, slo, n_replicas)
     for metric in SCALARS:

@@ -199,6 +199,11 @@ class Cluster(Sequence[Replica]):
         """Of each replica, the most tokens of a request and of its prompt, None for any number."""
         return tuple((one.room_blocks * one.block_size, one.longest_prompt) for one in self)
 
+    @cached_property
+    def kinds_of_limits(self) -> frozenset[tuple[int, int | None]]:
+        """The different `limits` among its replicas."""
+        return frozenset(self.limits)
+
     def __len__(self) -> int:
         """Returns the number of replicas."""
         return len(self.replicas)

@@ -147,7 +147,6 @@ class Run(ABC):
         check_some_available(changed, index)
         changed.flags.writeable = False
         self._available = changed
-        self._set_available(index, available)
 
     def place(self, replica: int) -> Interval:
         """Sends the request at hand to a replica and runs to the following arrival.
@@ -162,7 +161,7 @@ class Run(ABC):
         if self.done:
             raise InputError(f"all {len(self.workload)} requests are placed; start a new run")
         index = self._index(replica)
-        if not self._available[index]:
+        if self._available is not self._all and not self._available[index]:
             raise InputError(
                 f"replica {index} takes no requests now, got it for request {self.request}; choose "
                 f"one of {np.flatnonzero(self.mask()).tolist()}"
@@ -225,9 +224,6 @@ class Run(ABC):
             replicas: (n_requests,) indices.
             rejected: (n_requests,) which requests their replicas reject, None for none.
         """
-
-    def _set_available(self, replica: int, available: bool) -> None:  # noqa: B027
-        """Does what `set_available` says, where the engine keeps it too."""
 
     @abstractmethod
     def rows(self) -> FloatArray:

@@ -49,7 +49,7 @@ def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:
     Raises:
         InputError: no replica can run some request, and none of them rejects oversize requests.
     """
-    kinds = {limits: _fits_one(*limits, workload) for limits in set(cluster.limits)}
+    kinds = {limits: _fits_one(*limits, workload) for limits in cluster.kinds_of_limits}
     if all(fits is None for fits in kinds.values()):
         return None
     columns = [kinds[limits] for limits in cluster.limits]

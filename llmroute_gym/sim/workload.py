@@ -62,7 +62,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         """Converts, checks, sorts and freezes the arrays."""
-        count("hash_block_tokens", self.hash_block_tokens)
+        if self.hash_block_tokens != HASH_BLOCK_TOKENS:
+            count("hash_block_tokens", self.hash_block_tokens)
         arrived_at_s = _times(self.arrived_at_s)
         columns: dict[str, IntArray] = {}
         for name in ("prompt_tokens", "output_tokens"):

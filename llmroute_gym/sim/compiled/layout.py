@@ -112,11 +112,10 @@ SPARE: Final = 56  # tokens that arrivals may bring before memory can run short
 STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
 FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
 PACE: Final = 59  # f, the same of a batch with all that decode now
-TAKES: Final = 60  # 1 if it takes requests now
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
 # sort them in.
-SEEN: Final = 61
+SEEN: Final = 60
 HISTOGRAM: Final = SEEN + len(AGING)
 
 # A request.

@@ -8,8 +8,8 @@ import numpy as np
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import N_SIGNALS, Signal
+from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.signals import N_SIGNALS
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
@@ -139,10 +139,6 @@ class Memory:
             write_waits(cluster, after, gap_s, self.ints, self.floats)
             pop_arrival(cluster, self.ints, self.floats)
 
-    def set_available(self, index: int, replica: int, available: bool) -> None:
-        """Says whether a replica of an environment takes requests."""
-        self.ints[self.replicas(index)[replica] + at.TAKES] = available
-
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""
         word = self.ints[index * at.CLUSTER_WORDS + at.NEXT_REQUEST]
@@ -161,16 +157,13 @@ class Memory:
         n = len(self._cluster)
         return self._first_replica + (index * n + np.arange(n)) * self._replica_words
 
-    def rows(self, index: int, fits: BoolArray) -> FloatArray:
+    def rows(self, index: int) -> FloatArray:
         """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS).
 
-        Args:
-            index: the environment.
-            fits: (n_replicas,) which replicas could hold the request at hand.
+        Every replica is said to take requests, and to be able to hold the one at hand.
         """
         rows = np.zeros((len(self._cluster), N_SIGNALS))
         write_rows(index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.ints, self.floats)
-        rows[:, Signal.FITS] = fits
         return rows
 
     def outcomes(self, indices: IntArray, workloads: Sequence[Workload]) -> Outcome:
@@ -284,7 +277,6 @@ def _fill_limits(row: IntArray, replica: Replica) -> None:
     row[[at.HEAD, at.TAIL, at.PARTIAL, at.CHAIN, at.CHAIN_END]] = -1
     row[[at.FIRST_PLACED, at.LAST_PLACED, at.FEED, at.FEED_END]] = -1
     row[at.SCHEDULER] = _kernel_of(replica.scheduler)
-    row[at.TAKES] = 1
     row[at.MAX_BATCH] = replica.max_batch
     row[at.MAX_BATCHED_TOKENS] = replica.max_batched_tokens
     row[at.CHUNK_SIZE] = replica.chunk_size

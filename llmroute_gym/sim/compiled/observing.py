@@ -141,7 +141,7 @@ def write_rows(
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
-    """Writes what a router knows now; every replica is said to fit.
+    """Writes what a router knows now; every replica is said to take requests, and to fit.
 
     Args:
         cluster: its word.
@@ -198,7 +198,7 @@ def write_rows(
         remaining = remaining_tokens(replica, ints) if information == at.ORACLE else 0
         rounds = (number - ints[replica + at.CHOSEN_AT]) / n_replicas
         out[r, _SPEED] = _scaled(floats[replica + at.SPEED], _SPEED, scale, high)
-        out[r, _AVAILABLE] = ints[replica + at.TAKES]
+        out[r, _AVAILABLE] = 1.0
         out[r, _PROMPT_TOKENS] = prompt
         out[r, _PREDICTED_OUTPUT_TOKENS] = output
         out[r, _CACHED_PREFIX] = 0.0

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.routing import (
@@ -48,9 +49,6 @@ class CompiledRun(Run):
         placed = replicas if rejected is None else np.where(rejected, -1, replicas)
         serve_assigned(placed, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
 
-    def _set_available(self, replica: int, available: bool) -> None:
-        self._memory.set_available(0, replica, available)
-
     def _served(self) -> None:
         self.decision = self.request = len(self.workload)
 
@@ -89,7 +87,12 @@ class CompiledRun(Run):
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
-        return self._memory.rows(0, self.fits())
+        rows = self._memory.rows(0)
+        if self._fits is not None:
+            rows[:, Signal.FITS] = self.fits()
+        if self._available is not self._all:
+            rows[:, Signal.AVAILABLE] = self._available
+        return rows
 
     def outcome(self) -> Outcome:
         """Returns what became of every request; complete once `done`."""
