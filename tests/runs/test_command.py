@@ -212,7 +212,7 @@ def test_an_interrupt_of_the_imports_is_one_line(module: str, tmp_path: Path) ->
     "interrupt",
     [
         IN_A_CALLBACK.format(then="raise RuntimeError('no compiled object yet')"),
-        IN_A_CALLBACK.format(then="import time; time.sleep(30)"),
+        IN_A_CALLBACK.format(then="import time; [time.sleep(0.1) for _ in range(300)]"),
         IN_EXECUTED_TEXT,
     ],
     ids=["callback, failing", "callback, going on", "executed text"],
