@@ -21,3 +21,14 @@ def engine(request: pytest.FixtureRequest) -> EngineName:
     """Each engine in turn, by its name in `simulate`."""
     name: EngineName = request.param
     return name
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small training."""
+    from llmroute_gym.train import train  # PyTorch is not for every test
+    from tests.training.runs import tiny
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny(folder))
+    return folder

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 import yaml
 
-from llmroute_gym.config import ClusterConfig, EvaluateConfig, EvaluationConfig, WorkloadConfig
+from llmroute_gym.config import (
+    ClusterConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    ModelConfig,
+    ObservationConfig,
+    WorkloadConfig,
+)
 from llmroute_gym.errors import InputError
 from llmroute_gym.evaluate import evaluate, main
 from llmroute_gym.routers.simulation import simulate
-from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sb3.checkpoint import Layout
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster
+from tests.training.runs import rows
 
 pytestmark = pytest.mark.cli
 
@@ -169,7 +177,61 @@ def test_wrong_input_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_unwritable_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write the run folder .*run_dir=FOLDER"):
-        RunFolder(tmp_path / "file" / "run")
+def test_evaluating_the_checkpoint_gives_the_numbers_of_the_training(
+    finished: Path, tmp_path: Path
+) -> None:
+    evaluate(
+        EvaluateConfig(
+            runs=2,
+            requests=30,
+            resamples=50,
+            checkpoint=str(finished / "model.zip"),
+            run_dir=str(tmp_path / "again"),
+        )
+    )
+    again = (tmp_path / "again" / "comparison.csv").read_bytes()
+    assert again == (finished / "comparison.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"observation": ObservationConfig(information="router")},
+            "observation.information=engine, got router",
+        ),
+        ({"observation": ObservationConfig(predicted_output_sigma=0.5)}, "sigma=null, got 0.5"),
+    ],
+)
+def test_checkpoint_of_another_layout_is_refused(
+    finished: Path, tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        evaluate(
+            EvaluateConfig(
+                checkpoint=str(finished),
+                run_dir=str(tmp_path / "no"),
+                **settings,  # type: ignore[arg-type]
+            )
+        )
+    assert words in str(error.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_only_a_policy_over_a_set_serves_other_numbers_of_replicas(
+    finished: Path, tmp_path: Path
+) -> None:
+    told = ObservationConfig()
+    with pytest.raises(InputError, match="trained with 4 replicas and its network takes no other"):
+        Layout(4, told, ModelConfig(policy="mlp")).check_fits(5, told)
+    evaluate(
+        EvaluateConfig(
+            runs=2,
+            requests=30,
+            resamples=50,
+            checkpoint=str(finished),
+            cluster=ClusterConfig(replicas=7),
+            run_dir=str(tmp_path / "seven"),
+        )
+    )
+    assert len(rows(tmp_path / "seven" / "comparison.csv")) == 3

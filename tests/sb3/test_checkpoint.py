@@ -227,3 +227,10 @@ def test_a_loaded_checkpoint_learns_on(tmp_path: Path) -> None:
     model.set_env(route_env())
     model.learn(64, reset_num_timesteps=False)
     assert model.num_timesteps == 128
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(InputError, match="not a complete checkpoint"):
+        Checkpoint.load(tmp_path)
