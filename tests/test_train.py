@@ -190,8 +190,14 @@ def test_the_last_update_is_examined_too(finished: Path, tmp_path: Path) -> None
 )
 def test_every_kind_of_training_ends(tmp_path: Path, settings: dict[str, Any]) -> None:
     none = WarmStartConfig(cloning=False)
-    train(tiny(tmp_path / "run", **{"warm_start": none, **settings}))
+    given = tiny(tmp_path / "run", **{"warm_start": none, **settings})
+    p99_s = train(given)
     assert {file.name for file in (tmp_path / "run").iterdir()} == RESULTS | {"tensorboard"}
+    checkpoint = Checkpoint.load(tmp_path / "run")
+    assert checkpoint.layout.model == given.model
+    assert all(weight.isfinite().all() for weight in checkpoint.model.policy.parameters())
+    policy, *_ = rows(tmp_path / "run" / "comparison.csv")
+    assert p99_s == pytest.approx(float(policy["e2e_p99_s"]), rel=1e-5)
 
 
 def test_rejected_requests_are_infinitely_slow_in_all_that_is_logged(

@@ -6,7 +6,7 @@ import pytest
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.signals import N_SIGNALS, Signal
-from llmroute_gym.routers import LeastOutstandingHybrid, make
+from llmroute_gym.routers import LeastOutstandingHybrid
 
 
 def rows(in_flight: list[tuple[int, int]], kv_usage: list[float]) -> FloatArray:
@@ -66,7 +66,3 @@ def test_it_forgets_at_reset() -> None:
 def test_a_weight_out_of_range_is_refused(wrong: float) -> None:
     with pytest.raises(InputError, match="a of lor_hybrid must be a"):
         LeastOutstandingHybrid(wrong)
-
-
-def test_it_goes_by_its_name() -> None:
-    assert isinstance(make("lor_hybrid"), LeastOutstandingHybrid)

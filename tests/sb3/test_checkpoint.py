@@ -225,8 +225,10 @@ def test_another_programs_model_is_taken_to_read_the_observation_of_the_settings
 def test_a_loaded_checkpoint_learns_on(tmp_path: Path) -> None:
     model = Checkpoint.load(VERSION_1).model
     model.set_env(route_env())
+    before = weights(model)
     model.learn(64, reset_num_timesteps=False)
     assert model.num_timesteps == 128
+    assert any(not th.equal(value, before[name]) for name, value in weights(model).items())
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])

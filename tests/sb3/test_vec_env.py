@@ -91,7 +91,11 @@ def test_recurrent_ppo_trains() -> None:
     model = RecurrentPPO(
         "MlpLstmPolicy", VecMonitor(bridged()), n_steps=16, batch_size=16, n_epochs=1, device="cpu"
     )
+    before = {name: value.clone() for name, value in model.policy.named_parameters()}
     assert model.learn(16 * 3 * 2).num_timesteps == 96
+    for name, value in model.policy.named_parameters():
+        assert value.isfinite().all(), name
+        assert not torch.equal(value, before[name]), name
 
 
 def test_other_autoreset_modes_are_refused() -> None:
@@ -103,7 +107,12 @@ def test_other_autoreset_modes_are_refused() -> None:
 
 
 def test_load_can_be_raised_in_training() -> None:
-    env = VecMonitor(bridged(num_envs=2))
-    env.env_method("set_qps", 9.0)
-    env.reset()
-    assert env.get_attr("source")[0].qps == 9.0
+    def ends_s(qps: float) -> float:
+        env = VecMonitor(bridged(num_envs=2))
+        env.seed(0)
+        env.env_method("set_qps", qps)
+        env.reset()
+        *_, infos = [env.step(np.zeros(2, dtype=int))[3] for _ in range(10)]
+        return float(infos[0]["time_s"])
+
+    assert ends_s(9.0) == pytest.approx(ends_s(3.0) / 3)

@@ -161,7 +161,7 @@ def test_right_checksum_passes(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_checksum(monkeypatch, hashlib.sha256(CONTENT).hexdigest())
-    assert fetched(published, tmp_path).exists()
+    assert fetched(published, tmp_path).read_bytes() == CONTENT
 
 
 def test_wrong_checksum_discards_the_download(
