@@ -296,20 +296,21 @@ class TableLengths(LengthModel):
         return self.prompt_edges, self.output_edges, self.counts
 
     @cached_property
-    def _bounds(self) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-        """Of every counted request, in the order of the cells, its cell: shape (n,) each.
+    def _bounds(self) -> IntArray:
+        """Of every counted request, in the order of the cells, its cell: shape (n, 4).
 
         First prompt, end of prompts, first output, end of outputs.
         """
         cells = np.repeat(np.arange(self.counts.size), self.counts.ravel())
         rows, columns = np.divmod(cells, self.counts.shape[1])
         prompts, outputs = self.prompt_edges, self.output_edges
-        return prompts[rows], prompts[rows + 1], outputs[columns], outputs[columns + 1]
+        parts = prompts[rows], prompts[rows + 1], outputs[columns], outputs[columns + 1]
+        return np.stack(parts, axis=1)
 
     def _draw(self, n_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        bounds = self._bounds
-        chosen = rng.integers(len(bounds[0]), size=n_requests)
-        first_prompt, end_prompt, first_output, end_output = (one[chosen] for one in bounds)
+        # A cell's bounds lie together, so that each draw reads one line of the cache.
+        cells = self._bounds.take(rng.integers(len(self._bounds), size=n_requests), axis=0)
+        first_prompt, end_prompt, first_output, end_output = cells.T
         return rng.integers(first_prompt, end_prompt), rng.integers(first_output, end_output)
 
 
