@@ -23,9 +23,7 @@ from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("LLMROUTE_DATA", ROOT.parent / "shared" / "data"))
-AZURE = DATA / "traces" / "azure_conv_2023.csv"
-needs_trace = pytest.mark.skipif(not AZURE.exists(), reason=f"no trace at {AZURE}")
+AZURE = "traces/azure_conv_2023.csv"
 
 RECORDED = Workload(np.arange(4.0), np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]))
 OPTIONS: dict[str, dict[str, object]] = {
@@ -80,9 +78,8 @@ def test_shipped_table_needs_no_trace() -> None:
     assert "CC-BY 4.0" in AZURE_CONV_TABLE.with_name("ATTRIBUTION.md").read_text()
 
 
-@needs_trace
-def test_shipped_table_matches_the_trace() -> None:
-    trace = load_trace(AZURE)
+def test_shipped_table_matches_the_trace(data: Path) -> None:
+    trace = load_trace(data / AZURE)
     drawn = azure_conv().sample(400_000, np.random.default_rng(1))
     originals = (trace.prompt_tokens, trace.output_tokens)
     for original, sampled in zip(originals, drawn, strict=True):
@@ -108,13 +105,12 @@ def test_shipped_table_matches_the_trace() -> None:
 
 
 @pytest.mark.cli
-@needs_trace
-def test_shipped_table_is_what_the_script_makes(tmp_path: Path) -> None:
+def test_shipped_table_is_what_the_script_makes(tmp_path: Path, data: Path) -> None:
     script = ROOT / "benchmarks" / "fit_workload.py"
     out = tmp_path / "table.npz"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(
-        [sys.executable, script, AZURE, "--out", out],
+        [sys.executable, script, data / AZURE, "--out", out],
         check=True,
         capture_output=True,
         env=environment,

@@ -3,7 +3,6 @@
 import gzip
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,6 @@ from llmroute_gym.sim.arrivals import PoissonArrivals
 from llmroute_gym.sim.sources import TraceWorkload
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
-
-ROOT = Path(__file__).resolve().parents[2]
-TRACES = Path(os.environ.get("LLMROUTE_DATA", ROOT.parent / "shared" / "data")) / "traces"
-AZURE, MOONCAKE = TRACES / "azure_conv_2023.csv", TRACES / "mooncake_conversation.jsonl"
 
 VIDUR_HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens"
 AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
@@ -486,27 +481,26 @@ def test_bad_arguments(options: dict[str, object], expected: str, write: Write) 
         load_trace(write(SAME["vidur"]), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not AZURE.exists(), reason=f"no trace at {AZURE}")
-def test_azure_trace(tmp_path: Path) -> None:
+def test_azure_trace(tmp_path: Path, data: Path) -> None:
+    trace = data / "traces" / "azure_conv_2023.csv"
     began = time.perf_counter()
-    read = load_trace(AZURE)
+    read = load_trace(trace)
     assert time.perf_counter() - began < 3.0  # 0.08 s on the development machine
     assert len(read) == 19_366
     assert read.qps == pytest.approx(5.53, abs=0.005)
-    expected = np.loadtxt(AZURE, delimiter=",", skiprows=1)
+    expected = np.loadtxt(trace, delimiter=",", skiprows=1)
     assert (read.arrived_at_s == expected[:, 0]).all()
     assert (read.prompt_tokens == expected[:, 1]).all()
     assert (read.output_tokens == expected[:, 2]).all()
     read.to_csv(tmp_path / "copy.csv")
     assert (load_trace(tmp_path / "copy.csv").arrived_at_s == read.arrived_at_s).all()
-    part = load_trace(AZURE, qps=2.5, start=9683, limit=5000)
+    part = load_trace(trace, qps=2.5, start=9683, limit=5000)
     assert part.qps == pytest.approx(2.5)
     assert (part.prompt_tokens == expected[9683:14683, 1]).all()
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason=f"no trace at {MOONCAKE}")
-def test_mooncake_trace() -> None:
-    read = load_trace(MOONCAKE)
+def test_mooncake_trace(data: Path) -> None:
+    read = load_trace(data / "traces" / "mooncake_conversation.jsonl")
     assert len(read) == 12_031
     assert read.prompt_tokens.mean() == pytest.approx(12_035, abs=1)
     assert read.qps == pytest.approx(3.4, abs=0.01)
