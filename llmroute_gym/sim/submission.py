@@ -29,11 +29,12 @@ def _fits_one(room: int, longest_prompt: int | None, workload: Workload) -> Bool
         longest_prompt: most prompt tokens, None for any number.
         workload: the requests.
     """
-    most = workload.longest_prompt if longest_prompt is None else longest_prompt
-    if workload.longest_request - 1 <= room and workload.longest_prompt <= most:
+    if workload.longest_request - 1 <= room and (
+        longest_prompt is None or workload.longest_prompt <= longest_prompt
+    ):
         return None
     fits: BoolArray = workload.prompt_tokens + workload.output_tokens - 1 <= room
-    return fits & (workload.prompt_tokens <= most)
+    return fits if longest_prompt is None else fits & (workload.prompt_tokens <= longest_prompt)
 
 
 def fitting(workload: Workload, cluster: Cluster) -> BoolArray | None:

@@ -64,7 +64,7 @@ class Workload:
         """Converts, checks, sorts and freezes the arrays."""
         if self.hash_block_tokens != HASH_BLOCK_TOKENS:
             count("hash_block_tokens", self.hash_block_tokens)
-        arrived_at_s = _times(self.arrived_at_s)
+        arrived_at_s, in_order = _times(self.arrived_at_s)
         columns: dict[str, IntArray] = {}
         for name in ("prompt_tokens", "output_tokens"):
             columns[name] = _integers(name, getattr(self, name), arrived_at_s.size, low=1)
@@ -80,7 +80,7 @@ class Workload:
                 )
             hashes = tuple(_hash_row(i, row) for i, row in enumerate(hashes))
         order = None
-        if np.any(arrived_at_s[1:] < arrived_at_s[:-1]):
+        if not in_order:
             order = np.argsort(arrived_at_s, kind="stable")
             arrived_at_s = arrived_at_s[order]
             columns = {name: column[order] for name, column in columns.items()}
@@ -231,18 +231,21 @@ class Workload:
             ) from error
 
 
-def _times(values: npt.ArrayLike) -> FloatArray:
-    """Returns a checked, non-empty copy of arrival times in seconds."""
+def _times(values: npt.ArrayLike) -> tuple[FloatArray, bool]:
+    """Returns a checked, non-empty copy of arrival times in seconds, and whether they rise."""
     times = _numeric("arrived_at_s", values).astype(np.float64)
     if times.size == 0:
         raise InputError("a workload needs at least one request, got none")
-    if not (times.min() >= 0 and times.max() < math.inf):
+    # Of times that rise, with no nan between them, the first and the last tell.
+    in_order = bool((times[1:] >= times[:-1]).all())
+    if not (in_order and times[0] >= 0 and times[-1] < math.inf):
         wrong = ~(np.isfinite(times) & (times >= 0))
-        index = int(wrong.argmax())
-        raise InputError(
-            f"arrived_at_s[{index}] must be finite and >= 0 seconds, got {times[index]:g}"
-        )
-    return times
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise InputError(
+                f"arrived_at_s[{index}] must be finite and >= 0 seconds, got {times[index]:g}"
+            )
+    return times, in_order
 
 
 def _integers(
