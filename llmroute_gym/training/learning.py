@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,9 +19,7 @@ from llmroute_gym.sb3 import (
     KLReferenceDecay,
     ObservationStatistics,
     RolloutStatistics,
-    RouterMaskablePPO,
     RouterMonitor,
-    RouterPPO,
     SaveTrainingState,
     TemperatureControl,
     load_training_state,
@@ -38,6 +35,7 @@ from llmroute_gym.training.checks import highest_load, warn_of_short_stages
 from llmroute_gym.training.resuming import noted
 from llmroute_gym.training.setup import (
     Model,
+    algorithm,
     layout_of,
     make_vec_env,
     needs_masks,
@@ -51,7 +49,6 @@ from llmroute_gym.training.validation import Validation
 from llmroute_gym.training.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
-
 
 FINDINGS_FILE = "findings.json"
 
@@ -101,8 +98,8 @@ def learn(
         if settings.resume is None:
             model = prepare(settings, env, start, cluster, source)
         else:
-            algorithm: Any = RouterMaskablePPO if needs_masks(cluster) else RouterPPO
-            model = load_training_state(folder.path / STATE_FILE, env, algorithm, device="cpu")
+            kind = algorithm(masked=needs_masks(cluster))
+            model = load_training_state(folder.path / STATE_FILE, env, kind, device="cpu")
         # Rewards are scaled alike from here on: their scale would move as the policy gets better.
         env.training = not (
             settings.stabilization.enabled and frozen(settings.stabilization, model)

@@ -139,6 +139,11 @@ def ppo_settings(
     }
 
 
+def algorithm(*, masked: bool) -> type[Model]:
+    """Returns the regularised PPO that learns with masked actions, or without."""
+    return RouterMaskablePPO if masked else RouterPPO
+
+
 def make_model(
     model: ModelConfig, env: VecEnv, settings: Mapping[str, Any], *, masked: bool = False
 ) -> Model:
@@ -150,8 +155,7 @@ def make_model(
         settings: of `ppo_settings`.
         masked: whether actions are masked.
     """
-    algorithm = RouterMaskablePPO if masked else RouterPPO
-    return algorithm(
+    return algorithm(masked=masked)(
         POLICIES[model.policy],
         env,
         policy_kwargs=network_options(model),

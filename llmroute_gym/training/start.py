@@ -11,15 +11,18 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from llmroute_gym.config import StabilizationConfig, TrainConfig
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.routers import make
-from llmroute_gym.sb3 import (
-    RouterMaskablePPO,
-    RouterPPO,
-    fill_statistics,
-)
+from llmroute_gym.sb3 import fill_statistics
 from llmroute_gym.sb3.row_normalizer import moments, normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
-from llmroute_gym.training.setup import Model, make_model, needs_masks, ppo_settings, reward_scale
+from llmroute_gym.training.setup import (
+    Model,
+    algorithm,
+    make_model,
+    needs_masks,
+    ppo_settings,
+    reward_scale,
+)
 from llmroute_gym.training.warm_start import WarmStart, cloning
 
 log = logging.getLogger(__name__)
@@ -55,8 +58,7 @@ def prepare(
     if start.checkpoint is None:
         model = make_model(settings.model, env, ppo, masked=masked)
     else:
-        algorithm = RouterMaskablePPO if masked else RouterPPO
-        model = algorithm.from_pretrained(
+        model = algorithm(masked=masked).from_pretrained(
             start.checkpoint,
             env,
             device="cpu",

@@ -8,30 +8,32 @@ import pytest
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.runs.folder import RunFolder
+from llmroute_gym.sb3 import RouterMonitor, RouterPPO
+from llmroute_gym.sb3.checkpoint import Checkpoint
 from llmroute_gym.train import train
-from llmroute_gym.training import learning
 from tests.training.runs import RESULTS, Killed, rows, tiny
 
 pytestmark = pytest.mark.cli
 
 
 @pytest.mark.parametrize(
-    "moment", ["RouterMonitor._on_rollout_end", "RouterPPO._log_update", "Checkpoint.save"]
+    ("kind", "moment"),
+    [(RouterMonitor, "_on_rollout_end"), (RouterPPO, "_log_update"), (Checkpoint, "save")],
 )
 def test_an_interrupted_run_goes_on_to_the_same_end(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, moment: str
 ) -> None:
-    folder, kind = tmp_path / "run", getattr(learning, moment.split(".")[0])
-    original, calls = getattr(kind, moment.split(".")[1]), []
+    folder = tmp_path / "run"
+    original, calls = getattr(kind, moment), []
 
     def kill(*args: object, **kwargs: object) -> object:
         calls.append(1)
-        if len(calls) == 2 or moment == "Checkpoint.save":
+        if len(calls) == 2 or kind is Checkpoint:
             raise Killed
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, moment.split(".")[1], kill)
+        patch.setattr(kind, moment, kill)
         with pytest.raises(Killed):
             train(tiny(folder))
     assert not (folder / "comparison.csv").exists()
