@@ -101,9 +101,7 @@ def learn(
             kind = algorithm(masked=needs_masks(cluster))
             model = load_training_state(folder.path / STATE_FILE, env, kind, device="cpu")
         # Rewards are scaled alike from here on: their scale would move as the policy gets better.
-        env.training = not (
-            settings.stabilization.enabled and frozen(settings.stabilization, model)
-        )
+        env.training = not frozen(settings.stabilization, model)
         run(settings, model, folder, callbacks)
         checkpoint = Checkpoint(
             model, layout_of(cluster, settings.observation, settings.model, reward_scale(env))
