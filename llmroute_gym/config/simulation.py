@@ -36,6 +36,17 @@ class GroupConfig(Settings):
     """What a preempted request recomputes: ``recompute`` or ``vidur``."""
     oversize: str | None = None
     """What a request that no replica can hold does: ``raise`` an error, or ``reject`` it."""
+    prefix_caching: bool | None = None
+    """Whether equal blocks of tokens are computed once; it and all below: ``vllm_v1`` only."""
+    chunked_prefill: bool | None = None
+    long_prefill_tokens: int | None = number(None, at_least=0)
+    """Most tokens that a request gets in a batch while others are there; 0 means any number."""
+    admission: str | None = None
+    """What must fit into memory at first: the whole ``sequence`` or the first ``chunk``."""
+    watermark: float | None = number(None, at_least=0)
+    """Share of the blocks that admitting a request leaves free while others run."""
+    max_model_len: int | None = number(None, at_least=2)
+    """Prompt and output tokens at which a request ends."""
 
     def overrides(self) -> dict[str, Any]:
         """The settings that replace the profile's, as keyword arguments."""

@@ -52,6 +52,17 @@ def count(name: str, value: object, *, at_least: int = 1) -> int:
     return int(value)
 
 
+def flag(name: str, value: object) -> bool:
+    """Returns a yes or no as a bool.
+
+    Raises:
+        InputError: it is neither of them; the message names the argument.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
 def sequence(name: str, value: Iterable[Any], of: str) -> tuple[Any, ...]:
     """Returns what can be iterated over as a tuple.
 

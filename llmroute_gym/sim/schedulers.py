@@ -28,15 +28,27 @@ class ReplicaSettings(Protocol):
     def watermark_blocks(self) -> int:
         """KV blocks that an admission leaves free."""
 
+    @property
+    def chunked_prefill(self) -> bool:
+        """Whether a prompt may be prefilled in parts."""
+
 
 class SchedulerLimits:
     """What a scheduler can take; whoever wants to know asks it instead of comparing its name.
 
     Attributes:
         name: what `Replica.scheduler` calls it.
+        max_batch: requests in one batch unless the replica says otherwise.
+        max_batched_tokens: likewise.
+        least_blocks: KV blocks without which nothing can run.
+        reads: the settings of a `Replica` that only some schedulers read, those of this one.
     """
 
     name: ClassVar[str]
+    max_batch: ClassVar[int] = 128
+    max_batched_tokens: ClassVar[int] = 4096
+    least_blocks: ClassVar[int] = 1
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def room_blocks(cls, replica: ReplicaSettings) -> int:
@@ -46,6 +58,11 @@ class SchedulerLimits:
     @classmethod
     def longest_prompt(cls, replica: ReplicaSettings) -> int | None:
         """Returns the most prompt tokens of a request, None where memory alone limits them."""
+        return None
+
+    @classmethod
+    def longest_recomputed(cls, replica: ReplicaSettings) -> int | None:
+        """Returns the most tokens that a preempted request may recompute, None for any number."""
         return None
 
     @classmethod

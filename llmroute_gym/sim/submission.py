@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, shown
-from llmroute_gym.ground.arrays import BoolArray
+from llmroute_gym.ground.arrays import BoolArray, IntArray
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import Workload
 
@@ -16,24 +16,32 @@ OVERSIZE_IN_COMMANDS = {
     "workload.max_prompt_tokens (of a trace) or +workload.lengths.max_total_tokens",
     "raise it or clip with max_prompt_tokens": "raise cluster.max_batched_tokens, clip the "
     "requests with workload.max_prompt_tokens (of a trace) or +workload.lengths.max_total_tokens",
+    "raise max_model_len or clip the prompt": "raise cluster.max_model_len or clip the requests "
+    "with workload.max_prompt_tokens (of a trace)",
+    "raise max_batched_tokens or clip the request": "raise cluster.max_batched_tokens, clip the "
+    "requests with workload.max_prompt_tokens (of a trace) or +workload.lengths.max_total_tokens",
     "oversize='reject'": "cluster.oversize=reject",
 }
 """What `Replica.why_oversize` and `oversize_error` advise, in the words of the command line."""
 
 
-def _fits_one(room: int, longest_prompt: int | None, workload: Workload) -> BoolArray | None:
+def _fits_one(
+    most_tokens: int | None, longest_prompt: int | None, workload: Workload
+) -> BoolArray | None:
     """Returns which requests fit, shape (n_requests,); None if all do.
 
     Args:
-        room: tokens that a request which is alone may hold.
+        most_tokens: that a request may hold in KV, None for any number.
         longest_prompt: most prompt tokens, None for any number.
         workload: the requests.
     """
-    if workload.longest_request - 1 <= room and (
+    if (most_tokens is None or workload.longest_request - 1 <= most_tokens) and (
         longest_prompt is None or workload.longest_prompt <= longest_prompt
     ):
         return None
-    fits: BoolArray = workload.prompt_tokens + workload.output_tokens - 1 <= room
+    fits: BoolArray = np.ones(len(workload), dtype=np.bool_)
+    if most_tokens is not None:
+        fits = workload.prompt_tokens + workload.output_tokens - 1 <= most_tokens
     return fits if longest_prompt is None else fits & (workload.prompt_tokens <= longest_prompt)
 
 
@@ -109,6 +117,25 @@ def replica_index(value: Any, n_replicas: int) -> int | None:
     except TypeError:
         return None
     return index if 0 <= index < n_replicas else None
+
+
+def output_of(workload: Workload, cluster: Cluster, replica: IntArray) -> IntArray:
+    """Returns how many tokens each request gives on its replica before `max_model_len` ends it.
+
+    Args:
+        workload: the requests.
+        cluster: the replicas.
+        replica: (n_requests,) where each one is, -1 for nowhere.
+    """
+    limits = [one.max_model_len for one in cluster]
+    if all(limit is None for limit in limits):
+        return workload.output_tokens
+    unlimited = np.iinfo(np.int64).max
+    lengths = np.array([unlimited if limit is None else limit for limit in limits] + [unlimited])
+    outputs: IntArray = np.minimum(
+        workload.output_tokens, lengths[replica] - workload.prompt_tokens
+    )
+    return outputs
 
 
 def oversize_error(workload: Workload, cluster: Cluster, request: int, replica: int) -> InputError:

@@ -93,6 +93,22 @@ def test_every_replica_may_have_its_speed_and_slowdowns() -> None:
     )
 
 
+def test_the_settings_of_vllm_reach_the_replicas() -> None:
+    config = ClusterConfig(
+        scheduler="vllm_v1",
+        prefix_caching=False,
+        chunked_prefill=True,
+        long_prefill_tokens=1024,
+        admission="chunk",
+        watermark=0.01,
+        max_model_len=8192,
+    ).validate()
+    replica = build_cluster(config)[3]
+    assert {name: getattr(replica, name) for name in config.overrides()} == config.overrides()
+    assert len(config.overrides()) == 7
+    assert build_cluster(ClusterConfig(scheduler="vllm_v1"))[0].prefix_caching
+
+
 def test_groups_stand_in_their_order() -> None:
     config = ClusterConfig(
         groups=[

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
-from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, available_profiles
+from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload, available_profiles
+from llmroute_gym.sim.submission import fitting
 
 ONE_SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
+WHOLE: dict[str, Any] = {"scheduler": "vllm_v1", "chunked_prefill": False}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scheduler": "chunkd"}, r"unknown scheduler 'chunkd'; .* did you mean 'chunked'\?"),
@@ -20,8 +22,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     *(
         ({name: value}, rf"{name} must be an integer >= 1, got {value!r}")
         for name in ("max_batch", "max_batched_tokens", "chunk_size", "block_size", "num_blocks")
-        for value in (0, -1, 1.5, True, "8", None)
+        for value in (0, -1, 1.5, True, "8")
     ),
+    *(({name: None}, f"{name} must be an integer >= 1") for name in ("chunk_size", "num_blocks")),
     ({"watermark_blocks": -1}, "watermark_blocks must be an integer >= 0, got -1"),
     ({"watermark_blocks": 0.01}, r"watermark_blocks must be an integer >= 0, got 0\.01"),
     ({"num_blocks": 5, "watermark_blocks": 5}, r"watermark_blocks must be below num_blocks \(5\)"),
@@ -48,6 +51,26 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"slowdowns": ((0.0, 0.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
     ({"slowdowns": ((0.0, math.nan),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
     ({"slowdowns": ((0.0, 1.0, 2.0),)}, r"a slowdown is \(start_s >= 0, factor > 0\)"),
+    ({"admission": "whole"}, "unknown admission 'whole'; available: chunk, sequence"),
+    ({"scheduler": "vllm_v1", "num_blocks": 1}, "num_blocks must be an integer >= 2, got 1"),
+    ({"scheduler": "vllm_v1", "block_size": 0}, "block_size must be an integer >= 1, got 0"),
+    ({"prefix_caching": 1}, "prefix_caching must be True or False, got 1"),
+    ({"chunked_prefill": "no"}, "chunked_prefill must be True or False, got 'no'"),
+    ({"long_prefill_tokens": -1}, "long_prefill_tokens must be an integer >= 0, got -1"),
+    ({"watermark": -0.1}, r"watermark must be a finite number >= 0, got -0\.1"),
+    ({"watermark": 1}, "watermark must be a share of the blocks below 1, got 1; 0.01 keeps"),
+    ({"max_model_len": 1}, "max_model_len must be an integer >= 2, got 1"),
+    *(
+        ({name: value}, f"{name}={value!r} would not be read by the scheduler 'chunked'; leave it")
+        for name, value in {
+            "prefix_caching": True,
+            "chunked_prefill": False,
+            "long_prefill_tokens": 9,
+            "admission": "chunk",
+            "watermark": 0.1,
+            "max_model_len": 4096,
+        }.items()
+    ),
     ({"slowdowns": ((2.0, 2.0), (1.0, 1.0))}, "slowdowns must have increasing start_s"),
     ({"slowdowns": ((1.0, 2.0), (1.0, 1.0))}, "slowdowns must have increasing start_s"),
 ]
@@ -97,11 +120,19 @@ def test_a_slowdown_holds_from_its_start_to_the_next() -> None:
     ("limits", "prompt", "output", "reason"),
     [
         ({"num_blocks": 2}, 16, 17, None),  # 32 tokens in KV: the last token needs none
-        ({"num_blocks": 2}, 16, 18, r"need 3 KV blocks of 16 tokens, the replica has 2 above"),
-        ({"num_blocks": 3, "watermark_blocks": 1}, 16, 18, r"the replica has 2 above"),
+        ({"num_blocks": 2}, 16, 18, r"need 3 KV blocks of 16 tokens, the replica has 2 for"),
+        ({"num_blocks": 3, "watermark_blocks": 1}, 16, 18, r"the replica has 2 for"),
         ({"scheduler": "prefill_first", "max_batched_tokens": 99}, 99, 1, None),
         ({"scheduler": "prefill_first", "max_batched_tokens": 99}, 100, 1, r"\(99\); raise it or"),
         ({"scheduler": "chunked", "max_batched_tokens": 99}, 100, 1, None),
+        ({"scheduler": "vllm_v1", "num_blocks": 3}, 16, 17, None),
+        ({"scheduler": "vllm_v1", "num_blocks": 3}, 16, 18, r"has 2 for one request; raise num_"),
+        ({"scheduler": "vllm_v1", "max_batched_tokens": 99}, 100, 1, None),
+        ({**WHOLE, "max_batched_tokens": 99}, 90, 10, None),
+        ({**WHOLE, "max_batched_tokens": 99}, 90, 11, r"max_batched_tokens \(99\); raise max_b"),
+        ({**WHOLE, "max_batched_tokens": 99, "max_model_len": 100}, 90, 11, None),
+        ({"scheduler": "vllm_v1", "max_model_len": 100}, 99, 500_000, None),
+        ({"scheduler": "vllm_v1", "max_model_len": 100}, 100, 1, r"within max_model_len \(100\)"),
     ],
 )
 def test_what_can_never_run_is_explained(
@@ -114,6 +145,29 @@ def test_what_can_never_run_is_explained(
         assert why is not None
         with pytest.raises(AssertionError, match=reason):
             raise AssertionError(why)
+
+
+def test_a_scheduler_has_defaults_of_its_own() -> None:
+    old, new = Replica(ONE_SECOND), Replica(ONE_SECOND, scheduler="vllm_v1")
+    assert (old.max_batch, old.max_batched_tokens, old.prefix_caching) == (128, 4096, False)
+    assert (new.max_batch, new.max_batched_tokens, new.prefix_caching) == (1024, 8192, True)
+    assert new.largest_batch(100_000) == 8192
+    assert Replica(ONE_SECOND, scheduler="vllm_v1", prefix_caching=False, max_batch=7) == Replica(
+        ONE_SECOND, "vllm_v1", max_batch=7, max_batched_tokens=8192, prefix_caching=False
+    )
+
+
+@pytest.mark.parametrize("max_model_len", [None, 30, 33, 34, 40])
+def test_the_masks_are_of_what_is_explained(max_model_len: int | None) -> None:
+    whole = Replica(ONE_SECOND, **WHOLE, max_batched_tokens=37, max_model_len=max_model_len)
+    blocks = Replica(ONE_SECOND, "vllm_v1", num_blocks=3, max_model_len=max_model_len)
+    cluster = Cluster((whole, blocks, Replica(ONE_SECOND, oversize="reject")))
+    lengths = [(prompt, output) for prompt in range(1, 45) for output in (1, 2, 3, 10, 90)]
+    workload = Workload(np.zeros(len(lengths)), *np.array(lengths).T)
+    fits = fitting(workload, cluster)
+    assert fits is not None
+    explained = [[one.why_oversize(*pair) is None for one in cluster] for pair in lengths]
+    np.testing.assert_array_equal(fits, explained)
 
 
 def test_a_cluster_needs_replicas() -> None:

@@ -4,6 +4,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.sim.reference.schedulers.base import Batch, Scheduler
 from llmroute_gym.sim.reference.schedulers.chunked import Chunked
 from llmroute_gym.sim.reference.schedulers.prefill_first import PrefillFirst
+from llmroute_gym.sim.reference.schedulers.vllm_v1 import VllmV1
 from llmroute_gym.sim.replica import Replica
 from llmroute_gym.sim.schedulers import limits_of
 
@@ -23,4 +24,4 @@ def make_scheduler(replica: Replica) -> Scheduler:
     return kind(replica)
 
 
-__all__ = ["Batch", "Chunked", "PrefillFirst", "Scheduler", "make_scheduler"]
+__all__ = ["Batch", "Chunked", "PrefillFirst", "Scheduler", "VllmV1", "make_scheduler"]
