@@ -139,6 +139,10 @@ SCALARS = (
         "from the first arrival until 90% of the requests are finished",
     ),
     _scalar("preemptions", "Preemptions", "", "preemptions", "", "restarts of requests"),
+    _scalar(
+        *("cached_token_share", "Cached tokens", "", "cached_tokens", "prompt_tokens"),
+        f"prompt tokens found in the prefix cache / prompt tokens, of {_FINISHED}",
+    ),
     _per_run("fairness_requests", "Fairness of requests", "", f"{_JAIN} {_FINISHED}"),
     _per_run("fairness_tokens", "Fairness of tokens", "", f"{_JAIN} prompt and output tokens"),
 )

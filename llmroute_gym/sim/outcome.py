@@ -57,6 +57,10 @@ def between(below: FloatArray, above: FloatArray, share: FloatArray) -> FloatArr
     return np.where(finite, below + rise * share, above)
 
 
+_NOTHING: Any = None
+"""The default of counts that are then zero."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """All requests of one run, each array of shape (n_requests,) in workload order.
@@ -75,8 +79,10 @@ class Outcome:
         finished_at_s: seconds.
         replica: index of the replica, -1 if rejected or not placed yet.
         prompt_tokens: tokens.
-        output_tokens: tokens.
+        output_tokens: tokens that come out, fewer than asked for where `max_model_len` ends it.
         preemptions: restarts.
+        cached_tokens: tokens found in the prefix cache at the first admission; zeros if left out.
+        recached_tokens: the same of the admissions after a restart, summed.
     """
 
     arrived_at_s: FloatArray
@@ -87,6 +93,13 @@ class Outcome:
     prompt_tokens: IntArray
     output_tokens: IntArray
     preemptions: IntArray
+    cached_tokens: IntArray = _NOTHING
+    recached_tokens: IntArray = _NOTHING
+
+    def __post_init__(self) -> None:
+        for name in ("cached_tokens", "recached_tokens"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros_like(self.preemptions))
 
     def __len__(self) -> int:
         """Returns the number of requests."""
@@ -312,6 +325,8 @@ def totals(
         "makespan_s": np.where(served.any(axis=1), ends - began, 0.0),
         "time_to_90_s": np.partition(finished, most, axis=1)[:, most] - began,
         "preemptions": outcomes.preemptions.sum(axis=1),
+        "cached_tokens": (outcomes.cached_tokens * served).sum(axis=1),
+        "prompt_tokens": (outcomes.prompt_tokens * served).sum(axis=1),
     }
     if slo is not None and slo.validate().objectives():
         good = served

@@ -31,6 +31,8 @@ def small_outcome(rejected: int = 0) -> Outcome:
         prompt_tokens=np.full(n, 7),
         output_tokens=np.array([1, *range(2, n + 1)]),
         preemptions=np.arange(n) % 2,
+        cached_tokens=np.where(np.arange(n) < 2, 4, 0),
+        recached_tokens=np.arange(n) % 3,
     )
 
 
@@ -51,6 +53,7 @@ def test_summary_by_hand() -> None:
     assert summary["requests"] == 10
     assert summary["rejected"] == 0
     assert summary["preemptions"] == 5
+    assert summary["cached_token_share"] == pytest.approx(8 / 70)
     assert summary["makespan_s"] == 19.0
     assert summary["throughput_rps"] == pytest.approx(10 / 19)
     assert summary["goodput_rps"] == pytest.approx(4 / 19)

@@ -23,6 +23,7 @@ from llmroute_gym.sim.compiled.starting import (
 from llmroute_gym.sim.compiled.waiting import pop_arrival, write_waits
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.submission import output_of
 from llmroute_gym.sim.workload import Workload
 
 _ONES = np.ones(N_SIGNALS)
@@ -200,7 +201,12 @@ class Memory:
             finished_at_s=finished_at_s,
             replica=replica,
             prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
-            output_tokens=np.stack([one.output_tokens for one in workloads]),
+            output_tokens=np.stack(
+                [
+                    output_of(one, self._cluster, placed)
+                    for one, placed in zip(workloads, replica, strict=True)
+                ]
+            ),
             preemptions=preemptions,
         )
 

@@ -17,6 +17,7 @@ from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
 from llmroute_gym.sim.run import Interval, Run
+from llmroute_gym.sim.submission import output_of
 
 
 class Clock(simpy.Environment):
@@ -295,6 +296,9 @@ class ReferenceRun(Run):
             values = np.array([getattr(request, name) for request in self._requests])
             return np.where(self._rejected, np.inf, values)
 
+        def counts(name: str) -> IntArray:
+            return np.array([getattr(request, name) for request in self._requests], dtype=np.int64)
+
         return Outcome(
             arrived_at_s=np.array([request.arrived_at_s for request in self._requests]),
             scheduled_at_s=times("scheduled_at_s"),
@@ -302,6 +306,8 @@ class ReferenceRun(Run):
             finished_at_s=times("finished_at_s"),
             replica=self._replica_of.copy(),
             prompt_tokens=self.workload.prompt_tokens,
-            output_tokens=self.workload.output_tokens,
-            preemptions=np.array([r.preemptions for r in self._requests], dtype=np.int64),
+            output_tokens=output_of(self.workload, self.cluster, self._replica_of),
+            preemptions=counts("preemptions"),
+            cached_tokens=counts("cached_tokens"),
+            recached_tokens=counts("recached_tokens"),
         )

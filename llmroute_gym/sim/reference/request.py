@@ -16,6 +16,8 @@ class Request:
         done: tokens that have KV, plus one once the prefill is complete.
         blocks: KV blocks held.
         preemptions: restarts so far.
+        cached_tokens: found in the prefix cache at the first admission.
+        recached_tokens: found at the admissions after restarts, summed.
         scheduled_at_s: start of its first batch, NaN before.
         first_token_at_s: end of the batch that completed its first prefill, NaN before.
         finished_at_s: NaN before.
@@ -28,6 +30,8 @@ class Request:
     done: int = 0
     blocks: int = 0
     preemptions: int = 0
+    cached_tokens: int = 0
+    recached_tokens: int = 0
     scheduled_at_s: float = math.nan
     first_token_at_s: float = math.nan
     finished_at_s: float = math.nan
