@@ -17,6 +17,7 @@ from llmroute_gym.sim.batch_time import (
     FormulaBatchTime,
     TableBatchTime,
 )
+from llmroute_gym.sim.content import Content
 from llmroute_gym.sim.lengths import (
     EmpiricalLengths,
     FixedLengths,
@@ -41,6 +42,7 @@ __all__ = [
     "BatchTimeModel",
     "BurstyArrivals",
     "Cluster",
+    "Content",
     "DiurnalArrivals",
     "EmpiricalLengths",
     "FixedLengths",

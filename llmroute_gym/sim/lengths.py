@@ -16,9 +16,10 @@ import numpy.typing as npt
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.checks import count, number, positive
+from llmroute_gym.sim.content import MAX_TOKENS
 from llmroute_gym.sim.registry import build
 from llmroute_gym.sim.traces import recorded_workload
-from llmroute_gym.sim.workload import MAX_TOKENS, Workload
+from llmroute_gym.sim.workload import Workload
 
 AZURE_CONV_TABLE = Path(__file__).parent / "data" / "azure_conv.npz"
 Z_99 = NormalDist().inv_cdf(0.99)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.sim.content import MAX_TOKENS
 from llmroute_gym.sim.trace_rows import (
     BadRowError,
     Layout,
@@ -18,7 +19,6 @@ from llmroute_gym.sim.trace_rows import (
     checked_tokens,
     shown,
 )
-from llmroute_gym.sim.workload import MAX_TOKENS
 
 NANOSECONDS_PER_S = 1_000_000_000
 TIMESTAMP = re.compile(

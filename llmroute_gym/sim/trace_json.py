@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from llmroute_gym.sim.trace_rows import (
+    HASH_BLOCK_TOKENS,
     UNITS,
     BadRowError,
     Layout,
@@ -18,7 +19,6 @@ from llmroute_gym.sim.trace_rows import (
     checked_tokens,
     shown,
 )
-from llmroute_gym.sim.workload import HASH_BLOCK_TOKENS
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from llmroute_gym.sim.workload import HASH_BLOCK_TOKENS, MAX_TOKENS
+from llmroute_gym.sim.content import MAX_TOKENS
 
+HASH_BLOCK_TOKENS = 512  # as in the Mooncake traces
 UNITS = {1: "seconds", 1000: "milliseconds", 1_000_000: "microseconds"}
 """Ticks per second to the unit of times that are plain numbers, coarsest first."""
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import zlib
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +15,7 @@ import numpy as np
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count, positive
+from llmroute_gym.sim.content import block_content
 from llmroute_gym.sim.trace_csv import csv_layout
 from llmroute_gym.sim.trace_json import fitting_block_tokens, json_layout
 from llmroute_gym.sim.trace_rows import UNITS, BadRowError, Layout, Rows
@@ -75,7 +76,7 @@ def load_trace(
         qps: mean rate to rescale to in requests/s, > 0; None keeps the recorded one.
         limit: keep at most this many rows, >= 1.
         start: leave out this many rows first, >= 0.
-        max_prompt_tokens: longer prompts (and their block hashes) are cut to this; how many is
+        max_prompt_tokens: longer prompts (and their content) are cut to this; how many is
             logged as a warning.
         on_error: ``"raise"`` stops at the first bad row, ``"skip"`` leaves bad rows out and logs
             how many as a warning.
@@ -84,7 +85,7 @@ def load_trace(
             time 0, in the file's order.
 
     Returns:
-        The workload, with ``block_hashes`` and ``session`` where the file has them.
+        The workload, with ``content`` and ``session`` where the file has them.
 
     Raises:
         InputError: the file cannot be read, is in no known format or has no usable row; a row is
@@ -110,17 +111,22 @@ def load_trace(
     if max_prompt_tokens is not None:
         _clip(file, rows, max_prompt_tokens, block_tokens)
     arrived_at_s = _seconds(file, rows.times, layout.ticks_per_s, rebase=rebase)
+    prompts = np.array(rows.prompts)
+    content = None
+    if rows.hashes:
+        blocks = np.array([len(row) for row in rows.hashes])
+        hashes = np.fromiter(chain.from_iterable(rows.hashes), np.int64, int(blocks.sum()))
+        content = block_content(hashes, blocks, prompts, block_tokens)
     workload = Workload(
         arrived_at_s,
-        np.array(rows.prompts),
+        prompts,
         np.array(rows.outputs),
-        tuple(np.array(row, dtype=np.int64) for row in rows.hashes) or None,
+        content,
         np.array(rows.sessions) if rows.sessions else None,
-        hash_block_tokens=block_tokens,
     )
     if qps is not None:  # then the unit makes no difference
         return workload.with_qps(qps)
-    _warn_of_doubtful_unit(file, rows, layout, workload)
+    _warn_of_doubtful_unit(file, rows, layout, workload, block_tokens)
     return workload
 
 
@@ -256,7 +262,9 @@ def _seconds(file: Path, times: list[float], ticks_per_s: int, *, rebase: bool) 
     return np.asarray((ticks - ticks.min() if rebase else ticks) / ticks_per_s)
 
 
-def _warn_of_doubtful_unit(file: Path, rows: Rows, layout: Layout, workload: Workload) -> None:
+def _warn_of_doubtful_unit(
+    file: Path, rows: Rows, layout: Layout, workload: Workload, block_tokens: int
+) -> None:
     """Warns where times may be meant in another unit, and says what they would be in that."""
     ticks = layout.ticks_per_s
     if ticks not in UNITS or not math.isfinite(workload.qps):
@@ -267,8 +275,8 @@ def _warn_of_doubtful_unit(file: Path, rows: Rows, layout: Layout, workload: Wor
     other, why = 0, ""
     if not layout.unit_is_certain and any(time % 1 for time in rows.times):
         other, why = coarser[-1], "some of them are fractions"
-    elif not layout.unit_is_certain and workload.hash_block_tokens != layout.hash_block_tokens:
-        other, why = coarser[-1], f"its hash_ids are of {workload.hash_block_tokens}-token blocks"
+    elif not layout.unit_is_certain and block_tokens != layout.hash_block_tokens:
+        other, why = coarser[-1], f"its hash_ids are of {block_tokens}-token blocks"
     elif len(workload) >= ENOUGH_REQUESTS and workload.qps > high and coarser:
         other, why = coarser[-1], "that is a lot"
     elif len(workload) >= ENOUGH_REQUESTS and workload.qps < low and finer:

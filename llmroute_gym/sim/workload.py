@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.checks import count, positive
+from llmroute_gym.sim.content import MAX_TOKENS, Content
 
 Number = TypeVar("Number", bound=np.generic)
 
-HASH_BLOCK_TOKENS = 512  # as in the Mooncake traces
-MAX_TOKENS = 2**31 - 1  # so that sums over a million requests stay within int64
 CSV_COLUMNS = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 
 
@@ -34,8 +33,8 @@ class Workload:
         arrived_at_s: shape (n_requests,), float64, seconds, finite and >= 0.
         prompt_tokens: shape (n_requests,), int64, >= 1.
         output_tokens: shape (n_requests,), int64, >= 1; the prefill's token is the first of them.
-        block_hashes: per request, the hashes of its prompt's consecutive blocks; equal hashes are
-            equal prefixes. None where unknown.
+        content: what the prompts are made of, hence which of them begin alike; outputs are named
+            by their request's index in the order given here. None where nothing is shared.
         session: shape (n_requests,), int64, the conversation a request belongs to, or None.
         slo_class: shape (n_requests,), int64, the service class of a request, or None.
         after: shape (n_requests,), int64, the earlier request that must have ended before this one
@@ -43,7 +42,6 @@ class Workload:
             the end. None where no request waits for another.
         gap_s: shape (n_requests,), float64, seconds > 0 from that end to the arrival; it counts
             only where `after` is not -1. Given together with `after`.
-        hash_block_tokens: prompt tokens per block hash, >= 1; the last block may hold fewer.
 
     Raises:
         InputError: an array is empty, of another length or type, or holds a value out of range;
@@ -53,17 +51,14 @@ class Workload:
     arrived_at_s: FloatArray
     prompt_tokens: IntArray
     output_tokens: IntArray
-    block_hashes: tuple[IntArray, ...] | None = None
+    content: Content | None = None
     session: IntArray | None = None
     slo_class: IntArray | None = None
     after: IntArray | None = None
     gap_s: FloatArray | None = None
-    hash_block_tokens: int = HASH_BLOCK_TOKENS
 
     def __post_init__(self) -> None:
         """Converts, checks, sorts and freezes the arrays."""
-        if self.hash_block_tokens != HASH_BLOCK_TOKENS:
-            count("hash_block_tokens", self.hash_block_tokens)
         arrived_at_s, in_order = _times(self.arrived_at_s)
         columns: dict[str, IntArray] = {}
         for name in ("prompt_tokens", "output_tokens"):
@@ -71,29 +66,34 @@ class Workload:
         for name in ("session", "slo_class"):
             if getattr(self, name) is not None:
                 columns[name] = _integers(name, getattr(self, name), arrived_at_s.size)
-        hashes = self.block_hashes
-        if hashes is not None:
-            if len(hashes) != arrived_at_s.size:
-                raise InputError(
-                    f"block_hashes has {len(hashes)} entries for {arrived_at_s.size} requests; "
-                    "give one array per request"
-                )
-            hashes = tuple(_hash_row(i, row) for i, row in enumerate(hashes))
         order = None
         if not in_order:
             order = np.argsort(arrived_at_s, kind="stable")
             arrived_at_s = arrived_at_s[order]
+        if self.content is not None:
+            self._check_content(columns, order)
+        if order is not None:
             columns = {name: column[order] for name, column in columns.items()}
-            hashes = hashes and tuple(hashes[i] for i in order)
         if self.after is not None or self.gap_s is not None:
             order = np.arange(arrived_at_s.size) if order is None else order
             after, gap_s = _dependencies(self.after, self.gap_s, order)
             object.__setattr__(self, "after", _read_only(after))
             object.__setattr__(self, "gap_s", _read_only(gap_s))
         object.__setattr__(self, "arrived_at_s", _read_only(arrived_at_s))
-        object.__setattr__(self, "block_hashes", hashes and tuple(map(_read_only, hashes)))
         for name, column in columns.items():
             object.__setattr__(self, name, _read_only(column))
+
+    def _check_content(self, columns: dict[str, IntArray], order: IntArray | None) -> None:
+        """Checks the content against the lengths, and brings it in order of arrival."""
+        if not isinstance(self.content, Content):
+            raise InputError(
+                f"content must be a Content, got {shown(self.content)}; build it with "
+                "Content.of(rows)"
+            )
+        place = None if order is None else np.argsort(order)
+        self.content.check(columns["prompt_tokens"], columns["output_tokens"], place)
+        if order is not None:
+            object.__setattr__(self, "content", self.content.ordered(order))
 
     def __len__(self) -> int:
         """Returns the number of requests."""
@@ -153,12 +153,11 @@ class Workload:
             self.arrived_at_s[part],
             self.prompt_tokens[part],
             self.output_tokens[part],
-            None if self.block_hashes is None else self.block_hashes[part],
+            None if self.content is None else self.content.slice(start, stop),
             None if self.session is None else self.session[part],
             None if self.slo_class is None else self.slo_class[part],
             after,
             None if self.gap_s is None else self.gap_s[part],
-            self.hash_block_tokens,
         )
 
     def with_arrivals(self, arrived_at_s: npt.ArrayLike) -> "Workload":
@@ -198,7 +197,7 @@ class Workload:
         """Writes the arrival times and lengths in the columns of Vidur's processed traces.
 
         The file appears whole or not at all. Floats are written with all their digits, so
-        ``load_trace(path, rebase=False)`` gives the same arrays. Block hashes, sessions and
+        ``load_trace(path, rebase=False)`` gives the same arrays. Content, sessions and
         service classes have no column there and are left out.
 
         Args:
@@ -294,13 +293,6 @@ def _dependencies(
         if not 0 < gaps[index] < math.inf:
             raise InputError(f"gap_s[{index}] must be finite and > 0 seconds, got {gaps[index]:g}")
     return place[awaited[order]], np.where(waits, gaps, 0.0)[order]
-
-
-def _hash_row(index: int, row: npt.ArrayLike) -> IntArray:
-    """Returns a request's hashes; a frozen array is shared, as windows of a trace are many."""
-    if isinstance(row, np.ndarray) and row.dtype == np.int64 and not row.flags.writeable:
-        return row
-    return _integers(f"block_hashes[{index}]", row)
 
 
 def _numeric(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:

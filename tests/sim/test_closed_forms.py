@@ -12,8 +12,8 @@ from scipy import stats
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
 from llmroute_gym.sim.batch_time import BatchTimeModel
+from llmroute_gym.sim.content import MAX_TOKENS
 from llmroute_gym.sim.engines import EngineName
-from llmroute_gym.sim.workload import MAX_TOKENS
 from tests.sim.strategies import random_case, random_profile, random_table
 
 N_REQUESTS = 42_000

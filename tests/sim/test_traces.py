@@ -101,7 +101,7 @@ def test_formats_give_the_same_workload(name: str, packed: bool, write: Write) -
     assert read.arrived_at_s.tolist() == [0.0, 4.314579, 5.0]
     assert read.prompt_tokens.tolist() == [374, 396, 879]
     assert read.output_tokens.tolist() == [44, 109, 55]
-    assert read.block_hashes is None
+    assert read.content is None
 
 
 @pytest.mark.parametrize("change", ["\r\n", "bom", "spaces", "blank lines", "no last newline"])
@@ -165,8 +165,8 @@ def test_long_prompts_are_cut_and_reported(write: Write, caplog: pytest.LogCaptu
     path = write("\n".join(map(json.dumps, lines)))
     read = load_trace(path, max_prompt_tokens=1024)
     assert read.prompt_tokens.tolist() == [600, 1024]
-    assert read.block_hashes is not None
-    assert [row.tolist() for row in read.block_hashes] == [[0, 1], [0, 2]]
+    assert read.content is not None
+    assert read.content.rows() == [[(0, 512), (1, 88)], [(0, 512), (2, 512)]]
     assert "cut 1 of 2 prompts" in caplog.text
     caplog.clear()
     load_trace(path, max_prompt_tokens=1500)
@@ -299,14 +299,15 @@ def test_a_bailian_trace_is_in_seconds_with_blocks_of_16_tokens(
     lines = [chat(1, -1), chat(2, -1, timestamp=62.5, input_length=32, hash_ids=[0, 40])]
     read = load_trace(write(json_lines(*lines)))
     assert read.arrived_at_s.tolist() == [0.0, 62.5 - 61.114]
-    assert read.hash_block_tokens == 16
-    assert read.block_hashes is not None
-    assert [row.tolist() for row in read.block_hashes] == [list(range(33)), [0, 40]]
-    assert read.with_qps(1.0).slice(1).hash_block_tokens == 16
+    assert read.content is not None
+    assert read.content.rows() == [
+        [*((block, 16) for block in range(32)), (32, 9)],
+        [(0, 16), (40, 16)],
+    ]
     assert not caplog.records
     cut = load_trace(write(json_lines(*lines)), max_prompt_tokens=40)
-    assert cut.block_hashes is not None
-    assert [row.tolist() for row in cut.block_hashes] == [[0, 1, 2], [0, 40]]
+    assert cut.content is not None
+    assert cut.content.rows() == [[(0, 16), (1, 16), (2, 8)], [(0, 16), (40, 16)]]
 
 
 def test_the_session_of_a_bailian_request_is_the_root_of_its_chat(write: Write) -> None:
@@ -374,7 +375,7 @@ def test_hashes_that_fit_no_block_are_left_out(
     write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     read = load_trace(write(json_lines(MOONCAKE_ROW, {**MOONCAKE_ROW, "hash_ids": [0, 1, 2]})))
-    assert read.block_hashes is None
+    assert read.content is None
     assert "of neither 16 nor 512 prompt tokens, such as 3 of them for input_length 600" in (
         caplog.text
     )
@@ -504,10 +505,9 @@ def test_mooncake_trace(data: Path) -> None:
     assert len(read) == 12_031
     assert read.prompt_tokens.mean() == pytest.approx(12_035, abs=1)
     assert read.qps == pytest.approx(3.4, abs=0.01)
-    assert read.block_hashes is not None
-    blocks = np.array([row.size for row in read.block_hashes])
-    assert (blocks == np.ceil(read.prompt_tokens / 512)).all()
-    hashes = np.concatenate(read.block_hashes)
+    assert read.content is not None
+    assert (np.diff(read.content.offsets) == np.ceil(read.prompt_tokens / 512)).all()
+    hashes = read.content.streams
     assert 1 - np.unique(hashes).size / hashes.size == pytest.approx(0.366, abs=0.001)
 
 

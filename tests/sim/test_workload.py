@@ -8,6 +8,7 @@ import pytest
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim.arrivals import GammaArrivals, PoissonArrivals
+from llmroute_gym.sim.content import Content
 from llmroute_gym.sim.lengths import FixedLengths, LognormalLengths
 from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource
 from llmroute_gym.sim.traces import load_trace
@@ -24,12 +25,11 @@ def workload(n_requests: int = 100, seed: int = 0) -> Workload:
 
 
 def test_arrays_are_sorted_stably_converted_and_frozen() -> None:
-    hashes = tuple(np.array([i]) for i in range(4))
     unsorted = Workload(
         np.array([3, 1, 3, 0]),
         np.array([1.0, 2.0, 3.0, 4.0]),
         np.array([5, 6, 7, 8], dtype=np.int32),
-        hashes,
+        Content.of([[(i, i + 1)] for i in range(4)]),
         session=np.array([10, 11, 12, 13]),
     )
     assert unsorted.arrived_at_s.tolist() == [0.0, 1.0, 3.0, 3.0]
@@ -37,8 +37,8 @@ def test_arrays_are_sorted_stably_converted_and_frozen() -> None:
     assert unsorted.output_tokens.tolist() == [8, 6, 5, 7]
     assert unsorted.session is not None
     assert unsorted.session.tolist() == [13, 11, 10, 12]
-    assert unsorted.block_hashes is not None
-    assert [row[0] for row in unsorted.block_hashes] == [3, 1, 0, 2]
+    assert unsorted.content is not None
+    assert unsorted.content.rows() == [[(3, 4)], [(1, 2)], [(0, 1)], [(2, 3)]]
     assert unsorted.prompt_tokens.dtype == unsorted.output_tokens.dtype == np.int64
     with pytest.raises(ValueError, match="read-only"):
         unsorted.arrived_at_s[0] = 1.0
@@ -76,18 +76,6 @@ def test_wrong_arrays_are_named(
 ) -> None:
     with pytest.raises(InputError, match=expected):
         Workload(times, prompts, outputs)  # type: ignore[arg-type]
-
-
-def test_block_hashes_are_one_array_per_request() -> None:
-    with pytest.raises(InputError, match="block_hashes has 1 entries for 2 requests"):
-        Workload(np.arange(2), np.ones(2), np.ones(2), (np.array([1]),))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"block_hashes\[1\]\[0\] must be an integer, got 0.5"):
-        Workload(
-            np.arange(2.0),
-            np.ones(2, dtype=int),
-            np.ones(2, dtype=int),
-            (np.array([1]), np.array([0.5])),
-        )
 
 
 def test_qps_counts_gaps() -> None:
@@ -224,14 +212,10 @@ def test_trace_without_a_rate() -> None:
     assert len(TraceWorkload(workload(1)).sample(1, np.random.default_rng(0))) == 1
 
 
-def test_block_hashes_follow_the_window() -> None:
-    recorded = Workload(
-        np.arange(5.0),
-        np.full(5, 600),
-        np.full(5, 2),
-        tuple(np.array([i, i + 1]) for i in range(5)),
-    )
+def test_content_follows_the_window() -> None:
+    rows = [[(i, 512), (i + 1, 88)] for i in range(5)]
+    recorded = Workload(np.arange(5.0), np.full(5, 600), np.full(5, 2), Content.of(rows))
     window = TraceWorkload(recorded, qps=3.0).sample(2, np.random.default_rng(3))
-    assert window.block_hashes is not None
-    first = window.block_hashes[0][0]
-    assert window.block_hashes[1].tolist() == [first + 1, first + 2]
+    assert window.content is not None
+    first = window.content.streams[0]
+    assert window.content.rows() == rows[first : first + 2]
