@@ -57,7 +57,7 @@ def _ends_before(horizon: float, now: float, first: float, slope: float, count: 
 
 
 @kernel
-def _new_pace(replica: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+def new_pace(replica: int, now: float, ints: IntArray, floats: FloatArray) -> None:
     """Takes the slowdowns that have begun by `now`."""
     while now >= floats[replica + at.NEXT_SLOWDOWN]:
         slowdown = ints[replica + at.SLOWDOWN]
@@ -157,7 +157,7 @@ def _end_batch(
 
 
 @inlined
-def _decode_run(
+def decode_run(
     replica: int,
     now: float,
     horizon: float,
@@ -274,7 +274,7 @@ def advance(
                     replica, cluster, now, b, step, context, first_key, observed, ints, floats
                 )
                 if now >= floats[replica + at.NEXT_SLOWDOWN]:
-                    _new_pace(replica, now, ints, floats)
+                    new_pace(replica, now, ints, floats)
 
                 prefills = tokens = squares = chunk_context = buckets = 0
                 if prefill_first:
@@ -324,7 +324,7 @@ def advance(
                             (ints[first_key] >> at.REQUEST_BITS) - step,
                             ints,
                         )
-                    now, step, context, mean_time, batch_time, batch_end = _decode_run(
+                    now, step, context, mean_time, batch_time, batch_end = decode_run(
                         replica,
                         now,
                         horizon,

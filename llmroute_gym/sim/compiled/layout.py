@@ -42,6 +42,7 @@ CLUSTER_WORDS: Final = 24
 
 CHUNKED: Final = 0
 PREFILL_FIRST: Final = 1
+VLLM_V1: Final = 2
 
 ENGINE: Final = 0
 ROUTER: Final = 1
@@ -90,7 +91,7 @@ TTFT_WEIGHT: Final = 37  # f
 TTFT_TOTAL: Final = 38  # f
 TTFT_AT: Final = 39  # f
 # Limits.
-SCHEDULER: Final = 40  # CHUNKED or PREFILL_FIRST
+SCHEDULER: Final = 40  # CHUNKED, PREFILL_FIRST or VLLM_V1
 MAX_BATCH: Final = 41
 MAX_BATCHED_TOKENS: Final = 42
 CHUNK_SIZE: Final = 43
@@ -112,10 +113,11 @@ SPARE: Final = 56  # tokens that arrivals may bring before memory can run short
 STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
 FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
 PACE: Final = 59  # f, the same of a batch with all that decode now
+STORE: Final = 60  # of `vllm_v1`, see `kv_layout`
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
 # sort them in.
-SEEN: Final = 60
+SEEN: Final = 61
 HISTOGRAM: Final = SEEN + len(AGING)
 
 # A request.
@@ -126,7 +128,7 @@ NEXT: Final = 3  # link of the queue or chain it is in
 SCHEDULED: Final = 4  # f, NaN until then, as the next two
 FIRST_TOKEN: Final = 5  # f
 FINISHED: Final = 6  # f
-ORDER: Final = 7  # JOINED when it started to decode
+ORDER: Final = 7  # JOINED when it started to decode; its job on a replica of `vllm_v1`
 PREEMPTIONS: Final = 8
 REPLICA: Final = 9  # index of its replica, or NOT_PLACED or REJECTED
 NEXT_PLACED: Final = 10  # the next request placed on the same replica

@@ -10,15 +10,27 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import N_SIGNALS
+from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
+from llmroute_gym.sim.compiled.paths import paths_of
 from llmroute_gym.sim.compiled.starting import (
     read_arrivals,
     read_requests,
     write_cluster,
     write_replicas,
     write_requests,
+)
+from llmroute_gym.sim.compiled.stores import (
+    aligned,
+    idle_store,
+    mask_words,
+    paths_words,
+    read_results,
+    store_words,
+    write_paths,
+    write_stores,
 )
 from llmroute_gym.sim.compiled.waiting import pop_arrival, write_waits
 from llmroute_gym.sim.outcome import Outcome
@@ -29,8 +41,14 @@ from llmroute_gym.sim.workload import Workload
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
 
-SCHEDULERS = {"chunked": at.CHUNKED, "prefill_first": at.PREFILL_FIRST}
+SCHEDULERS = {
+    "chunked": at.CHUNKED,
+    "prefill_first": at.PREFILL_FIRST,
+    "vllm_v1": at.VLLM_V1,
+}
 """The schedulers that the kernels run."""
+_FEWEST_NODES, _MOST_NODES = 2048, 1 << 16
+_LINE = 8  # words
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
 
@@ -77,15 +95,47 @@ class Memory:
         self._first_replica = n_environments * at.CLUSTER_WORDS
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
-        self._first_wait = self._first_request + n_environments * n_requests * at.REQUEST_WORDS
+        n_all = n_environments * n_requests
+        self._first_store = aligned(self._first_request + n_all * at.REQUEST_WORDS)
+        self._has_stores = any(_kernel_of(one.scheduler) == at.VLLM_V1 for one in replicas)
+        self._store_words = store_words(replicas) if self._has_stores else 0
+        if self._has_stores:
+            self._idle_stores = np.stack(
+                [
+                    idle_store(replica, index, len(replicas), self._store_words)
+                    for index, replica in enumerate(replicas)
+                ]
+            )
+            self._block_sizes = list(
+                {replica.block_size: None for replica in replicas if replica.prefix_caching}
+            )
+        self._first_arena = self._first_store + n_environments * len(replicas) * self._store_words
+        self._first_job = self._first_arena + self._has_stores * n_environments * kv.ARENA_WORDS
+        self._job_words = self._has_stores * n_requests * kv.JOB_WORDS
+        self._first_result = self._first_job + n_environments * self._job_words
+        caching = any(replica.prefix_caching for replica in replicas)
+        self._result_words = caching * n_requests * kv.RESULT_WORDS
+        self._first_slowdown = self._first_result + n_environments * self._result_words
         self._wait_words = 0
-        if self._first_wait > at.REQUEST_MASK:
+        if self._first_store > at.REQUEST_MASK:
             raise InputError(
                 f"{n_environments} x {n_requests} requests on {len(replicas)} replicas are more "
                 "than the compiled engine holds at once, about "
                 f"{at.REQUEST_MASK // at.REQUEST_WORDS:,}; run them in parts"
             )
-        self._allocate(longest_request)
+        pairs = [pair for replica in replicas for pair in replica.slowdowns]
+        slowdowns = np.array(pairs, dtype=np.float64).ravel()
+        self._used_words = self._first_slowdown + len(slowdowns)
+        models = self._flat_models(longest_request)
+        # What is never touched takes no memory.
+        spare = self._has_stores * (16 * n_all + kv.NODE_WORDS * _MOST_NODES * n_environments)
+        self.ints = np.zeros(self._used_words + len(models.words) + _LINE + spare, dtype=np.int64)
+        self.floats: FloatArray = self.ints.view(np.float64)
+        self.floats[self._first_slowdown : self._used_words] = slowdowns
+        self._add_models(models, longest_request)
+        # Per environment: words kept for paths, where, and nodes of the arena, where.
+        self._path_room = [(0, 0)] * n_environments
+        self._node_room = [(0, 0)] * n_environments
 
     def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
         """Puts a workload into environment `index`, at its first arrival, with idle replicas.
@@ -101,11 +151,12 @@ class Memory:
                 f"the source gave {n_requests} requests where {self._n_requests} were asked for; "
                 "give as many or fewer"
             )
-        longest, wait_words = workload.longest_request, self._wait_words
-        if waiting:
-            wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests
-        if longest > self._longest_request or wait_words != self._wait_words:
-            self._grow(max(2 * longest, self._longest_request), wait_words)
+        if workload.longest_request > self._longest_request:
+            longest_request = 2 * workload.longest_request
+            self._add_models(self._flat_models(longest_request), longest_request)
+        if waiting and self._wait_words == 0:
+            self._wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests
+            self._first_wait = self._append(len(self.clusters) * self._wait_words)
         first_replica = self._first_replica + index * self._template.size
         first_request = self._first_of(index)
         write_replicas(first_replica, self._template, self._sorting_words, self.ints)
@@ -129,7 +180,7 @@ class Memory:
             float(workload.arrived_at_s[0]),
             float(self._late_after_s),
             float(self._observation.signal_interval_s),
-            self._first_wait + index * wait_words if waiting else -1,
+            self._first_wait + index * self._wait_words if waiting else -1,
             self.ints,
             self.floats,
         )
@@ -139,6 +190,87 @@ class Memory:
             cluster = index * at.CLUSTER_WORDS
             write_waits(cluster, after, gap_s, self.ints, self.floats)
             pop_arrival(cluster, self.ints, self.floats)
+        if self._has_stores:
+            self._start_stores(index, workload)
+
+    def _start_stores(self, index: int, workload: Workload) -> None:
+        """Empties an environment's stores, and says what its requests are made of."""
+        n_replicas, replicas = len(self._cluster), self.replicas(index)
+        arena = self._first_arena + index * kv.ARENA_WORDS
+        if self._node_room[index][1] == 0:
+            self.add_nodes(index, min(max(_FEWEST_NODES, 8 * len(workload)), _MOST_NODES))
+        first_node, n_nodes = self._node_room[index]
+        self.ints[arena + kv.FREE_NODE] = self.ints[arena + kv.FREE_JOB] = -1
+        self.ints[arena + kv.NEXT_NODE] = first_node
+        self.ints[arena + kv.END_NODE] = first_node + n_nodes * kv.NODE_WORDS
+        self.ints[arena + kv.EXHAUSTED] = 0
+        self.ints[arena + kv.NEXT_JOB] = self._first_job + index * self._job_words
+        results = self._first_result + index * self._result_words
+        self.ints[results : results + self._result_words] = 0
+        write_stores(
+            self._first_store + index * n_replicas * self._store_words,
+            self._idle_stores,
+            replicas,
+            arena,
+            self._first_of(index),
+            results,
+            self.ints,
+        )
+        if workload.content is not None and self._block_sizes:
+            self._write_paths(index, workload)
+
+    def _write_paths(self, index: int, workload: Workload) -> None:
+        n_replicas, replicas = len(self._cluster), self.replicas(index)
+        trees = [paths_of(workload, block_size) for block_size in self._block_sizes]
+        n_words = sum(paths_words(paths, n_replicas) for paths in trees)
+        if n_words > self._path_room[index][1]:
+            self._path_room[index] = self._append(2 * n_words), 2 * n_words
+        first_word = self._path_room[index][0]
+        for block_size, paths in zip(self._block_sizes, trees, strict=True):
+            table = write_paths(
+                first_word, mask_words(n_replicas), paths, self._first_of(index), self.ints
+            )
+            first_word += paths_words(paths, n_replicas)
+            for replica, row in zip(self._cluster, replicas.tolist(), strict=True):
+                if replica.prefix_caching and replica.block_size == block_size:
+                    self.ints[self.ints[row + at.STORE] + kv.TREE] = table
+
+    def add_nodes(self, index: int, n_nodes: int) -> None:
+        """Gives an environment's arena more nodes."""
+        first = self._append(n_nodes * kv.NODE_WORDS)
+        self._node_room[index] = first, n_nodes
+        arena = self._first_arena + index * kv.ARENA_WORDS
+        self.ints[arena + kv.NEXT_NODE] = first
+        self.ints[arena + kv.END_NODE] = first + n_nodes * kv.NODE_WORDS
+
+    def exhausted(self, index: int) -> bool:
+        """Returns whether an environment's arena was too small: its numbers are void then."""
+        arena = self._first_arena + index * kv.ARENA_WORDS
+        return self._has_stores and bool(self.ints[arena + kv.EXHAUSTED])
+
+    def make_room(self, index: int) -> None:
+        """Gives an environment's arena more nodes before they run out."""
+        if self._has_stores:
+            arena = self._first_arena + index * kv.ARENA_WORDS
+            left = int(self.ints[arena + kv.END_NODE] - self.ints[arena + kv.NEXT_NODE])
+            if left < self._node_room[index][1] * kv.NODE_WORDS // 2:
+                self.double_nodes(index)
+
+    def double_nodes(self, index: int) -> None:
+        """Gives an environment's arena twice the nodes that it got last."""
+        self.add_nodes(index, 2 * self._node_room[index][1])
+
+    def check_room(self, index: int) -> None:
+        """Checks that an environment's arena has sufficed.
+
+        Raises:
+            RuntimeError: it has not.
+        """
+        if self.exhausted(index):
+            raise RuntimeError(
+                "the compiled engine ran out of room for the prefix caches' books within one "
+                "decision; use engine='reference'"
+            )
 
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""
@@ -200,6 +332,7 @@ class Memory:
             first_token_at_s=first_token_at_s,
             finished_at_s=finished_at_s,
             replica=replica,
+            **self._cached(indices, shape),
             prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
             output_tokens=np.stack(
                 [
@@ -210,6 +343,15 @@ class Memory:
             preemptions=preemptions,
         )
 
+    def _cached(self, indices: IntArray, shape: tuple[int, int]) -> dict[str, IntArray]:
+        if not any(replica.prefix_caching for replica in self._cluster):
+            return {}
+        cached, recached = np.zeros((2, *shape), dtype=np.int64)
+        for run, index in enumerate(indices.tolist()):
+            results = self._first_result + index * self._result_words
+            read_results(results, cached[run], recached[run], self.ints)
+        return {"cached_tokens": cached, "recached_tokens": recached}
+
     def outcome(self, index: int, workload: Workload) -> Outcome:
         """Returns the same of one environment, arrays of shape (n_requests,)."""
         one = self.outcomes(np.array([index]), [workload])
@@ -219,40 +361,36 @@ class Memory:
         """Returns the word of an environment's first request."""
         return self._first_request + index * self._n_requests * at.REQUEST_WORDS
 
-    def _grow(self, longest_request: int, wait_words: int) -> None:
-        """Makes a larger memory; what runs goes on in it."""
-        kept, n_kept = self.ints, self._first_wait + len(self.clusters) * self._wait_words
-        first_slowdown = self._first_slowdown
-        self._wait_words = wait_words
-        self._allocate(longest_request)
-        n_kept = min(n_kept, self._first_model)
-        self.ints[:n_kept] = kept[:n_kept]
-        for index in range(len(self.clusters)):
-            rows = self.replicas(index)
-            self.ints[rows + at.MODEL] = self._template[:, at.MODEL]
-            for column in (at.SLOWDOWN, at.SLOWDOWN_END):
-                self.ints[rows + column] += self._first_slowdown - first_slowdown
+    def _append(self, n_words: int) -> int:
+        """Makes the memory longer; returns where the new words start, on a cache line."""
+        first = aligned(self._used_words)
+        self._used_words, before = first + n_words, self._used_words
+        if self._used_words > len(self.ints):
+            kept = self.ints
+            self.ints = np.zeros(2 * self._used_words, dtype=np.int64)
+            self.ints[:before] = kept[:before]
+            self.floats = self.ints.view(np.float64)
+        return first
 
-    def _allocate(self, longest_request: int) -> None:
-        """Makes the memory, with models that reach up to `longest_request` tokens."""
+    def _flat_models(self, longest_request: int) -> FlatModels:
+        """Returns models that reach up to `longest_request` tokens, to be appended next."""
         replicas = self._cluster.replicas
-        self._longest_request = longest_request
-        self._first_model = self._first_wait + len(self.clusters) * self._wait_words
-        models = FlatModels(
+        return FlatModels(
             [replica.batch_time for replica in replicas],
-            first_word=self._first_model,
+            first_word=aligned(self._used_words),
             max_tokens=max(replica.largest_batch(longest_request) for replica in replicas),
             max_context=longest_request,
             max_batch=max(replica.max_batch for replica in replicas),
         )
-        pairs = [pair for replica in replicas for pair in replica.slowdowns]
-        slowdowns = np.array(pairs, dtype=np.float64).ravel()
-        self._first_slowdown = self._first_model + len(models.words)
-        self.ints = np.zeros(self._first_slowdown + len(slowdowns), dtype=np.int64)
-        self.floats: FloatArray = self.ints.view(np.float64)
-        self.ints[self._first_model : self._first_slowdown] = models.words
-        self.floats[self._first_slowdown :] = slowdowns
+
+    def _add_models(self, models: FlatModels, longest_request: int) -> None:
+        """Writes models, which all replicas have from now on."""
+        self._longest_request = longest_request
+        first = self._append(len(models.words))
+        self.ints[first : self._used_words] = models.words
         self._template = self._idle_replicas(models, self._first_slowdown)
+        for index in range(len(self.clusters)):
+            self.ints[self.replicas(index) + at.MODEL] = self._template[:, at.MODEL]
 
     def _idle_replicas(self, models: FlatModels, first_slowdown: int) -> IntArray:
         """Returns the rows of idle replicas, shape (n_replicas, replica words)."""

@@ -7,9 +7,11 @@ import numpy.typing as npt
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import AGING, FADED, RATE_TIME_S, Signal
+from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
+from llmroute_gym.sim.compiled.prefix import hits_of
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""
@@ -116,14 +118,33 @@ def read_engine(
     if partial >= 0:
         pending += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
     context = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
-    used = _used_blocks(replica, ints)
+    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+        store = ints[replica + at.STORE]
+        usage = 1.0 - ints[store + kv.FREE] / ints[store + kv.USABLE]
+    else:
+        usage = _used_blocks(replica, ints) / ints[replica + at.NUM_BLOCKS]
     floats[replica + _SEEN_WAITING] = ints[replica + at.WAITING]
     floats[replica + _SEEN_RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
-    floats[replica + _SEEN_KV_USAGE] = used / ints[replica + at.NUM_BLOCKS]
+    floats[replica + _SEEN_KV_USAGE] = usage
     floats[replica + _SEEN_PENDING_PROMPT_TOKENS] = pending
     floats[replica + _SEEN_CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
     floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
     floats[replica + _SEEN_BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
+
+
+@kernel
+def cached_prefix(replica: int, request: int, last: int, ints: IntArray) -> float:
+    """Returns the share of a request's prompt that a replica would find in its prefix cache."""
+    assume(replica >= 0)
+    if request >= last or ints[replica + at.SCHEDULER] != at.VLLM_V1:
+        return 0.0
+    store = ints[replica + at.STORE]
+    if ints[store + kv.CACHING] == 0:
+        return 0.0
+    block_size = ints[replica + at.BLOCK_SIZE]
+    prompt = ints[request + at.ORIGINAL_PROMPT]
+    hits = hits_of(store, request, (prompt - 1) // block_size, ints[replica + at.STEP], ints)
+    return hits * block_size / prompt
 
 
 @inlined
@@ -158,6 +179,7 @@ def write_rows(
     n_replicas, n_columns = out.shape
     request = ints[cluster + at.NEXT_REQUEST]
     number = ints[cluster + at.DECISION]
+    last = ints[cluster + at.LAST_REQUEST]
     prompt = output = since = 0.0
     if request < ints[cluster + at.LAST_REQUEST]:
         prompt = float(ints[request + at.ORIGINAL_PROMPT])
@@ -201,7 +223,7 @@ def write_rows(
         out[r, _AVAILABLE] = 1.0
         out[r, _PROMPT_TOKENS] = prompt
         out[r, _PREDICTED_OUTPUT_TOKENS] = output
-        out[r, _CACHED_PREFIX] = 0.0
+        out[r, _CACHED_PREFIX] = cached_prefix(replica, request, last, ints)
         out[r, _ARRIVAL_RATE] = arrival_rate
         out[r, _COMPLETION_RATE] = completion_rate
         out[r, _E2E_S] = e2e

@@ -7,7 +7,7 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.compiled.kernel import advance
+from llmroute_gym.sim.compiled.running import run_on
 from llmroute_gym.sim.compiled.tournament import Tournament, first_of_least, least, number, update
 from llmroute_gym.sim.compiled.waking import look_ahead, sleep_on
 
@@ -132,11 +132,11 @@ def serve_least(
         for r in range(len(replicas)):
             replica = replicas[r]
             if floats[replica + at.BATCH_END] < now or ints[replica + at.HEAD] >= 0:
-                advance(replica, 0, -1, now, False, ints, floats)
+                run_on(replica, 0, -1, now, False, ints, floats)
             score = _score(rule, replica, ints, floats)
             if score < lowest:
                 best, lowest = r, score
-        advance(replicas[best], 0, requests[i], now, False, ints, floats)
+        run_on(replicas[best], 0, requests[i], now, False, ints, floats)
         ints[requests[i] + at.REPLICA] = best
     _drain(replicas, ints, floats)
 
@@ -157,12 +157,12 @@ def serve_better_of_two(
     for i in range(len(requests)):
         now = floats[requests[i] + at.ARRIVED]
         first, second = pairs[i, 0], pairs[i, 1]
-        advance(replicas[first], 0, -1, now, False, ints, floats)
-        advance(replicas[second], 0, -1, now, False, ints, floats)
+        run_on(replicas[first], 0, -1, now, False, ints, floats)
+        run_on(replicas[second], 0, -1, now, False, ints, floats)
         a = _score(IN_FLIGHT, replicas[first], ints, floats)
         b = _score(IN_FLIGHT, replicas[second], ints, floats)
         chosen = second if b < a else first
-        advance(replicas[chosen], 0, requests[i], now, False, ints, floats)
+        run_on(replicas[chosen], 0, requests[i], now, False, ints, floats)
         ints[requests[i] + at.REPLICA] = chosen
     _drain(replicas, ints, floats)
 
@@ -174,7 +174,7 @@ def _run_to(replica: int, until: float, ints: IntArray, floats: FloatArray) -> N
     feed = ints[replica + at.FEED]
     ints[replica + at.FEED] = -1
     ints[replica + at.FEED_COUNT] = 0
-    advance(replica, 0, feed, until, False, ints, floats)
+    run_on(replica, 0, feed, until, False, ints, floats)
 
 
 @kernel

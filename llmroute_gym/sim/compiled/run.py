@@ -1,5 +1,6 @@
 """A run on the compiled engine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ class CompiledRun(Run):
 
     def _place(self, replica: int, rejected: bool) -> Interval:
         memory = self._memory
+        memory.make_room(0)
         index = -1 if rejected else replica
         interval = Interval(*place(0, index, memory.ints, memory.floats))
+        memory.check_room(0)
         self.request = self.request + 1 if self.workload.after is None else memory.request(0)
         self.now_s = float(memory.floats[at.NOW])
         return interval
@@ -47,9 +50,16 @@ class CompiledRun(Run):
     def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
         memory = self._memory
         placed = replicas if rejected is None else np.where(rejected, -1, replicas)
-        serve_assigned(placed, memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        self._serve(lambda *arrays: serve_assigned(placed, *arrays))
 
-    def _served(self) -> None:
+    def _serve(self, serve: Callable[[IntArray, IntArray, IntArray, FloatArray], None]) -> None:
+        """Serves all requests in one kernel call, again with more room where that ran out."""
+        memory = self._memory
+        serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        while memory.exhausted(0):
+            memory.double_nodes(0)
+            memory.start(0, self.workload, self.predicted_output_tokens)
+            serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
         self.decision = self.request = len(self.workload)
 
     def serve_least(self, rule: int, *, lazily: bool) -> None:
@@ -59,13 +69,13 @@ class CompiledRun(Run):
             rule: what it minimises.
             lazily: whether the score changes only when a request arrives or finishes.
         """
-        memory, n = self._memory, len(self.cluster)
-        arrays = (memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+        n = len(self.cluster)
         if lazily:
-            serve_least_in_flight(rule, tournament(n), tournament(n), *arrays)
+            self._serve(
+                lambda *arrays: serve_least_in_flight(rule, tournament(n), tournament(n), *arrays)
+            )
         else:
-            serve_least(rule, *arrays)
-        self._served()
+            self._serve(lambda *arrays: serve_least(rule, *arrays))
 
     def serve_better_of_two(self, draws: FloatArray) -> None:
         """Places all requests on the better of two replicas, in one kernel call.
@@ -73,12 +83,8 @@ class CompiledRun(Run):
         Args:
             draws: (n_requests, 2) uniform numbers that choose the two.
         """
-        memory = self._memory
         pairs = pairs_of(draws, len(self.cluster))
-        serve_better_of_two(
-            pairs, memory.replicas(0), memory.requests(0), memory.ints, memory.floats
-        )
-        self._served()
+        self._serve(lambda *arrays: serve_better_of_two(pairs, *arrays))
 
     @property
     def plain(self) -> bool:

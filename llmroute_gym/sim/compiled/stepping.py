@@ -7,10 +7,9 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.events import push
 from llmroute_gym.sim.compiled.jit import assume, kernel
-from llmroute_gym.sim.compiled.kernel import advance
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
+from llmroute_gym.sim.compiled.running import arrive, run_on
 from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
 
 
@@ -61,7 +60,7 @@ def _advance_all(cluster: int, until: float, ints: IntArray, floats: FloatArray)
         if floats[replica + at.BATCH_END] < until or (
             floats[replica + at.BATCH_END] == math.inf and ints[replica + at.HEAD] >= 0
         ):
-            advance(replica, cluster, -1, until, True, ints, floats)
+            run_on(replica, cluster, -1, until, True, ints, floats)
         replica += words
 
 
@@ -225,7 +224,7 @@ def place(
         replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
         assume(replica >= 0)
         ints[request + at.REPLICA] = replica_index
-        push(replica, request, True, ints)
+        arrive(replica, request, True, ints)
         ints[replica + at.CHOSEN_AT] = number
         ints[cluster + at.IN_SYSTEM] += 1
     else:

@@ -8,6 +8,7 @@ those of `LEAST`, unless memory runs short and members leave.
 import math
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.batch_seconds import steps_seconds
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
@@ -38,6 +39,27 @@ def _fewest_waiting(replica: int, ints: IntArray) -> int:
 
 
 @kernel
+def _next_step(
+    replica: int, batch_end: float, first_pace: float, ints: IntArray, floats: FloatArray
+) -> float:
+    """The same as `look_ahead` for `vllm_v1`: a simple bound, which holds whatever arrives."""
+    assume(replica >= 0)
+    soonest = batch_end
+    store = ints[replica + at.STORE]
+    alone = ints[store + kv.CHAIN] < 0 and ints[replica + at.PREFILL_COUNT] == 0
+    if alone and ints[replica + at.WAITING] == 0 and ints[replica + at.DECODES] > 0:
+        left = (ints[ints[replica + at.FIRST_KEY]] >> at.REQUEST_BITS) - ints[replica + at.STEP]
+        soonest += first_pace * (left - 1)
+    floats[replica + at.SOONEST] = soonest
+    floats[replica + at.SOONEST_SHORT] = soonest
+    floats[replica + at.FIRST_PACE] = first_pace
+    floats[replica + at.PACE] = first_pace
+    ints[replica + at.SPARE] = -1
+    ints[replica + at.STEPS_AHEAD] = 0
+    return soonest
+
+
+@kernel
 def look_ahead(replica: int, ints: IntArray, floats: FloatArray) -> float:
     """Prepares `sleep_on` for a replica without a feed.
 
@@ -55,6 +77,8 @@ def look_ahead(replica: int, ints: IntArray, floats: FloatArray) -> float:
     batch_end = floats[replica + at.BATCH_END]
     if batch_end == math.inf and head >= 0:
         batch_end = floats[head + at.ARRIVED]
+    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+        return _next_step(replica, batch_end, scale * floats[cheapest + 1], ints, floats)
     # What decodes after the batch in flight, and how many steps until one of them finishes.
     members = ints[replica + at.DECODES]
     contexts = ints[replica + at.CONTEXT]

@@ -1,0 +1,246 @@
+"""What a request finds in a replica's prefix cache, takes from it and leaves there.
+
+A job's blocks are, in this order: those that it uses as runs (hit or registered, up to SETTLED),
+those of its private tail that it has registered, which are a bare number until they are released,
+and a partly filled one. What a decoding job writes onto a shared edge is settled only when somebody
+looks.
+"""
+
+from llmroute_gym.ground.arrays import IntArray
+from llmroute_gym.sim.compiled import kv_layout as kv
+from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.blocks import blocks_for
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
+from llmroute_gym.sim.compiled.runs import (
+    add_run,
+    bury,
+    drop_entries,
+    enqueue,
+    extend,
+    find,
+    mask_word,
+    use,
+)
+
+
+@inlined
+def row_of(store: int, request: int, ints: IntArray) -> int:
+    """Returns the index of a request among those of its cluster."""
+    return (request - ints[store + kv.FIRST_REQUEST]) // at.REQUEST_WORDS
+
+
+@inlined
+def known_tokens(job: int, step: int, ints: IntArray) -> int:
+    """Returns the prompt and output tokens of a job so far, as of the last step's end."""
+    request = ints[job + kv.REQUEST]
+    known = ints[request + at.PROMPT] + ints[job + kv.GENERATED]
+    if ints[job + kv.STATE] & kv.STATES == kv.DECODING:
+        known += ints[request + at.OUTPUT] - 2 * ints[job + kv.GENERATED] + step
+    return known
+
+
+@kernel
+def settle(store: int, job: int, upto: int, ints: IntArray) -> None:
+    """Registers a job's blocks on shared edges, up to a block."""
+    assume(store >= 0)
+    assume(job >= 0)
+    settled = ints[job + kv.SETTLED]
+    upto = min(upto, ints[job + kv.PRIVATE])
+    if settled >= upto:
+        return
+    place = ints[job + kv.PATH_AT]
+    while settled < upto:
+        assume(place >= 0)
+        edge = ints[place]
+        assume(edge >= 0)
+        last = ints[edge + kv.LAST]
+        if last <= settled:
+            place += 1
+            continue
+        until = min(last, upto)
+        extend(store, job, edge, settled, until, ints)
+        settled = until
+    ints[job + kv.SETTLED] = settled
+    ints[job + kv.PATH_AT] = place
+
+
+@kernel
+def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray) -> bool:
+    """Registers what a request that decodes here has written onto an edge; returns if one does.
+
+    Args:
+        store: of the replica.
+        edge: its word.
+        step: decode steps that have ended; the one being built or in flight counts as well,
+        before: unless the request was admitted after so many.
+        ints: memory.
+    """
+    assume(edge >= 0)
+    request = ints[edge + kv.WRITER]
+    if request < 0 or ints[request + at.REPLICA] != ints[store + kv.INDEX]:
+        return False
+    job = ints[request + at.ORDER]
+    if job < 0:
+        return False
+    state = ints[job + kv.STATE] & kv.STATES
+    if state != kv.DECODING and state != kv.STALLED_JOB:
+        return False
+    known = known_tokens(job, step, ints)
+    if state == kv.STALLED_JOB or ints[job + kv.NUMBER] > before:
+        known -= 1
+    block_size = ints[ints[store + kv.REPLICA] + at.BLOCK_SIZE]
+    settle(store, job, known // block_size, ints)
+    return True
+
+
+@kernel
+def register(store: int, job: int, upto: int, step: int, ints: IntArray) -> None:
+    """Registers the blocks that a chunk of a job fills, after what others wrote there before."""
+    assume(store >= 0)
+    assume(job >= 0)
+    upto = min(upto, ints[job + kv.PRIVATE])
+    settled = ints[job + kv.SETTLED]
+    if settled >= upto:
+        return
+    place = ints[job + kv.PATH_AT]
+    end = ints[job + kv.PATH_END]
+    while place < end and ints[ints[place] + kv.FIRST] < upto:
+        if ints[ints[place] + kv.WRITER] != ints[job + kv.REQUEST]:
+            settle_writer(store, ints[place], step, ints[job + kv.NUMBER], ints)
+        place += 1
+    settle(store, job, upto, ints)
+
+
+@kernel
+def look_up(store: int, job: int, most: int, step: int, ints: IntArray) -> tuple[int, int]:
+    """Counts the leading blocks of a job that are registered.
+
+    Args:
+        store: of the replica.
+        job: its word; it uses nothing.
+        most: look no further than so many blocks.
+        step: decode steps that have ended.
+        ints: memory; WATCHED is set if a decoding request writes onto the edge where it stops.
+
+    Returns:
+        The blocks, and how many of them have no users.
+    """
+    assume(store >= 0)
+    assume(job >= 0)
+    ints[store + kv.WATCHED] = 0
+    block = idle = 0
+    place, end = ints[job + kv.PATH], ints[job + kv.PATH_END]
+    while place < end and block < most:
+        edge = ints[place]
+        assume(edge >= 0)
+        last = min(ints[edge + kv.LAST], most)
+        written = settle_writer(store, edge, step, ints[store + kv.ADMITTED], ints)
+        block, more = _along(store, edge, block, last, ints)
+        idle += more
+        if block < last:
+            ints[store + kv.WATCHED] = 1 if written else 0
+            return block, idle
+        place += 1
+    request = ints[job + kv.REQUEST]
+    if block < most and ints[request + at.PREEMPTIONS] > 0:
+        block, more = _along(store, kv.OWN - request, block, most, ints)
+        idle += more
+    return block, idle
+
+
+@kernel
+def _along(store: int, edge: int, block: int, last: int, ints: IntArray) -> tuple[int, int]:
+    """Follows the registered blocks of an edge; returns where they stop, and those without users."""
+    idle = 0
+    while block < last:
+        run, until = find(store, edge, block, ints)
+        if run < 0:
+            break
+        until = min(until, last)
+        if ints[run + kv.USERS] == 0:
+            idle += until - block
+        block = until
+    return block, idle
+
+
+@kernel
+def use_hits(store: int, job: int, hits: int, ints: IntArray) -> None:
+    """Lets a job use its leading blocks, which `look_up` has found."""
+    assume(store >= 0)
+    assume(job >= 0)
+    block = 0
+    place, end = ints[job + kv.PATH], ints[job + kv.PATH_END]
+    while block < hits and place < end:
+        edge = ints[place]
+        last = min(ints[edge + kv.LAST], hits)
+        use(store, job, edge, block, last, ints)
+        block = last
+        if block == ints[edge + kv.LAST]:
+            place += 1
+    if block < hits:
+        use(store, job, kv.OWN - ints[job + kv.REQUEST], block, hits, ints)
+    ints[job + kv.SETTLED] = hits
+    ints[job + kv.PATH_AT] = place
+
+
+@kernel
+def give_back(store: int, job: int, computed: int, finished: bool, ints: IntArray) -> None:
+    """Takes all blocks from a job of so many computed tokens, the last ones first."""
+    assume(store >= 0)
+    assume(job >= 0)
+    block_size = ints[ints[store + kv.REPLICA] + at.BLOCK_SIZE]
+    held = blocks_for(computed, block_size)
+    if ints[store + kv.CACHING] == 0:
+        ints[store + kv.FREE] += held
+        ints[store + kv.BLANK] += held
+        return
+    full = computed // block_size
+    settle(store, job, full, ints)
+    blank = held - full
+    ints[store + kv.BLANK] += blank
+    ints[store + kv.FREE] += blank
+    first = max(ints[job + kv.PRIVATE], ints[job + kv.SETTLED])
+    if full > first:
+        ints[store + kv.FREE] += full - first
+        if finished:
+            bury(store, full - first, ints)
+        else:
+            own = kv.OWN - ints[job + kv.REQUEST]
+            enqueue(store, add_run(store, own, first, full, 0, ints), ints)
+    drop_entries(store, job, ints)
+    ints[job + kv.SETTLED] = 0
+    ints[job + kv.PATH_AT] = ints[job + kv.PATH]
+
+
+@kernel
+def hits_of(store: int, request: int, most: int, step: int, ints: IntArray) -> int:
+    """Counts the leading blocks of a request that are registered; changes nothing that matters.
+
+    Quick where the masks of an edge tell all.
+    """
+    assume(store >= 0)
+    tree = ints[store + kv.TREE]
+    if tree < 0:
+        return 0
+    row = tree + row_of(store, request, ints) * kv.TREE_WORDS
+    index = ints[store + kv.INDEX]
+    bit = 1 << (index & 63)
+    masks = ints[store + kv.MASKS]
+    block = 0
+    place, end = ints[row + kv.TREE_PATH], ints[row + kv.TREE_PATH_END]
+    while place < end and block < most:
+        edge = ints[place]
+        assume(edge >= 0)
+        last = min(ints[edge + kv.LAST], most)
+        settle_writer(store, edge, step, ints[store + kv.ADMITTED], ints)
+        word = mask_word(edge, index)
+        if ints[word] & bit == 0:
+            break
+        if ints[word + masks] & bit != 0:
+            block = last
+        else:
+            block, _ = _along(store, edge, block, last, ints)
+            if block < last:
+                break
+        place += 1
+    return block
