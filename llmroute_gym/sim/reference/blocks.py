@@ -19,21 +19,25 @@ class KVCache(ABC):
     def usage(self) -> float:
         """Share in use, 0 to 1."""
 
-    @abstractmethod
-    def can_admit(self, request: Request) -> bool:
-        """Whether a waiting request may be admitted."""
+    def cached_tokens(self, request: Request) -> int:
+        """Returns how many of its leading tokens a request would not have to compute."""
+        return 0
 
     @abstractmethod
-    def admit(self, request: Request) -> None:
-        """Gives a waiting request what it needs to start."""
+    def can_admit(self, request: Request, tokens: int | None = None) -> bool:
+        """Whether a waiting request may be admitted: so many of its tokens, None for all."""
 
     @abstractmethod
-    def can_step(self) -> bool:
-        """Whether a decode may go on."""
+    def admit(self, request: Request, tokens: int | None = None) -> None:
+        """Gives a waiting request what so many of its tokens need, None for all."""
 
     @abstractmethod
-    def step(self, request: Request) -> None:
-        """Gives a decoding request room for its next token."""
+    def can_step(self, request: Request, tokens: int = 1) -> bool:
+        """Whether a running request may go on by so many tokens."""
+
+    @abstractmethod
+    def step(self, request: Request, tokens: int = 1) -> None:
+        """Gives a running request room for so many further tokens."""
 
     @abstractmethod
     def free(self, request: Request) -> None:
@@ -42,6 +46,8 @@ class KVCache(ABC):
 
 class BlockPool(KVCache):
     """Blocks in use on one replica; which block holds what does not matter here.
+
+    Whole prompts are admitted, so a step is always a decode's.
 
     Args:
         num_blocks: blocks of the replica.
@@ -65,21 +71,21 @@ class BlockPool(KVCache):
     def _needed(self, request: Request) -> int:
         return -(-request.prompt_tokens // self.block_size)
 
-    def can_admit(self, request: Request) -> bool:
+    def can_admit(self, request: Request, tokens: int | None = None) -> bool:
         """Whether the whole prompt fits and leaves the watermark free."""
         return self.num_blocks - self.used - self._needed(request) >= self.watermark_blocks
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request, tokens: int | None = None) -> None:
         """Allocates the blocks of the whole prompt."""
         request.blocks = self._needed(request)
         self.used += request.blocks
         self.holders += 1
 
-    def can_step(self) -> bool:
+    def can_step(self, request: Request, tokens: int = 1) -> bool:
         """Whether a decode may go on: one free block, even where no new one is needed."""
         return self.num_blocks - self.used >= 1
 
-    def step(self, request: Request) -> None:
+    def step(self, request: Request, tokens: int = 1) -> None:
         """Allocates one more block if the request has outgrown its own."""
         if request.done > request.blocks * self.block_size:
             request.blocks += 1

@@ -12,6 +12,7 @@ from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import AGING, BATCH_TIME_WEIGHT, N_SIGNALS, Signal
 from llmroute_gym.sim.averages import FadingAverage
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.reference.block_names import block_names
 from llmroute_gym.sim.reference.pending import PendingArrivals
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import make_scheduler
@@ -55,6 +56,7 @@ class ReplicaProcess:
 
     def submit(self, request: Request) -> None:
         """Puts a request into the waiting queue; an idle replica wakes at this instant."""
+        request.output_tokens = self.replica.output_of(request.prompt_tokens, request.output_tokens)
         self.in_system[request.index] = request
         self.scheduler.waiting.append(request)
         if not self._work.triggered:
@@ -96,6 +98,10 @@ class ReplicaProcess:
         """Returns the true tokens still to process, prompt and output."""
         return sum(r.prompt_tokens + r.output_tokens - r.done for r in self.in_system.values())
 
+    def cached_share(self, request: Request) -> float:
+        """Returns the share of a new request's prompt that is in the prefix cache, 0 to 1."""
+        return self.scheduler.pool.cached_tokens(request) / request.prompt_tokens
+
     def engine_signals(self, now_s: float) -> list[float]:
         """Returns the columns that the engine itself reports, in order of `Signal`."""
         waiting, admitted = self.scheduler.waiting, self.scheduler.admitted()
@@ -135,12 +141,13 @@ class ReferenceRun(Run):
         self._environment = Clock()
         self._completions: list[Request] = []
         self._requests = [
-            Request(index, arrived_at_s, prompt, output)
-            for index, (arrived_at_s, prompt, output) in enumerate(
+            Request(index, arrived_at_s, prompt, output, names)
+            for index, (arrived_at_s, prompt, output, names) in enumerate(
                 zip(
                     self.workload.arrived_at_s.tolist(),
                     self.workload.prompt_tokens.tolist(),
                     self.workload.output_tokens.tolist(),
+                    block_names(self.workload),
                     strict=True,
                 )
             )
@@ -284,7 +291,9 @@ class ReferenceRun(Run):
         rows[:, Signal.COMPLETION_RATE] = self._latency.rate(self.now_s) / n
         rows[:, Signal.E2E_S] = self._latency.mean(self.now_s)
         if not self.done:
+            request = self._requests[self.request]
             rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.request]
+            rows[:, Signal.CACHED_PREFIX] = [one.cached_share(request) for one in self._replicas]
             rows[:, Signal.PREDICTED_OUTPUT_TOKENS] = self.predicted_output_tokens[self.request]
             rows[:, Signal.SINCE_LAST_ARRIVAL_S] = self.now_s - self._previous_arrival_s
         return rows

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from llmroute_gym.sim.reference.block_names import BlockNames
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -13,6 +15,7 @@ class Request:
         arrived_at_s: seconds.
         prompt_tokens: tokens to prefill; a restart may change it.
         output_tokens: tokens still to come out after the prefill; a restart may change it.
+        names: of its blocks of tokens.
         done: tokens that have KV, plus one once the prefill is complete.
         blocks: KV blocks held.
         preemptions: restarts so far.
@@ -27,6 +30,7 @@ class Request:
     arrived_at_s: float
     prompt_tokens: int
     output_tokens: int
+    names: BlockNames
     done: int = 0
     blocks: int = 0
     preemptions: int = 0
@@ -40,6 +44,16 @@ class Request:
     def prefilled(self) -> bool:
         """Whether the prefill is complete."""
         return self.done >= self.prompt_tokens
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens of the prompt and those that are out."""
+        return self.done if self.prefilled else self.prompt_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that have KV; the newest one gets it in the next step."""
+        return self.done - 1 if self.prefilled else self.done
 
     @property
     def finished(self) -> bool:
@@ -63,6 +77,14 @@ class Request:
         self.output_tokens = total - self.prompt_tokens
         self.done = 0
         self.preemptions += 1
+
+    def find(self, cached_tokens: int) -> None:
+        """Counts the leading tokens that the prefix cache holds as this request is admitted."""
+        self.done = cached_tokens
+        if self.preemptions:
+            self.recached_tokens += cached_tokens
+        else:
+            self.cached_tokens = cached_tokens
 
     def advance(self, tokens: int, now_s: float) -> None:
         """Counts the tokens of a batch that ends now; stamps the first token and the finish.

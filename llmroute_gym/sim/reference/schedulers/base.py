@@ -34,12 +34,16 @@ class Batch:
         self.tokens.append(tokens)
         self.total_tokens += tokens
 
+    def is_decode(self, request: Request) -> bool:
+        """Whether a request counts as a decode in the batch's time."""
+        return request.prefilled
+
     def sums(self) -> BatchSums:
         """Returns what the batch's time depends on."""
         chunks, contexts, decode_contexts = [], [], []
         for request, tokens in zip(self.requests, self.tokens, strict=True):
-            if request.prefilled:
-                decode_contexts.append(request.done)
+            if self.is_decode(request):
+                decode_contexts.append(request.known_tokens)
             else:
                 chunks.append(tokens)
                 contexts.append(request.done)
@@ -108,7 +112,7 @@ class Scheduler(SchedulerLimits, ABC):
 
     def _make_room(self, request: Request, evictable: deque[Request]) -> bool:
         """Restarts the last of `evictable` until `request` can decode; False if it cannot."""
-        while not self.pool.can_step():
+        while not self.pool.can_step(request):
             if not evictable:
                 self._restart(request)
                 return False
