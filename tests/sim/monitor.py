@@ -10,7 +10,7 @@ import pytest
 from llmroute_gym.sim.batch_time import BatchSums
 from llmroute_gym.sim.reference import engine
 from llmroute_gym.sim.reference.request import Request
-from llmroute_gym.sim.reference.schedulers import Batch, Chunked, PrefillFirst, Scheduler
+from llmroute_gym.sim.reference.schedulers import Batch, Chunked, PrefillFirst, Scheduler, VllmV1
 from llmroute_gym.sim.replica import Replica
 
 
@@ -23,6 +23,7 @@ class BatchRecord(NamedTuple):
     blocks_used: int
     waiting: int
     running: int
+    restarted: tuple[int, ...]
 
 
 @dataclass
@@ -31,6 +32,7 @@ class ReplicaLog:
 
     Attributes:
         batches: each batch that was started.
+        ended_at_s: when each of them ended.
         admissions: request indices, a request again after each restart.
         restarts: request indices.
         tokens_kept: by request, tokens processed since its latest restart.
@@ -38,6 +40,7 @@ class ReplicaLog:
     """
 
     batches: list[BatchRecord] = field(default_factory=list)
+    ended_at_s: list[float] = field(default_factory=list)
     admissions: list[int] = field(default_factory=list)
     restarts: list[int] = field(default_factory=list)
     tokens_kept: dict[int, int] = field(default_factory=dict)
@@ -48,8 +51,11 @@ class _Watched(Scheduler):
     log: ReplicaLog
 
     def start_batch(self) -> Batch:
+        before, n_restarts = {r.index for r in self.admitted()}, len(self.log.restarts)
         batch = super().start_batch()
-        self.log.admissions += [r.index for r in batch.requests if r.done == 0]
+        self.log.admissions += [
+            r.index for r in batch.requests if r.done == 0 or r.index not in before
+        ]
         self._check_memory()
         self._check_limits(batch)
         self.log.batches.append(
@@ -57,9 +63,10 @@ class _Watched(Scheduler):
                 tuple(request.index for request in batch.requests),
                 tuple(batch.tokens),
                 batch.sums(),
-                self.pool.used,
+                self._used(),
                 len(self.waiting),
                 len(self.running),
+                tuple(self.log.restarts[n_restarts:]),
             )
         )
         return batch
@@ -70,7 +77,8 @@ class _Watched(Scheduler):
             self.log.tokens_kept[request.index] = kept + tokens
         finished = super().end_batch(now_s)
         self._check_memory()
-        self.log.final_blocks = self.pool.used
+        self.log.final_blocks = self._used()
+        self.log.ended_at_s.append(now_s)
         return finished
 
     def _restart(self, request: Request) -> None:
@@ -78,6 +86,9 @@ class _Watched(Scheduler):
         super()._restart(request)
         self.log.restarts.append(request.index)
         self.log.tokens_kept[request.index] = 0
+
+    def _used(self) -> int:
+        return self.pool.used
 
     def _check_memory(self) -> None:
         pool, admitted = self.pool, self.admitted()
@@ -112,13 +123,40 @@ class _WatchedChunked(_Watched, Chunked):
     pass
 
 
+class _WatchedVllmV1(_Watched, VllmV1):
+    def _used(self) -> int:
+        return self.pool.usable - self.pool.free_blocks
+
+    def _check_memory(self) -> None:
+        pool, admitted = self.pool, self.admitted()
+        assert pool.holders == len(admitted) <= self.replica.max_batch
+        held = [request.blocks for request in admitted]
+        assert max(held, default=0) <= self._used() <= min(sum(held), pool.usable)
+        if not self.replica.prefix_caching:
+            assert self._used() == sum(held)
+            assert not pool.remembered
+        for request in admitted:
+            assert request.computed_tokens <= request.blocks * self.replica.block_size
+        assert not any(request.blocks or request.done for request in self.waiting)
+
+    def _check_limits(self, batch: Batch) -> None:
+        assert 0 < len(batch) <= self.replica.max_batch
+        assert len({request.index for request in batch.requests}) == len(batch)
+        assert min(batch.tokens) >= 1
+        assert batch.total_tokens <= self.replica.max_batched_tokens
+
+
 @contextmanager
 def watched_schedulers() -> Iterator[list[ReplicaLog]]:
     """Lets reference runs that start inside check each batch and log it, one log per replica."""
     logs: list[ReplicaLog] = []
 
     def make(replica: Replica) -> Scheduler:
-        kinds = {"prefill_first": _WatchedPrefillFirst, "chunked": _WatchedChunked}
+        kinds = {
+            "prefill_first": _WatchedPrefillFirst,
+            "chunked": _WatchedChunked,
+            "vllm_v1": _WatchedVllmV1,
+        }
         scheduler = kinds[replica.scheduler](replica)
         scheduler.log = ReplicaLog()
         logs.append(scheduler.log)
