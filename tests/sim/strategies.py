@@ -91,9 +91,9 @@ def random_case(seed: int, n_requests: int | None = None, exact: bool | None = N
     return Case(
         workload=workload,
         cluster=cluster,
-        assignment=_assignment(rng, workload, cluster),
+        assignment=draw_assignment(rng, workload, cluster),
         router=str(rng.choice(available())),
-        options=_options(rng, n, exact),
+        options=draw_options(rng, n, exact),
         kind=kind,
         exact=exact,
     )
@@ -140,7 +140,7 @@ def _cluster(rng: np.random.Generator, workload: Workload, kind: str, exact: boo
     oversize: OversizeMode = "reject" if rng.random() < 0.25 else "raise"
     mixed = rng.random() < 0.3
     may_lack = oversize == "reject" or mixed
-    kinds = [_limits(rng, workload, kind, exact, may_lack) for _ in range(n_replicas)]
+    kinds = [draw_limits(rng, workload, kind, exact, may_lack) for _ in range(n_replicas)]
     if not mixed:
         kinds = kinds[:1] * n_replicas
     if oversize == "raise":
@@ -156,12 +156,13 @@ def _cluster(rng: np.random.Generator, workload: Workload, kind: str, exact: boo
         }
     return Cluster(
         tuple(
-            Replica(**limits, **_pace(rng, workload, exact), oversize=oversize) for limits in kinds
+            Replica(**limits, **draw_pace(rng, workload, exact), oversize=oversize)
+            for limits in kinds
         )
     )
 
 
-def _limits(
+def draw_limits(
     rng: np.random.Generator, workload: Workload, kind: str, exact: bool, may_lack: bool
 ) -> dict[str, Any]:
     block_size = int(rng.choice([16, 16, 16, 1, 4, 32]))
@@ -173,7 +174,7 @@ def _limits(
     lacking = int(rng.integers(0, needed)) if may_lack and rng.random() < 0.5 else 0
     longest_prompt = int(workload.prompt_tokens.max())
     return {
-        "batch_time": _batch_time(rng, kind, exact),
+        "batch_time": draw_batch_time(rng, kind, exact),
         "scheduler": str(rng.choice(["chunked", "prefill_first"])),
         "max_batch": int(rng.choice([1, 2, 5, 16, 128])),
         "max_batched_tokens": max(
@@ -187,7 +188,7 @@ def _limits(
     }
 
 
-def _pace(rng: np.random.Generator, workload: Workload, exact: bool) -> dict[str, Any]:
+def draw_pace(rng: np.random.Generator, workload: Workload, exact: bool) -> dict[str, Any]:
     """Speed and slowdowns of one replica."""
     speed = 1.0 if rng.random() < 0.4 else float(rng.choice([0.5, 2.0]))
     slowdowns = []
@@ -202,7 +203,7 @@ def _pace(rng: np.random.Generator, workload: Workload, exact: bool) -> dict[str
     return {"speed": speed, "slowdowns": tuple(slowdowns)}
 
 
-def _batch_time(rng: np.random.Generator, kind: str, exact: bool) -> BatchTimeModel:
+def draw_batch_time(rng: np.random.Generator, kind: str, exact: bool) -> BatchTimeModel:
     if exact:
         per_batch, per_token = rng.choice([(1, 0), (1, 1), (2, 4)])
         return FormulaBatchTime(
@@ -286,7 +287,7 @@ def _shipped(name: str) -> BatchTimeModel:
     return load_profile(name).batch_time
 
 
-def _assignment(rng: np.random.Generator, workload: Workload, cluster: Cluster) -> IntArray:
+def draw_assignment(rng: np.random.Generator, workload: Workload, cluster: Cluster) -> IntArray:
     skew = rng.dirichlet(np.full(len(cluster), float(rng.choice([0.3, 100.0]))))
     chosen = rng.choice(len(cluster), len(workload), p=skew)
     for i, (prompt, output) in enumerate(
@@ -302,7 +303,7 @@ def _accepts(replica: Replica, prompt_tokens: int, output_tokens: int) -> bool:
     return fits or replica.oversize == "reject"
 
 
-def _options(rng: np.random.Generator, n: int, exact: bool) -> dict[str, Any]:
+def draw_options(rng: np.random.Generator, n: int, exact: bool) -> dict[str, Any]:
     intervals_s = [0.0, 0.0, 4 * TICK_S, 0.5] if exact else [0.0, 0.0, 0.037, 0.5, 5.3]
     predictions = rng.lognormal(3.0, 1.0, n) if rng.random() < 0.3 else None
     return {

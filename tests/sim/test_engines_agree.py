@@ -18,7 +18,14 @@ APART = 1_000_000
 """Between the seeds of one test and those of the next."""
 
 TIMES = ("arrived_at_s", "scheduled_at_s", "first_token_at_s", "finished_at_s")
-COUNTS = ("replica", "preemptions", "prompt_tokens", "output_tokens")
+COUNTS = (
+    "replica",
+    "preemptions",
+    "cached_tokens",
+    "recached_tokens",
+    "prompt_tokens",
+    "output_tokens",
+)
 
 
 def assert_same_outcome(compiled: Outcome, reference: Outcome, rtol: float) -> None:
