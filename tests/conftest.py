@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from llmroute_gym.errors import InputError
+from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from tests.oracle import DATA, NO_DATA
 
@@ -21,6 +23,17 @@ def engine(request: pytest.FixtureRequest) -> EngineName:
     """Each engine in turn, by its name in `simulate`."""
     name: EngineName = request.param
     return name
+
+
+@pytest.fixture
+def vllm_engine(engine: EngineName) -> EngineName:
+    """Each engine in turn that runs `vllm_v1`."""
+    one = Cluster((Replica(FormulaBatchTime(1.0, 0, 0, 0, 0), scheduler="vllm_v1"),))
+    try:
+        ENGINES[engine](Workload([0.0], [1], [1]), one)
+    except InputError as error:
+        pytest.skip(str(error))
+    return engine
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmroute_gym.errors import InputError
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Outcome
 from llmroute_gym.sim.engines import EngineName
@@ -30,21 +29,16 @@ every_case = pytest.mark.parametrize(
 
 def replayed(case: VllmCase, engine: EngineName) -> Outcome:
     alone = np.zeros(len(case.workload), dtype=np.int64)
-    try:
-        return simulate(case.workload, case.cluster, alone, engine=engine)
-    except InputError as error:
-        if "no kernel for the scheduler" in str(error):
-            pytest.skip(str(error))
-        raise
+    return simulate(case.workload, case.cluster, alone, engine=engine)
 
 
 @every_case
-def test_requests_have_the_recorded_times_and_counts(name: str, engine: EngineName) -> None:
+def test_requests_have_the_recorded_times_and_counts(name: str, vllm_engine: EngineName) -> None:
     case = load_case(name)
-    outcome = replayed(case, engine)
+    outcome = replayed(case, vllm_engine)
     for ours, theirs in COUNTS.items():
         np.testing.assert_array_equal(getattr(outcome, ours), case.recorded[theirs], err_msg=ours)
-    rtol = 0.0 if engine == "reference" else 1e-9
+    rtol = 0.0 if vllm_engine == "reference" else 1e-9
     for time in TIMES:
         np.testing.assert_allclose(
             getattr(outcome, time), case.recorded[time], rtol=rtol, atol=0, err_msg=time
