@@ -240,6 +240,26 @@ def block_content(
     return Content(offsets, hashes, lengths)
 
 
+def recorded_content(
+    pieces: IntArray, streams: IntArray, lengths: IntArray, numbers: IntArray
+) -> Content:
+    """Returns the content of some rows of a file, which name outputs by rows of the file.
+
+    Args:
+        pieces: shape (n_requests,), the segments of each request.
+        streams: shape (sum of pieces,); -(i + 1) is the output of row i of the file.
+        lengths: shape (sum of pieces,), tokens.
+        numbers: shape (n_requests,), each request's row in the file, rising; the outputs of rows
+            that are not among them become streams like any other.
+    """
+    outputs = np.flatnonzero(streams < 0)
+    if outputs.size:
+        rows = ~streams[outputs]
+        request = np.minimum(np.searchsorted(numbers, rows), numbers.size - 1)
+        streams = _redirected(streams, outputs, np.where(numbers[request] == rows, request, -1))
+    return Content(np.concatenate([[0], np.cumsum(pieces)]), streams, lengths)
+
+
 def _redirected(streams: IntArray, outputs: IntArray, requests: IntArray) -> IntArray:
     """Returns streams with those at ``outputs`` made outputs of ``requests``; -1: a new stream.
 

@@ -14,6 +14,7 @@ from llmroute_gym.sim.content import MAX_TOKENS
 from llmroute_gym.sim.trace_rows import (
     BadRowError,
     Layout,
+    Meaning,
     Rows,
     checked_time,
     checked_tokens,
@@ -27,7 +28,7 @@ TIMESTAMP = re.compile(
 
 
 @dataclass(frozen=True)
-class _Format:
+class CsvFormat:
     """A CSV format: the three columns that count, and how its times are written."""
 
     name: str
@@ -39,10 +40,16 @@ class _Format:
 
     @property
     def lengths(self) -> tuple[str, str]:
+        """Prompt and output column."""
         return self.prompt, self.output
+
+    def meaning(self, *, timed: bool) -> Meaning:
+        """Returns how its numbers are meant, ``timed`` where it has its arrival times."""
+        return Meaning(self.ticks_per_s, missing_times=None if timed else self.arrival)
 
     @property
     def columns(self) -> tuple[str, str, str]:
+        """Arrival, prompt and output column."""
         return self.arrival, *self.lengths
 
 
@@ -57,12 +64,12 @@ def csv_layout(file: Path, text: IO[str]) -> Layout:
     if header is None:
         raise InputError(f"{file} is empty; expected a trace with a header line")
     header = [name.strip() for name in header]
-    found = _recognise(file, header)
+    found = recognised(file, header)
     timed = found.arrival in header
     arrival = header.index(found.arrival) if timed else 0
     prompt, output = (header.index(name) for name in found.lengths)
 
-    def parse(rows: Rows, row: list[str]) -> None:
+    def parse(rows: Rows, _: int, row: list[str]) -> None:
         if len(row) != len(header):
             raise BadRowError(f"has {len(row)} fields, expected {len(header)} as in the header")
         time = found.parse_time(found.arrival, row[arrival]) if timed else 0.0
@@ -72,12 +79,15 @@ def csv_layout(file: Path, text: IO[str]) -> Layout:
         rows.times.append(time)
 
     numbered = ((reader.line_num, row) for row in reader if row)
-    missing = None if timed else found.arrival
-    return Layout(numbered, parse, found.ticks_per_s, missing_times=missing)
+    return Layout(numbered, parse, found.meaning(timed=timed))
 
 
-def _recognise(file: Path, header: list[str]) -> _Format:
-    """Returns the format with these columns, or with these but the arrival times."""
+def recognised(file: Path, header: list[str]) -> CsvFormat:
+    """Returns the format with these columns, or with these but the arrival times.
+
+    Raises:
+        InputError: there is none, or a column that counts stands there twice.
+    """
     for known in FORMATS:
         if set(known.lengths) <= set(header):
             repeated = [name for name in known.columns if header.count(name) > 1]
@@ -148,7 +158,7 @@ def _epoch_s(text: str) -> int:
 
 
 FORMATS = (
-    _Format(
+    CsvFormat(
         "Vidur",
         "arrived_at",
         "num_prefill_tokens",
@@ -156,7 +166,7 @@ FORMATS = (
         _seconds_field,
         1,
     ),
-    _Format(
+    CsvFormat(
         "Azure",
         "TIMESTAMP",
         "ContextTokens",
@@ -164,7 +174,7 @@ FORMATS = (
         _date_field,
         NANOSECONDS_PER_S,
     ),
-    _Format(
+    CsvFormat(
         "BurstGPT",
         "Timestamp",
         "Request tokens",
@@ -172,7 +182,7 @@ FORMATS = (
         _seconds_field,
         1,
     ),
-    _Format(
+    CsvFormat(
         "splitwise-sim",
         "arrival_timestamp",
         "prompt_size",

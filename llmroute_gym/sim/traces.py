@@ -6,24 +6,34 @@ import logging
 import math
 import os
 import zlib
-from itertools import chain, islice
+from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.checks import count, positive
-from llmroute_gym.sim.content import block_content
+from llmroute_gym.sim.trace_columns import read_columns
+from llmroute_gym.sim.trace_content import content_of
 from llmroute_gym.sim.trace_csv import csv_layout
-from llmroute_gym.sim.trace_json import fitting_block_tokens, json_layout
-from llmroute_gym.sim.trace_rows import UNITS, BadRowError, Layout, Rows
+from llmroute_gym.sim.trace_json import BAILIAN, json_layout
+from llmroute_gym.sim.trace_rows import (
+    UNITS,
+    BadRowError,
+    Columns,
+    Layout,
+    Meaning,
+    Rows,
+    open_trace,
+)
 from llmroute_gym.sim.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-GZIP_MAGIC = b"\x1f\x8b"
 SENSIBLE_QPS = (0.005, 1000.0)
 """Rates in requests/s that a published trace may have; beyond, its unit is in doubt."""
 ENOUGH_REQUESTS = 10
@@ -60,12 +70,16 @@ def load_trace(
       ``output_length`` and optionally ``hash_ids`` of 512-token blocks
     - Qwen-Bailian: the same with ``timestamp`` in seconds, ``chat_id``, ``parent_chat_id``,
       ``turn`` and ``hash_ids`` of 16-token blocks; a request's session is the root of its chat
+    - segments: JSON lines with ``arrived_at_s``, ``input_length``, ``output_length`` and
+      optionally ``hash_ids`` of 512-token blocks or ``segments``, a list of [stream, tokens] as in
+      ``Content``, where stream -(i + 1) is the output of row i of the file, counted from 0
 
     A CSV file of one of these formats may lack its arrival times and serve where times are drawn:
     see ``need_times``.
 
     Where the unit of the times is in doubt, a warning says how they were read and what other
-    reading would make sense. Hashes that fit neither size of blocks are left out with a warning.
+    reading would make sense. So it does of hashes that fit blocks of another size than the
+    format's; those that fit none are left out.
 
     Rows are cut by ``start`` and ``limit`` in the file's order, checked, sorted by arrival
     (stable, with a warning where the file was not), moved so that the first kept arrival is at
@@ -100,33 +114,31 @@ def load_trace(
     if max_prompt_tokens is not None:
         count("max_prompt_tokens", max_prompt_tokens)
 
-    rows, layout = _read(file, start, limit, skip=on_error == "skip")
-    if layout.missing_times is not None and (need_times or qps is not None):
+    columns, meaning = _read(file, start, limit, skip=on_error == "skip")
+    if meaning.missing_times is not None and (need_times or qps is not None):
         raise InputError(
-            f"{file} has no arrival times (no column {layout.missing_times}), which are needed "
+            f"{file} has no arrival times (no column {meaning.missing_times}), which are needed "
             f"here; {ONLY_LENGTHS}",
             in_commands={ONLY_LENGTHS: "choose workload/arrivals=poisson, or another trace"},
         )
-    block_tokens = fitting_block_tokens(file, rows, layout.hash_block_tokens)
-    if max_prompt_tokens is not None:
-        _clip(file, rows, max_prompt_tokens, block_tokens)
-    arrived_at_s = _seconds(file, rows.times, layout.ticks_per_s, rebase=rebase)
-    prompts = np.array(rows.prompts)
-    content = None
-    if rows.hashes:
-        blocks = np.array([len(row) for row in rows.hashes])
-        hashes = np.fromiter(chain.from_iterable(rows.hashes), np.int64, int(blocks.sum()))
-        content = block_content(hashes, blocks, prompts, block_tokens)
-    workload = Workload(
-        arrived_at_s,
-        prompts,
-        np.array(rows.outputs),
-        content,
-        np.array(rows.sessions) if rows.sessions else None,
-    )
+    content, block_tokens = content_of(file, columns, meaning.hash_block_tokens)
+    prompts = columns.prompts
+    if max_prompt_tokens is not None and prompts.max() > max_prompt_tokens:
+        logger.warning(
+            "cut %d of %d prompts of %s to max_prompt_tokens=%d",
+            *(np.count_nonzero(prompts > max_prompt_tokens), len(columns), file),
+            max_prompt_tokens,
+        )
+        prompts = np.minimum(prompts, max_prompt_tokens)
+        content = content and content.cut(max_prompt_tokens)
+    arrived_at_s = _seconds(file, columns.times, meaning.ticks_per_s, rebase=rebase)
+    try:
+        workload = Workload(arrived_at_s, prompts, columns.outputs, content, columns.sessions)
+    except InputError as error:
+        raise InputError(f"{file} is no workload: {error}") from error
     if qps is not None:  # then the unit makes no difference
         return workload.with_qps(qps)
-    _warn_of_doubtful_unit(file, rows, layout, workload, block_tokens)
+    _warn_of_doubtful_unit(file, columns, meaning, workload, block_tokens)
     return workload
 
 
@@ -145,10 +157,27 @@ def recorded_workload(
     return load_trace(path, need_times=need_times)
 
 
-def _read(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[Rows, Layout]:
-    """Reads the rows asked for, and how they were read."""
+def _read(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[Columns, Meaning]:
+    """Returns the rows asked for, and how their numbers are meant."""
+    read = read_columns(file, start, limit)
+    if read is None:
+        return _read_rows(file, start, limit, skip=skip)
+    _warn_of_few(file, start, limit, len(read[0]))
+    return read
+
+
+def _warn_of_few(file: Path, start: int, limit: int | None, total: int) -> None:
+    if limit is not None and total < limit:
+        logger.warning(
+            "limit=%d asks for more rows than the %d that %s has from row %d; all are used",
+            *(limit, total, file, start),
+        )
+
+
+def _read_rows(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[Columns, Meaning]:
+    """Reads row by row, which says what is wrong with the file or with a row."""
     try:
-        with _open(file) as text:
+        with TextIOWrapper(open_trace(file), encoding="utf-8-sig", newline="") as text:
             layout = json_layout(text) if _is_json(text) else csv_layout(file, text)
             rows = _parse_rows(file, layout, start, limit, skip=skip)
     except UnicodeDecodeError as error:
@@ -175,7 +204,7 @@ def _read(file: Path, start: int, limit: int | None, *, skip: bool) -> tuple[Row
         raise InputError(f"there is no file {file}; {_whence(file)}") from error
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    return rows, layout
+    return rows.columns(), layout.meaning
 
 
 def _whence(file: Path) -> str:
@@ -186,15 +215,6 @@ def _whence(file: Path) -> str:
     if name in PUBLIC_TRACES:
         return f"python -m llmroute_gym.fetch {name} downloads it"
     return "give the path of a trace"
-
-
-def _open(file: Path) -> IO[str]:
-    """Opens plain or gzip text; compression is told by the content, not the name."""
-    with file.open("rb") as raw:
-        packed = raw.read(2) == GZIP_MAGIC
-    if packed:
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return file.open(encoding="utf-8-sig", newline="")
 
 
 def _is_json(text: IO[str]) -> bool:
@@ -209,10 +229,10 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
     rows = Rows()
     first_bad, bad, total = "", 0, 0
     cut = sum(1 for _ in islice(layout.numbered, start))
-    for line, row in islice(layout.numbered, limit):
+    for number, (line, row) in enumerate(islice(layout.numbered, limit), start):
         total += 1
         try:
-            layout.parse(rows, row)
+            layout.parse(rows, number, row)
         except BadRowError as error:
             first_bad = first_bad or f"{file}, line {line}: {error}"
             bad += 1
@@ -221,6 +241,8 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
                     f"{first_bad}; mend the row or use {SKIP}",
                     in_commands={SKIP: "workload.on_error=skip"},
                 ) from error
+        else:
+            rows.numbers.append(number)
     if total == 0:
         if start:
             raise InputError(f"start={start} is beyond the {cut} rows of {file}")
@@ -229,31 +251,12 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
         raise InputError(f"{file} has no usable row among {total}; the first: {first_bad}")
     if bad:
         logger.warning("skipped %d of %d rows; the first: %s", bad, total, first_bad)
-    if limit is not None and total < limit:
-        logger.warning(
-            "limit=%d asks for more rows than the %d that %s has from row %d; all are used",
-            *(limit, total, file, start),
-        )
+    _warn_of_few(file, start, limit, total)
     return rows
 
 
-def _clip(file: Path, rows: Rows, max_prompt_tokens: int, block_tokens: int) -> None:
-    """Cuts prompts, and their hashes to the blocks that are left."""
-    longer = sum(tokens > max_prompt_tokens for tokens in rows.prompts)
-    if not longer:
-        return
-    rows.prompts = [min(tokens, max_prompt_tokens) for tokens in rows.prompts]
-    blocks = math.ceil(max_prompt_tokens / block_tokens)
-    rows.hashes = [hashes[:blocks] for hashes in rows.hashes]
-    logger.warning(
-        "cut %d of %d prompts of %s to max_prompt_tokens=%d",
-        *(longer, len(rows.prompts), file, max_prompt_tokens),
-    )
-
-
-def _seconds(file: Path, times: list[float], ticks_per_s: int, *, rebase: bool) -> FloatArray:
+def _seconds(file: Path, ticks: npt.NDArray[Any], ticks_per_s: int, *, rebase: bool) -> FloatArray:
     """Returns times in seconds; integers are rebased before the division, so exactly."""
-    ticks = np.array(times)
     earlier = int(np.count_nonzero(ticks[1:] < ticks[:-1]))
     if earlier:
         logger.warning(
@@ -263,19 +266,19 @@ def _seconds(file: Path, times: list[float], ticks_per_s: int, *, rebase: bool) 
 
 
 def _warn_of_doubtful_unit(
-    file: Path, rows: Rows, layout: Layout, workload: Workload, block_tokens: int
+    file: Path, columns: Columns, meaning: Meaning, workload: Workload, block_tokens: int
 ) -> None:
     """Warns where times may be meant in another unit, and says what they would be in that."""
-    ticks = layout.ticks_per_s
+    ticks = meaning.ticks_per_s
     if ticks not in UNITS or not math.isfinite(workload.qps):
         return
     low, high = SENSIBLE_QPS
     units = list(UNITS)
     finer, coarser = units[units.index(ticks) + 1 :], units[: units.index(ticks)]
     other, why = 0, ""
-    if not layout.unit_is_certain and any(time % 1 for time in rows.times):
+    if not meaning.unit_is_certain and (columns.times % 1 != 0).any():
         other, why = coarser[-1], "some of them are fractions"
-    elif not layout.unit_is_certain and block_tokens != layout.hash_block_tokens:
+    elif not meaning.unit_is_certain and block_tokens == BAILIAN.meaning.hash_block_tokens:
         other, why = coarser[-1], f"its hash_ids are of {block_tokens}-token blocks"
     elif len(workload) >= ENOUGH_REQUESTS and workload.qps > high and coarser:
         other, why = coarser[-1], "that is a lot"

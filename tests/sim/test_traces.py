@@ -376,8 +376,8 @@ def test_hashes_that_fit_no_block_are_left_out(
 ) -> None:
     read = load_trace(write(json_lines(MOONCAKE_ROW, {**MOONCAKE_ROW, "hash_ids": [0, 1, 2]})))
     assert read.content is None
-    assert "of neither 16 nor 512 prompt tokens, such as 3 of them for input_length 600" in (
-        caplog.text
+    assert (
+        "fit blocks of no size, such as 3 of them for input_length 600, which is 2" in caplog.text
     )
 
 
