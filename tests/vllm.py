@@ -6,11 +6,8 @@ import json
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from llmroute_gym.ground.arrays import IntArray
 from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
-from llmroute_gym.sim.content import Content, block_content
+from llmroute_gym.sim.traces import load_trace
 from tests.oracle import DATA, Columns, read_columns
 
 _CASES = {
@@ -62,15 +59,7 @@ def case_names(*, steps: bool = False) -> list[str]:
 def load_case(name: str) -> VllmCase:
     """Reads a recorded run."""
     config = json.loads((_CASES[name] / "config.json").read_text())
-    with gzip.open(_CASES[name] / "input.jsonl.gz", "rt", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    prompt_tokens = np.array([line["input_length"] for line in lines])
-    workload = Workload(
-        [line["arrived_at_s"] for line in lines],
-        prompt_tokens,
-        [line["output_length"] for line in lines],
-        content=_content(lines, prompt_tokens, config),
-    )
+    workload = load_trace(_CASES[name] / "input.jsonl.gz", rebase=False)
     recorded = read_columns(_CASES[name] / "requests.csv.gz")
     return VllmCase(workload, Cluster((_replica(config),)), recorded)
 
@@ -92,19 +81,6 @@ def read_steps(name: str) -> list[Step]:
         )
         for row in rows
     ]
-
-
-def _content(
-    lines: list[dict[str, Any]], prompt_tokens: IntArray, config: dict[str, Any]
-) -> Content | None:
-    if any("segments" in line for line in lines):
-        return Content.of([line.get("segments", ()) for line in lines])
-    hashes = [line.get("hash_ids", ()) for line in lines]
-    if not any(hashes):
-        return None
-    blocks = np.array([len(row) for row in hashes])
-    flat = np.array([one for row in hashes for one in row])
-    return block_content(flat, blocks, prompt_tokens, config["trace_block_size"])
 
 
 def _replica(config: dict[str, Any]) -> Replica:
