@@ -1,8 +1,8 @@
 """Shipped batch-time profiles: small tables fitted per model and hardware, read from YAML."""
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.errors import InputError, checked_name, unknown_name
 from llmroute_gym.ground.arrays import FloatArray
@@ -20,6 +19,7 @@ from llmroute_gym.sim.batch_time import (
     BatchTimeModel,
     FormulaBatchTime,
 )
+from llmroute_gym.sim.interpolation import bilinear, check_grid, check_knots, keep_arrays
 
 LIMITS = (
     "num_blocks",
@@ -30,8 +30,6 @@ LIMITS = (
     "chunk_size",
 )
 """What a profile says of its replica besides the batch time; all integers."""
-
-ROUNDING_S = 1e-12  # seconds; what sums of rounded numbers may be off
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +75,21 @@ class ProfileBatchTime(BatchTimeModel):
     gqa: bool = False
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            array = np.array(getattr(self, name), dtype=np.float64)
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-            if not (array.size and np.isfinite(array).all() and (array >= 0).all()):
-                raise InputError(f"{name} must hold finite numbers >= 0, and at least one")
+        keep_arrays(self, _ARRAYS)
         if not (math.isfinite(self.linear_slope_s) and self.linear_slope_s >= 0):
             raise InputError(
                 f"linear_slope_s must be a finite number >= 0, got {self.linear_slope_s}"
             )
         if not (self.linear_s > 0).all():
             raise InputError("linear_s must be > 0 everywhere: a batch must take time")
-        _check_knots("linear_tokens", self.linear_tokens, 1)
+        check_knots("linear_tokens", self.linear_tokens, 1)
         if self.linear_s.shape != self.linear_tokens.shape:
             raise InputError(
                 f"linear_s has shape {self.linear_s.shape}, expected {self.linear_tokens.shape} "
                 "as linear_tokens"
             )
-        _check_grid("decode", "batch", self.decode_batch, self.decode_context, self.decode_s, 1.0)
-        _check_grid("prefill", "root", self.prefill_root, self.prefill_context, self.prefill_s, 0.0)
+        check_grid("decode", "batch", self.decode_batch, self.decode_context, self.decode_s, 1.0)
+        check_grid("prefill", "root", self.prefill_root, self.prefill_context, self.prefill_s, 0.0)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ProfileBatchTime":
@@ -148,10 +141,10 @@ class ProfileBatchTime(BatchTimeModel):
             total = linear_s[-1] + self.linear_slope_s * (tokens - linear_tokens[-1])
         if batch.decodes:
             mean_context = batch.decode_context / batch.decodes
-            part = _bilinear(decode_batch, decode_context, decode_s, batch.decodes, mean_context)
+            part = bilinear(decode_batch, decode_context, decode_s, batch.decodes, mean_context)
             total += part * self._batching(batch.decodes)
         if batch.prefills:
-            part = _bilinear(
+            part = bilinear(
                 root, context, prefill_s, math.sqrt(batch.chunk_squares), batch.context_buckets
             )
             total += part * self._batching(batch.prefills)
@@ -330,50 +323,3 @@ def _numbers(entries: Mapping[Any, Any], where: str, name: str) -> FloatArray:
         raise InputError(
             f"{where}.{name} must be a list of numbers, or of equally long lists of them: {error}"
         ) from error
-
-
-def _check_knots(name: str, knots: npt.NDArray[np.float64], least: int) -> None:
-    if knots.ndim != 1 or len(knots) < least or not (np.diff(knots) > 0).all():
-        raise InputError(f"{name} must be at least {least} ascending numbers, all different")
-
-
-def _check_grid(
-    part: str,
-    row_name: str,
-    rows: FloatArray,
-    columns: FloatArray,
-    seconds: FloatArray,
-    first_row: float,
-) -> None:
-    for name, knots, first in ((row_name, rows, first_row), ("context", columns, 0.0)):
-        _check_knots(f"{part}_{name}", knots, 2)
-        if knots[0] != first:
-            raise InputError(f"{part}_{name} must start at {first:g}, got {knots[0]:g}")
-    if seconds.shape != (len(rows), len(columns)):
-        raise InputError(
-            f"{part}_s has shape {seconds.shape}, expected ({len(rows)}, {len(columns)}) by "
-            f"{part}_{row_name} and {part}_context"
-        )
-    rises = (
-        *(seconds[:, -1] - seconds[:, -2]),
-        *(seconds[-1] - seconds[-2]),
-        seconds[-1, -1] - seconds[-1, -2] - seconds[-2, -1] + seconds[-2, -2],
-    )
-    if min(rises) < -ROUNDING_S:
-        raise InputError(
-            f"{part}_s must not fall along its last row and column, nor its slope at their corner: "
-            "continued beyond the grid it would become negative"
-        )
-
-
-def _bilinear(
-    rows: Sequence[float], columns: Sequence[float], grid: list[list[float]], y: float, x: float
-) -> float:
-    i = min(bisect_right(rows, y), len(rows) - 1) - 1
-    j = min(bisect_right(columns, x), len(columns) - 1) - 1
-    v = (y - rows[i]) / (rows[i + 1] - rows[i])
-    u = (x - columns[j]) / (columns[j + 1] - columns[j])
-    low, high = grid[i], grid[i + 1]
-    return (1.0 - v) * ((1.0 - u) * low[j] + u * low[j + 1]) + v * (
-        (1.0 - u) * high[j] + u * high[j + 1]
-    )
