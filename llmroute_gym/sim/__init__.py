@@ -29,6 +29,7 @@ from llmroute_gym.sim.lengths import (
     length_model,
 )
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.profile_time import ProfileBatchTime, available_profiles
 from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.replica import Cluster, Replica
@@ -52,6 +53,7 @@ __all__ = [
     "LengthModel",
     "LognormalLengths",
     "Outcome",
+    "PiecewiseBatchTime",
     "PoissonArrivals",
     "ProfileBatchTime",
     "RampArrivals",

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
@@ -20,6 +20,7 @@ from llmroute_gym.sim.batch_time import (
     FormulaBatchTime,
 )
 from llmroute_gym.sim.interpolation import bilinear, check_grid, check_knots, keep_arrays
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 
 LIMITS = (
     "num_blocks",
@@ -30,6 +31,9 @@ LIMITS = (
     "chunk_size",
 )
 """What a profile says of its replica besides the batch time; all integers."""
+
+SCHEDULER_LIMITS = ("watermark_blocks", "chunk_size")
+"""Those of them that a profile may leave out if it names a scheduler, which may not have them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +175,7 @@ class Profile:
         description: one sentence, for lists.
         source: where the measurements come from.
         licence: the licence of the measurements.
+        scheduler: the one that the limits are meant for; None leaves the replica its default.
     """
 
     name: str
@@ -181,6 +186,12 @@ class Profile:
     description: str
     source: str = ""
     licence: str = ""
+    scheduler: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the fields of a `Replica` that the profile sets, by name."""
+        scheduler = {} if self.scheduler is None else {"scheduler": self.scheduler}
+        return {"batch_time": self.batch_time, **self.limits, **scheduler}
 
 
 def available_profiles() -> tuple[str, ...]:
@@ -234,29 +245,35 @@ def _read_profile(where: str, text: str) -> Profile:
         first_line = " ".join(str(error).split())
         raise InputError(f"{where} is not valid YAML: {first_line}") from error
     entries = _mapping(where, "the file", content)
+    scheduler = entries.get("scheduler")
     try:
         return Profile(
             name=str(_entry(where, entries, "name")),
             batch_time=_read_batch_time(_entry(where, entries, "batch_time")),
-            limits=_read_limits(_entry(where, entries, "limits")),
+            limits=_read_limits(
+                _entry(where, entries, "limits"), () if scheduler is None else SCHEDULER_LIMITS
+            ),
             model=str(_entry(where, entries, "model")),
             hardware=str(_entry(where, entries, "hardware")),
             description=str(entries.get("description", "")),
             source=str(entries.get("source", "")),
             licence=str(entries.get("licence", "")),
+            scheduler=None if scheduler is None else str(scheduler),
         )
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(where) else f"{where}: {message}") from error
 
 
-def _read_limits(content: object) -> dict[str, int]:
+def _read_limits(content: object, optional: Collection[str]) -> dict[str, int]:
     entries = _mapping("limits", "the entry", content)
     unknown = sorted(set(map(str, entries)) - set(LIMITS))
     if unknown:
         raise unknown_name("limit", unknown[0], LIMITS)
     limits: dict[str, int] = {}
     for name in LIMITS:
+        if name in optional and name not in entries:
+            continue
         value = _entry("limits", entries, name)
         least = 0 if name == "watermark_blocks" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -273,12 +290,25 @@ def _read_batch_time(content: object) -> BatchTimeModel:
         return FormulaBatchTime(
             **{name: _number(f"batch_time.{name}", entries.get(name, 0.0)) for name in names}
         )
-    if kind != "tables":
-        raise unknown_name("batch_time.kind", kind, ("formula", "tables"))
+    if kind not in ("tables", "piecewise"):
+        raise unknown_name("batch_time.kind", kind, ("formula", "piecewise", "tables"))
     linear, decode, prefill = (
         _mapping("batch_time", name, _entry("batch_time", entries, name))
         for name in ("linear", "decode", "prefill")
     )
+    if kind == "piecewise":
+        return PiecewiseBatchTime(
+            linear_tokens=_numbers(linear, "linear", "tokens"),
+            linear_s=_numbers(linear, "linear", "seconds"),
+            decode_batch=_numbers(decode, "decode", "batch"),
+            decode_context=_numbers(decode, "decode", "mean_context"),
+            decode_s=_numbers(decode, "decode", "seconds"),
+            prefill_root=_numbers(prefill, "prefill", "root_chunk_squares"),
+            prefill_s=_numbers(prefill, "prefill", "seconds"),
+            prefill_pair_s=_numbers(prefill, "prefill", "seconds_per_pair"),
+            chunk_s=_number("prefill.chunk_s", _entry("prefill", prefill, "chunk_s")),
+            time_factor=_number("time_factor", entries.get("time_factor", 1.0)),
+        )
     gqa = entries.get("gqa", False)
     if not isinstance(gqa, bool):
         raise InputError(f"batch_time.gqa must be true or false, got {gqa!r}")

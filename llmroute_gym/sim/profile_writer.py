@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim.batch_time import BatchTimeModel, FormulaBatchTime
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.profile_time import Profile, ProfileBatchTime
 
 LINE_LENGTH = 100
@@ -19,7 +20,7 @@ def write_profile(
     """Writes a profile file that `load_profile` reads, whole or not at all.
 
     Args:
-        profile: what to write; its batch time is a formula or tables.
+        profile: what to write; its batch time is a formula, tables or piecewise linear.
         path: the YAML file, replaced if it exists.
         errors: measured errors, stated in the file for its readers.
 
@@ -32,6 +33,8 @@ def write_profile(
         name: getattr(profile, name)
         for name in ("name", "description", "model", "hardware", "source", "licence")
     }
+    if profile.scheduler is not None:
+        entries |= {"scheduler": profile.scheduler}
     entries |= {"limits": dict(profile.limits)}
     if errors:
         entries["measured_error"] = dict(errors)
@@ -56,8 +59,12 @@ def _batch_time_yaml(batch_time: BatchTimeModel) -> str:
     if isinstance(batch_time, FormulaBatchTime):
         lines = [f"  {name}: {_number_yaml(value)}" for name, value in asdict(batch_time).items()]
         return "\n".join(["  kind: formula", *lines, ""])
+    if isinstance(batch_time, PiecewiseBatchTime):
+        return _piecewise_yaml(batch_time)
     if not isinstance(batch_time, ProfileBatchTime):
-        raise TypeError(f"cannot write a {type(batch_time).__name__}, only a formula or tables")
+        raise TypeError(
+            f"cannot write a {type(batch_time).__name__}, only a formula, tables or piecewise times"
+        )
     model = batch_time
     return "\n".join(
         [
@@ -76,6 +83,29 @@ def _batch_time_yaml(batch_time: BatchTimeModel) -> str:
             _list_yaml("root_chunk_squares", model.prefill_root),
             _list_yaml("context_buckets", model.prefill_context),
             _grid_yaml(model.prefill_s),
+            "",
+        ]
+    )
+
+
+def _piecewise_yaml(model: PiecewiseBatchTime) -> str:
+    return "\n".join(
+        [
+            "  kind: piecewise",
+            f"  time_factor: {_number_yaml(model.time_factor)}  # on all that follows",
+            "  linear:  # by tokens in the batch",
+            _list_yaml("tokens", model.linear_tokens),
+            _list_yaml("seconds", model.linear_s),
+            "  decode:  # one row per batch, one column per mean context in tokens",
+            _list_yaml("batch", model.decode_batch),
+            _list_yaml("mean_context", model.decode_context),
+            _grid_yaml(model.decode_s),
+            "  prefill:  # by root of summed squared chunks; a pair is a chunk's token and one of",
+            "    # the context before it",
+            f"    chunk_s: {_number_yaml(model.chunk_s)}  # per chunk",
+            _list_yaml("root_chunk_squares", model.prefill_root),
+            _list_yaml("seconds", model.prefill_s),
+            _list_yaml("seconds_per_pair", model.prefill_pair_s),
             "",
         ]
     )

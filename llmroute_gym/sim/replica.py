@@ -252,7 +252,7 @@ class Cluster(Sequence[Replica]):
         Args:
             name: one of `available_profiles()`, or the path of a YAML file.
             replicas: how many, at least 1.
-            **overrides: fields of `Replica` that differ from the profile.
+            **overrides: fields of `Replica` that differ from the profile, its scheduler too.
 
         Raises:
             InputError: the profile or a field is unknown, or a value is out of range.
@@ -261,8 +261,7 @@ class Cluster(Sequence[Replica]):
         known = {field.name for field in fields(Replica)}
         for key in overrides:
             checked_name("replica setting", key, known)
-        profile = load_profile(name)
-        one = Replica(**{"batch_time": profile.batch_time, **profile.limits, **overrides})
+        one = Replica(**{**load_profile(name).settings(), **overrides})
         return cls((one,) * replicas)
 
     def with_speeds(self, speeds: Sequence[float]) -> "Cluster":

@@ -14,6 +14,7 @@ from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.routers import available
 from llmroute_gym.sim.batch_time import BatchTimeModel, FormulaBatchTime, TableBatchTime
 from llmroute_gym.sim.engines import ENGINES
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.profile_time import ProfileBatchTime, available_profiles, load_profile
 from llmroute_gym.sim.replica import Cluster, OversizeMode, Replica
 from llmroute_gym.sim.run import Run
@@ -225,8 +226,11 @@ def draw_batch_time(rng: np.random.Generator, kind: str, exact: bool) -> BatchTi
         )
     if kind == "table":
         return random_table(rng)
-    if rng.random() < 0.5:
+    drawn = rng.random()
+    if drawn < 0.3:
         return random_profile(rng)
+    if drawn < 0.6:
+        return random_piecewise(rng)
     return _shipped(str(rng.choice(available_profiles())))
 
 
@@ -279,6 +283,36 @@ def random_profile(rng: np.random.Generator) -> ProfileBatchTime:
         prefill_context=buckets,
         prefill_s=grid(root, buckets),
         gqa=bool(rng.random() < 0.5),
+    )
+
+
+def random_piecewise(rng: np.random.Generator) -> PiecewiseBatchTime:
+    """Draws times of a few lines that rise here, fall there, and end early."""
+
+    def knots(first: float, *widths: int) -> FloatArray:
+        return np.cumsum([first, *(float(rng.integers(1, width)) for width in widths)])
+
+    def line(n: int, scale: float) -> FloatArray:
+        seconds: FloatArray = rng.uniform(0, scale, n) * (rng.random(n) < 0.8)
+        seconds[-1] += seconds[-2]
+        return seconds
+
+    tokens, root = knots(1.0, 3, 10, 100, 300), knots(0.0, 8, 60, 200)
+    batch, context = knots(1.0, 3, 10, 40), knots(0.0, 30, 100, 300)
+    decode_s = rng.uniform(0, 3e-3, (len(batch), len(context)))
+    decode_s[:, -1] += decode_s[:, -2]
+    decode_s[-1] += decode_s[-2]  # its slope at the corner rises too
+    return PiecewiseBatchTime(
+        linear_tokens=tokens,
+        linear_s=0.003 + line(len(tokens), 5e-3),
+        decode_batch=batch,
+        decode_context=context,
+        decode_s=decode_s,
+        prefill_root=root,
+        prefill_s=line(len(root), 5e-3),
+        prefill_pair_s=line(len(root), 1e-7),
+        chunk_s=float(rng.choice([0.0, 1e-3])),
+        time_factor=float(rng.choice([1.0, 1.05, 0.5])),
     )
 
 

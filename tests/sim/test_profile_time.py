@@ -277,7 +277,7 @@ def edit(content: dict[str, Any], path: str, value: object) -> None:
         ("limits.max_batch", True, "got True"),
         ("limits.max_bacth", 3, "unknown limit 'max_bacth'"),
         ("batch_time", 3, "must be a mapping"),
-        ("batch_time.kind", "magic", "available: formula, tables"),
+        ("batch_time.kind", "magic", "available: formula, piecewise, tables"),
         ("batch_time.gqa", "yes", "must be true or false"),
         ("batch_time.linear", None, "lacks the entry 'linear'"),
         ("batch_time.linear.tokens", [8, 8, 16], "linear_tokens must be"),

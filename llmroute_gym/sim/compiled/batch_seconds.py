@@ -1,4 +1,4 @@
-"""Batch times inside the kernels: what `sim/batch_time.py` and `sim/profile_time.py` compute."""
+"""Batch times inside the kernels: what the models of `sim` compute in their `seconds`."""
 
 import math
 
@@ -174,6 +174,29 @@ def _profile_prefill(
 
 
 @kernel
+def _piecewise_prefill(
+    model: int,
+    prefills: int,
+    chunk_squares: int,
+    chunk_context: int,
+    ints: IntArray,
+    floats: FloatArray,
+) -> float:
+    assume(model >= 0)
+    root = math.sqrt(chunk_squares)
+    axis = ints[model + at.ROOT_AXIS]
+    j = segment_of(ints, floats, axis, root)
+    start = ints[model + at.PREFILL]
+    line = start + 1 + at.PIECE_WORDS * j
+    assume(start >= 0)
+    assume(line >= 0)
+    beyond = root - floats[knots_of(ints, axis) + j]
+    plain = floats[line] + floats[line + 1] * beyond
+    per_pair = floats[line + 2] + floats[line + 3] * beyond
+    return floats[start] * prefills + plain + per_pair * chunk_context
+
+
+@kernel
 def prefill_seconds(
     model: int,
     prefills: int,
@@ -188,6 +211,8 @@ def prefill_seconds(
     kind = ints[model + at.KIND]
     if kind == at.FORMULA:
         return floats[ints[model + at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)
+    if kind == at.PIECEWISE:
+        return _piecewise_prefill(model, prefills, chunk_squares, chunk_context, ints, floats)
     if kind == at.TABLE:
         part = _table_prefill(model, chunk_squares, buckets, ints, floats)
     else:

@@ -152,14 +152,15 @@ WAIT_WORDS: Final = 3
 KIND: Final = 0
 DENSE: Final = 1  # seconds of everything but attention, by tokens in the batch
 DECODE: Final = 2  # TABLE: [decodes - 1, ceil(mean context / 64)]; FORMULA: per token;
-# PROFILE: [decodes - 1, segment of the mean context] lines
+# PROFILE and PIECEWISE: [decodes - 1, segment of the mean context] lines
 DECODE_COLUMNS: Final = 3  # words per row of DECODE
-DECODE_AXIS: Final = 4  # PROFILE: of mean contexts
+DECODE_AXIS: Final = 4  # PROFILE and PIECEWISE: of mean contexts
 PREFILL: Final = 5  # TABLE: [rows, columns]; FORMULA: per pair of tokens;
-# PROFILE: [context buckets, segment of the root of squared chunks] lines
+# PROFILE: [context buckets, segment of the root of squared chunks] lines;
+# PIECEWISE: per chunk, then [segment of that root] lines of the seconds and of those per pair
 PREFILL_ROWS: Final = 6
 PREFILL_COLUMNS: Final = 7  # words per row of PREFILL
-ROOT_AXIS: Final = 8  # PROFILE: of the roots of squared chunks
+ROOT_AXIS: Final = 8  # PROFILE and PIECEWISE: of the roots of squared chunks
 GQA: Final = 9
 DENSE_LEAST: Final = 10  # the least of DENSE from so many tokens on
 LEAST: Final = (
@@ -168,6 +169,8 @@ LEAST: Final = (
 MODEL_WORDS: Final = 12
 
 # A line is two words: the seconds at the start of a segment, and the seconds per unit beyond it.
+
+PIECE_WORDS: Final = 4  # a segment's two lines
 
 # An axis of a grid: ascending knots, and where to start looking for the segment of a coordinate.
 KNOTS: Final = 0  # how many
@@ -178,6 +181,7 @@ CELL_WIDTH: Final = 16
 TABLE: Final = 0
 PROFILE: Final = 1
 FORMULA: Final = 2
+PIECEWISE: Final = 3
 
 REQUEST_BITS: Final = 31
 """A key is the finishing step shifted by this, plus the request's word."""

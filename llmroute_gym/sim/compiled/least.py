@@ -70,3 +70,31 @@ def least_of_profile(
             bound = np.interp(at * shrink, knots, onwards[members - 1])
             factors[index] = min(factors[index], (bound / np.interp(at, knots, times[index])).min())
     return factors[:, None] * times[:, :n_knots]
+
+
+def least_of_piecewise(
+    decode: FloatArray, knots: FloatArray, dense: FloatArray, cheapest: FloatArray, reach: float
+) -> FloatArray:
+    """Returns the same as `least_of_profile`, a hair lower, for batches of a thousand decodes.
+
+    Goes from the largest batch down with the least time of all batches so far, known at sums of
+    contexts one per cent apart: between two of them it is at least what it is at the lower one.
+    """
+    n_batch, n_knots = decode.shape
+    slope = (decode[:, -1] - decode[:, -2]) / (knots[-1] - knots[-2])
+    top = max(float(knots[-1]), reach)
+    knots = np.append(knots, top + 1.0)
+    decode = np.column_stack([decode, decode[:, -1] + slope * (knots[-1] - knots[-2])])
+    times = decode + dense[:, None]
+    highest = np.maximum.accumulate(times, axis=1)
+    onwards = np.minimum.accumulate(decode[:, ::-1], axis=1)[:, ::-1] + cheapest[:, None]
+    sums = np.append(0.0, 1.01 ** np.arange(np.ceil(np.log(n_batch * top) / np.log(1.01)) + 1))
+    least = np.full(len(sums), np.inf)
+    factors = np.ones(n_batch)
+    for index in range(n_batch - 1, -1, -1):
+        mean = sums / (index + 1)
+        least = np.minimum(least, np.interp(mean, knots, onwards[index]))
+        cells = int(np.searchsorted(mean, top, side="right"))
+        longest = np.interp(mean[1 : cells + 1], knots, highest[index])
+        factors[index] = min(1.0, (least[: len(longest)] / longest).min())
+    return factors[:, None] * times[:, :n_knots]

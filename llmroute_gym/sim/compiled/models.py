@@ -17,8 +17,11 @@ from llmroute_gym.sim.batch_time import (
     TableBatchTime,
 )
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.least import least_of_profile, least_of_table
+from llmroute_gym.sim.compiled.least import least_of_piecewise, least_of_profile, least_of_table
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.profile_time import ProfileBatchTime
+
+_Grid = TableBatchTime | ProfileBatchTime | PiecewiseBatchTime
 
 
 class FlatModels:
@@ -72,7 +75,7 @@ class FlatModels:
         self, model: BatchTimeModel, max_tokens: int, max_context: int, max_batch: int
     ) -> tuple[IntArray, IntArray]:
         """Returns the rows of a model and of its least, see `LEAST` in `layout`."""
-        if not isinstance(model, TableBatchTime | ProfileBatchTime | FormulaBatchTime):
+        if not isinstance(model, _Grid | FormulaBatchTime):
             raise InputError(
                 f"the compiled engine knows table, profile and formula batch times, not "
                 f"{type(model).__name__}; use engine='reference'"
@@ -97,9 +100,15 @@ class FlatModels:
         least[at.DECODE] = self._add(bounds)
         return row, least
 
-    def _add_prefill(
-        self, row: IntArray, model: TableBatchTime | ProfileBatchTime, reach: int
-    ) -> None:
+    def _add_prefill(self, row: IntArray, model: _Grid, reach: int) -> None:
+        if isinstance(model, PiecewiseBatchTime):
+            row[at.KIND] = at.PIECEWISE
+            row[at.DECODE_AXIS] = self._add(axis(model.decode_context))
+            row[at.ROOT_AXIS] = self._add(axis(model.prefill_root))
+            both = np.stack([model.prefill_s, model.prefill_pair_s]) * model.time_factor
+            pieces = lines(model.prefill_root, both).reshape(2, -1, 2).swapaxes(0, 1).ravel()
+            row[at.PREFILL] = self._add(np.append(model.chunk_s * model.time_factor, pieces))
+            return
         row[at.GQA] = model.gqa
         if isinstance(model, ProfileBatchTime):
             row[at.KIND] = at.PROFILE
@@ -130,14 +139,19 @@ def _dense_seconds(model: BatchTimeModel, max_tokens: int) -> FloatArray:
     """Returns the seconds outside attention of 1 to `max_tokens` tokens; remembers them."""
     known = _DENSE.get(model)
     if known is None or len(known) < max_tokens:
-        tokens = range(1, max_tokens + 1)
-        known = np.array([model.seconds(BatchSums(0, 0, 0, n, 0, 0, 0)) for n in tokens])
+        tokens = np.arange(1, max_tokens + 1)
+        if isinstance(model, PiecewiseBatchTime):
+            [known] = _continued(tokens, model.linear_tokens, model.linear_s[None])
+            known = known * model.time_factor
+        else:
+            sums = (BatchSums(0, 0, 0, n, 0, 0, 0) for n in tokens.tolist())
+            known = np.array([model.seconds(one) for one in sums])
         _DENSE[model] = known
     return known[:max_tokens]
 
 
 def _decode_grids(
-    model: TableBatchTime | ProfileBatchTime, reach: int, max_batch: int, dense: FloatArray
+    model: _Grid, reach: int, max_batch: int, dense: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Returns decode attention's seconds by (decodes, context), and the bounds; remembers them.
 
@@ -155,9 +169,14 @@ def _decode_grids(
             decode = extended(extended(model.decode_s, 1, columns), 0, max_batch)[:max_batch]
             decode = decode * batching(model.gqa, max_batch)[:, None]
             bounds = least_of_table(decode, cheapest)
+        elif isinstance(model, PiecewiseBatchTime):
+            knots, batches = model.decode_context, np.arange(1, max_batch + 1)
+            decode = _continued(batches, model.decode_batch, model.decode_s.T).T * model.time_factor
+            bounds = least_of_piecewise(decode, knots, dense[:max_batch], cheapest, reach)
+            decode, bounds = lines(knots, decode), lines(knots, bounds)
         else:
-            knots, batches = model.decode_context, range(1, max_batch + 1)
-            decode = np.array([[_part(model, b, context) for context in knots] for b in batches])
+            knots, sizes = model.decode_context, range(1, max_batch + 1)
+            decode = np.array([[_part(model, b, context) for context in knots] for b in sizes])
             bounds = least_of_profile(decode, knots, dense[:max_batch], cheapest, reach)
             decode, bounds = lines(knots, decode), lines(knots, bounds)
         known[reach, max_batch] = decode, bounds
