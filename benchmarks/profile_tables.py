@@ -120,7 +120,7 @@ def choose_knots(values: FloatArray, weights: FloatArray, count: int) -> IntArra
     return _cheapest_path(cost, count - 1)
 
 
-def _spread(knots: FloatArray, x: FloatArray) -> FloatArray:
+def spread_over(knots: FloatArray, x: FloatArray) -> FloatArray:
     """Returns (n, n_knots) weights of linear interpolation, continued at both ends."""
     i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
     share = (x - knots[i]) / (knots[i + 1] - knots[i])
@@ -131,12 +131,13 @@ def _spread(knots: FloatArray, x: FloatArray) -> FloatArray:
     return spread
 
 
-def _cells(rows: FloatArray, columns: FloatArray, y: FloatArray, x: FloatArray) -> FloatArray:
-    spread = _spread(rows, y)[:, :, None] * _spread(columns, x)[:, None, :]
+def cells_of(rows: FloatArray, columns: FloatArray, y: FloatArray, x: FloatArray) -> FloatArray:
+    """Returns (n, n_rows n_columns) weights of bilinear interpolation."""
+    spread = spread_over(rows, y)[:, :, None] * spread_over(columns, x)[:, None, :]
     return spread.reshape(len(y), -1)
 
 
-def _bends(rows: FloatArray, columns: FloatArray) -> FloatArray:
+def bends_of(rows: FloatArray, columns: FloatArray) -> FloatArray:
     """Returns one row per inner cell and direction: its deviation from its neighbours' line."""
 
     def along(knots: FloatArray) -> FloatArray:
@@ -155,7 +156,7 @@ def _bends(rows: FloatArray, columns: FloatArray) -> FloatArray:
     )
 
 
-def _nonnegative(design: FloatArray, target: FloatArray) -> FloatArray:
+def nonnegative(design: FloatArray, target: FloatArray) -> FloatArray:
     """Solves non-negative least squares by way of the normal equations."""
     gram = design.T @ design
     gram[np.diag_indices_from(gram)] += 1e-10 * gram.diagonal().max()
@@ -176,10 +177,10 @@ def _fit_grid(
 
     Rows whose `seconds` are NaN only weigh.
     """
-    cells = _cells(rows, columns, y, x) / scale[:, None]
-    bends = _bends(rows, columns) * (SMOOTHING / np.median(scale))
+    cells = cells_of(rows, columns, y, x) / scale[:, None]
+    bends = bends_of(rows, columns) * (SMOOTHING / np.median(scale))
     known = np.isfinite(seconds)
-    grid = _nonnegative(
+    grid = nonnegative(
         np.vstack([cells[known], bends]),
         np.r_[seconds[known] / scale[known], np.zeros(len(bends))],
     )
@@ -187,7 +188,7 @@ def _fit_grid(
     return grid.reshape(shape), (cells**2).sum(axis=0).reshape(shape)
 
 
-def _settled(grid: FloatArray) -> FloatArray:
+def settled(grid: FloatArray) -> FloatArray:
     """Returns the grid with last segments that do not fall, so that it may be continued."""
     grid = grid.copy()
     grid[:, -1] = np.maximum(grid[:, -1], grid[:, -2])
@@ -196,7 +197,7 @@ def _settled(grid: FloatArray) -> FloatArray:
     return grid
 
 
-def _rounded(values: FloatArray) -> FloatArray:
+def rounded(values: FloatArray) -> FloatArray:
     """Returns the values with five significant digits, as the YAML file holds them."""
     return np.array([float(f"{value:.5g}") for value in values.ravel()]).reshape(values.shape)
 
@@ -217,10 +218,10 @@ class Layout:
         step = np.searchsorted(self.step_tokens, batches.tokens)
         linear = np.zeros((len(batches), len(self.step_tokens)))
         linear[np.arange(len(batches)), np.minimum(step, len(self.step_tokens) - 1)] = 1.0
-        decode = _cells(
+        decode = cells_of(
             self.decode_batch, self.decode_context, batches.decodes, batches.mean_context
         )
-        prefill = _cells(
+        prefill = cells_of(
             self.prefill_root, self.prefill_context, batches.prefill_root, batches.context_buckets
         )
         return linear, decode * decode_factor[:, None], prefill * prefill_factor[:, None]
@@ -307,24 +308,24 @@ def fit_tables(batches: Iterations, target: Target) -> ProfileBatchTime:
         design[-1][:, columns] = share[known] / scale[known, None]
         goals.append(seconds[known] / scale[known])
         if knots:
-            bends = _bends(*knots) * (SMOOTHING / np.median(scale))
+            bends = bends_of(*knots) * (SMOOTHING / np.median(scale))
             design.append(np.zeros((len(bends), starts[-1])))
             design[-1][:, columns] = bends
             goals.append(np.zeros(len(bends)))
-    solution = _nonnegative(np.vstack(design), np.concatenate(goals))
+    solution = nonnegative(np.vstack(design), np.concatenate(goals))
     linear_s, decode_s, prefill_s = np.split(solution, starts[1:-1])
     upper = layout.step_tokens >= MAX_TOKENS / 2
     slope_s = np.polyfit(layout.step_tokens[upper], linear_s[upper], 1)[0]
     return ProfileBatchTime(
         linear_tokens=layout.step_tokens,
-        linear_s=_rounded(linear_s),
-        linear_slope_s=float(_rounded(np.array([slope_s]))[0]),
+        linear_s=rounded(linear_s),
+        linear_slope_s=float(rounded(np.array([slope_s]))[0]),
         decode_batch=layout.decode_batch,
         decode_context=layout.decode_context,
-        decode_s=_settled(_rounded(decode_s.reshape(len(layout.decode_batch), -1))),
+        decode_s=settled(rounded(decode_s.reshape(len(layout.decode_batch), -1))),
         prefill_root=layout.prefill_root,
         prefill_context=layout.prefill_context,
-        prefill_s=_settled(_rounded(prefill_s.reshape(len(layout.prefill_root), -1))),
+        prefill_s=settled(rounded(prefill_s.reshape(len(layout.prefill_root), -1))),
         gqa=target.gqa,
     )
 
