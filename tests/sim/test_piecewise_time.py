@@ -106,7 +106,7 @@ def random_sums(rng: np.random.Generator) -> BatchSums:
     )
 
 
-MODELS = [*range(8)]
+MODELS = [*range(8), "h100-llama-3.1-8b", "h100-gpt-oss-120b", "l40s-llama-3.1-8b"]
 
 
 def model_of(which: int | str) -> PiecewiseBatchTime:

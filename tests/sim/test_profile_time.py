@@ -1,10 +1,12 @@
+import csv
+import gzip
 import math
 import re
 import subprocess
 import sys
 from copy import deepcopy
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import profile_time
 from llmroute_gym.sim.batch_time import BatchSums, FormulaBatchTime, TableBatchTime
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.profile_time import (
     Profile,
     ProfileBatchTime,
@@ -35,6 +38,27 @@ NUM_BLOCKS = {
     "h100-codellama-34b": 3328,
     "a30-qwen2-7b": 11008,
 }
+MODERN_BLOCKS = {
+    "a100-llama-3.1-8b": 28189,
+    "a100x4-llama-3.1-70b": 30098,
+    "b200-llama-3.1-70b-fp8": 18024,
+    "b200-llama-3.1-8b": 72046,
+    "h100-gpt-oss-120b": 6023,
+    "h100-llama-3.1-8b": 26344,
+    "h100-llama-3.1-8b-fp8": 29672,
+    "h100-qwen3-32b-fp8": 8596,
+    "h100-qwen3-8b": 22884,
+    "h100x2-qwen3-32b": 17719,
+    "h100x4-llama-3.1-70b": 27145,
+    "h200-llama-3.1-8b": 54282,
+    "h200x4-qwen3-235b-a22b-fp8": 90451,
+    "l40s-llama-3.1-8b": 12126,
+}
+UNCHECKED = ("h200", "b200", "l40s", "fp8")
+COMPOSED_COLUMNS = (
+    *("decode_reqs", "decode_kv_tokens", "num_prefill_reqs"),
+    *("prefill_tokens", "sum_chunk_sq", "sum_chunk_ctx"),
+)
 COMBOS = {
     "a100-internlm-20b": "a100_internlm-20b_tp1",
     "a100-llama-2-7b": "a100_llama2-7b_tp1",
@@ -106,7 +130,7 @@ def test_grouped_query_attention_costs_a_tenth_more_from_two_requests_on() -> No
 
 
 def test_available_profiles_are_those_documented() -> None:
-    assert set(available_profiles()) == set(NUM_BLOCKS)
+    assert set(available_profiles()) == {*NUM_BLOCKS, *MODERN_BLOCKS}
     assert list(available_profiles()) == sorted(available_profiles())
 
 
@@ -124,12 +148,45 @@ def test_shipped_profile_states_limits_source_and_errors(name: str) -> None:
     }
     assert "Vidur" in profile.source
     assert profile.licence == "MIT"
+    assert profile.scheduler is None
     assert "measured_error" in yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
 
 
-@pytest.mark.parametrize("name", NUM_BLOCKS)
+@pytest.mark.parametrize("name", MODERN_BLOCKS)
+def test_shipped_profile_of_todays_models_says_what_it_is(name: str) -> None:
+    profile = load_profile(name)
+    small = name.startswith(("a100", "l40s"))
+    assert profile.name == name
+    assert profile.scheduler == "vllm_v1"
+    assert profile.limits == {
+        "num_blocks": MODERN_BLOCKS[name],
+        "block_size": 16,
+        "max_batch": 256 if small else 1024,
+        "max_batched_tokens": 2048 if small else 8192,
+    }
+    assert isinstance(profile.batch_time, PiecewiseBatchTime)
+    assert profile.batch_time.time_factor == 1.05
+    assert "modelled from measured kernels" in profile.description
+    unchecked = any(word in name for word in UNCHECKED)
+    assert ("unchecked against any measurement" in profile.description) == unchecked
+    assert "NVIDIA AIConfigurator (aiconfigurator-core 0.12.0, Copyright" in profile.source
+    assert profile.licence == "Apache-2.0"
+    text = (PROFILES / f"{name}.yaml").read_text()
+    assert len(text) < 60_000
+    errors = yaml.safe_load(text)["measured_error"]["per_iteration_held_out"]
+    assert errors["median"] <= 0.007
+    assert errors["p95"] <= 0.04
+
+
+def test_the_licences_of_the_measurements_are_beside_the_profiles() -> None:
+    assert "MIT License" in (PROFILES / "LICENSE-vidur.txt").read_text()
+    assert "Apache License" in (PROFILES / "LICENSE-aiconfigurator.txt").read_text()
+
+
+@pytest.mark.parametrize("name", available_profiles())
 def test_decode_time_is_linear_in_context_between_knots(name: str) -> None:
-    model = ProfileBatchTime.from_yaml(PROFILES / f"{name}.yaml")
+    model = load_profile(name).batch_time
+    assert isinstance(model, ProfileBatchTime | PiecewiseBatchTime)
     knots = [*model.decode_context.tolist(), 2 * model.decode_context[-1]]
     for decodes in (1, 2, 7, 31, 48, 200):
         for low, high in pairwise(knots):
@@ -142,7 +199,7 @@ def test_decode_time_is_linear_in_context_between_knots(name: str) -> None:
                 )
 
 
-@pytest.mark.parametrize("name", NUM_BLOCKS)
+@pytest.mark.parametrize("name", available_profiles())
 def test_every_batch_takes_time_far_beyond_the_tables_too(name: str) -> None:
     model = load_profile(name).batch_time
     rng = np.random.default_rng(0)
@@ -171,6 +228,28 @@ def test_a_profile_stays_near_the_exact_tables(name: str, data: Path) -> None:
     assert np.median(np.abs(errors)) < 0.01
     assert abs(np.mean(errors)) < 0.005
     assert np.max(np.abs(errors)) < 0.1
+
+
+@pytest.mark.parametrize("name", MODERN_BLOCKS)
+def test_a_profile_of_todays_models_stays_near_its_composed_iterations(
+    name: str, data: Path
+) -> None:
+    model = load_profile(name).batch_time
+    path = data / "modern" / f"{name}_design_batches.csv.gz"
+    if not path.exists():
+        pytest.skip(NO_DATA)
+    errors = []
+    with gzip.open(path, "rt", newline="") as stream:
+        for row in islice(csv.DictReader(stream), 4, None, 5):  # what was held out of the fit
+            sums = BatchSums(
+                *(int(row[column]) for column in COMPOSED_COLUMNS),
+                context_buckets=0,
+            )
+            errors.append(model.seconds(sums) / (1.05 * float(row["t"])) - 1.0)
+    assert len(errors) == 1500
+    assert np.median(np.abs(errors)) <= 0.007
+    assert np.quantile(np.abs(errors), 0.95) <= 0.04
+    assert abs(np.mean(errors)) < 0.001
 
 
 @pytest.mark.oracle

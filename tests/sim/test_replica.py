@@ -199,7 +199,7 @@ PROFILES = {  # blocks, largest batch
 
 
 def test_the_profiles_are_shipped() -> None:
-    assert set(available_profiles()) == set(PROFILES)
+    assert set(PROFILES) <= set(available_profiles())
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -220,6 +220,21 @@ def test_a_profile_has_the_limits_of_its_memory(name: str) -> None:
             "recompute",
             "raise",
         )
+
+
+@pytest.mark.parametrize("name", sorted(set(available_profiles()) - set(PROFILES)))
+def test_a_profile_of_todays_models_has_the_limits_of_vllm(name: str) -> None:
+    [replica] = Cluster.from_profile(name, 1)
+    small = name.startswith(("a100", "l40s"))
+    assert replica.scheduler == "vllm_v1"
+    assert replica.prefix_caching
+    assert (replica.max_batch, replica.max_batched_tokens) == (
+        (256, 2048) if small else (1024, 8192)
+    )
+    assert (replica.block_size, replica.watermark) == (16, 0.0)
+    [other] = Cluster.from_profile(name, 1, scheduler="chunked", max_batch=64)
+    assert (other.scheduler, other.max_batch, other.chunk_size) == ("chunked", 64, 512)
+    assert other.num_blocks == replica.num_blocks
 
 
 def test_overrides_replace_the_profiles_limits() -> None:
