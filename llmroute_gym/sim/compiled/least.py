@@ -63,13 +63,24 @@ def least_of_profile(
     times = decode + dense[:, None]
     factors = np.ones(len(times))
     for index in range(len(times)):
-        for members in range(index + 1, len(times) + 1):
-            shrink = (index + 1) / members
-            # Quotients of linear functions are least where one of them has a knot.
-            at = np.minimum(np.concatenate([knots, knots / shrink]), knots[-1])
-            bound = np.interp(at * shrink, knots, onwards[members - 1])
-            factors[index] = min(factors[index], (bound / np.interp(at, knots, times[index])).min())
+        shrink = (index + 1) / np.arange(index + 1, len(times) + 1)[:, None]
+        # Quotients of linear functions are least where one of them has a knot.
+        at = np.minimum(
+            np.hstack([np.broadcast_to(knots, (len(shrink), len(knots))), knots / shrink]),
+            knots[-1],
+        )
+        bound = _between(knots, onwards[index:], at * shrink)
+        factors[index] = min(1.0, (bound / np.interp(at, knots, times[index])).min())
     return factors[:, None] * times[:, :n_knots]
+
+
+def _between(knots: FloatArray, values: FloatArray, x: FloatArray) -> FloatArray:
+    """Interpolates each row of values (n_rows, n_knots) at that row of x, none beyond the knots."""
+    segment = np.minimum(np.searchsorted(knots, x, side="right"), len(knots) - 1) - 1
+    low = np.take_along_axis(values, segment, axis=1)
+    high = np.take_along_axis(values, segment + 1, axis=1)
+    slope = (high - low) / (knots[segment + 1] - knots[segment])
+    return np.where(x == knots[segment + 1], high, slope * (x - knots[segment]) + low)
 
 
 def least_of_piecewise(
