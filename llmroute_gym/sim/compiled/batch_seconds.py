@@ -168,9 +168,17 @@ def _profile_prefill(
     root = math.sqrt(chunk_squares)
     axis = ints[model + at.ROOT_AXIS]
     j = segment_of(ints, floats, axis, root)
-    line = ints[model + at.PREFILL] + buckets * ints[model + at.PREFILL_COLUMNS] + 2 * j
+    beyond = root - floats[knots_of(ints, axis) + j]
+    columns = ints[model + at.PREFILL_COLUMNS]
+    row = min(buckets, ints[model + at.PREFILL_ROWS] - 1)
+    line = ints[model + at.PREFILL] + row * columns + 2 * j
     assume(line >= 0)
-    return floats[line] + floats[line + 1] * (root - floats[knots_of(ints, axis) + j])
+    seconds = floats[line] + floats[line + 1] * beyond
+    if row < buckets:
+        before = line - columns
+        assume(before >= 0)
+        seconds += (seconds - floats[before] - floats[before + 1] * beyond) * (buckets - row)
+    return seconds
 
 
 @kernel

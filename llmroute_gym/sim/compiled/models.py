@@ -114,7 +114,8 @@ class FlatModels:
             row[at.KIND] = at.PROFILE
             row[at.DECODE_AXIS] = self._add(axis(model.decode_context))
             row[at.ROOT_AXIS] = self._add(axis(model.prefill_root))
-            buckets = np.arange(reach // CONTEXT_BUCKET + 1)
+            last = max(reach // CONTEXT_BUCKET, int(np.ceil(model.prefill_context[-1])) + 1)
+            buckets = np.arange(last + 1)  # linear between the last two
             at_buckets = _continued(buckets, model.prefill_context, model.prefill_s).T
             prefill = lines(model.prefill_root, at_buckets)
         else:
