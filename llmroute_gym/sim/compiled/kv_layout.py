@@ -51,11 +51,9 @@ HEADS: Final = 40  # then the heads of the buckets: runs, newest first
 FREE_NODE: Final = 0  # recycled nodes, linked by their first word
 NEXT_NODE: Final = 1  # the first that was never used
 END_NODE: Final = 2
-EXHAUSTED: Final = 3  # 1 once there was none left: what was computed since is void
-FREE_JOB: Final = 4  # the same of jobs, of which there are as many as requests
-NEXT_JOB: Final = 5
-SPILL: Final = 8  # the node handed out then
-ARENA_WORDS: Final = 16
+FREE_JOB: Final = 3  # the same of jobs, of which there are as many as requests
+NEXT_JOB: Final = 4
+ARENA_WORDS: Final = 8
 NODE_WORDS: Final = 8
 
 # A run: consecutive blocks of one edge that have the same users, registered one after the other.

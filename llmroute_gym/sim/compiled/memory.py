@@ -203,7 +203,6 @@ class Memory:
         self.ints[arena + kv.FREE_NODE] = self.ints[arena + kv.FREE_JOB] = -1
         self.ints[arena + kv.NEXT_NODE] = first_node
         self.ints[arena + kv.END_NODE] = first_node + n_nodes * kv.NODE_WORDS
-        self.ints[arena + kv.EXHAUSTED] = 0
         self.ints[arena + kv.NEXT_JOB] = self._first_job + index * self._job_words
         results = self._first_result + index * self._result_words
         self.ints[results : results + self._result_words] = 0
@@ -243,34 +242,9 @@ class Memory:
         self.ints[arena + kv.NEXT_NODE] = first
         self.ints[arena + kv.END_NODE] = first + n_nodes * kv.NODE_WORDS
 
-    def exhausted(self, index: int) -> bool:
-        """Returns whether an environment's arena was too small: its numbers are void then."""
-        arena = self._first_arena + index * kv.ARENA_WORDS
-        return self._has_stores and bool(self.ints[arena + kv.EXHAUSTED])
-
-    def make_room(self, index: int) -> None:
-        """Gives an environment's arena more nodes before they run out."""
-        if self._has_stores:
-            arena = self._first_arena + index * kv.ARENA_WORDS
-            left = int(self.ints[arena + kv.END_NODE] - self.ints[arena + kv.NEXT_NODE])
-            if left < self._node_room[index][1] * kv.NODE_WORDS // 2:
-                self.double_nodes(index)
-
-    def double_nodes(self, index: int) -> None:
-        """Gives an environment's arena twice the nodes that it got last."""
-        self.add_nodes(index, 2 * self._node_room[index][1])
-
-    def check_room(self, index: int) -> None:
-        """Checks that an environment's arena has sufficed.
-
-        Raises:
-            RuntimeError: it has not.
-        """
-        if self.exhausted(index):
-            raise RuntimeError(
-                "the compiled engine ran out of room for the prefix caches' books within one "
-                "decision; use engine='reference'"
-            )
+    def add_room(self, index: int) -> None:
+        """Gives an environment's arena four times the nodes that it got last."""
+        self.add_nodes(index, 4 * self._node_room[index][1])
 
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""

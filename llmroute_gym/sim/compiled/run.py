@@ -1,6 +1,7 @@
 """A run on the compiled engine."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmroute_gym.sim.compiled.routing import (
     serve_least,
     serve_least_in_flight,
 )
+from llmroute_gym.sim.compiled.runs import NoNodesError
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
@@ -36,31 +38,46 @@ class CompiledRun(Run):
             late_after_s=self.late_after_s,
         )
         self._memory.start(0, self.workload, self.predicted_output_tokens)
+        self._placed: list[int] = []
 
     def _place(self, replica: int, rejected: bool) -> Interval:
         memory = self._memory
-        memory.make_room(0)
         index = -1 if rejected else replica
-        interval = Interval(*place(0, index, memory.ints, memory.floats))
-        memory.check_room(0)
+        self._placed.append(index)
+        try:
+            interval = Interval(*place(0, index, memory.ints, memory.floats))
+        except NoNodesError:
+            interval = self._place_anew()
         self.request = self.request + 1 if self.workload.after is None else memory.request(0)
         self.now_s = float(memory.floats[at.NOW])
         return interval
 
-    def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
+    def _place_anew(self) -> Interval:
+        """Repeats all decisions with more room."""
         memory = self._memory
+        while True:
+            memory.add_room(0)
+            memory.start(0, self.workload, self.predicted_output_tokens)
+            with suppress(NoNodesError):
+                for index in self._placed:
+                    interval = Interval(*place(0, index, memory.ints, memory.floats))
+                return interval
+
+    def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
         placed = replicas if rejected is None else np.where(rejected, -1, replicas)
         self._serve(lambda *arrays: serve_assigned(placed, *arrays))
 
     def _serve(self, serve: Callable[[IntArray, IntArray, IntArray, FloatArray], None]) -> None:
         """Serves all requests in one kernel call, again with more room where that ran out."""
         memory = self._memory
-        serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
-        while memory.exhausted(0):
-            memory.double_nodes(0)
-            memory.start(0, self.workload, self.predicted_output_tokens)
-            serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
-        self.decision = self.request = len(self.workload)
+        while not self.done:
+            try:
+                serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+            except NoNodesError:
+                memory.add_room(0)
+                memory.start(0, self.workload, self.predicted_output_tokens)
+            else:
+                self.decision = self.request = len(self.workload)
 
     def serve_least(self, rule: int, *, lazily: bool) -> None:
         """Places all requests by a rule of `routing`, in one kernel call.

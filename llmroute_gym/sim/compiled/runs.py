@@ -11,9 +11,17 @@ from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 
 
+class NoNodesError(Exception):
+    """An environment's arena is used up."""
+
+
 @kernel
 def _new_node(store: int, ints: IntArray) -> int:
-    """Returns a node of the arena, filled with anything."""
+    """Returns a node of the arena, filled with anything.
+
+    Raises:
+        NoNodesError: there is none left; whoever called a kernel starts anew with more of them.
+    """
     arena = ints[store + kv.ARENA]
     assume(arena >= 0)
     node = ints[arena + kv.FREE_NODE]
@@ -22,8 +30,7 @@ def _new_node(store: int, ints: IntArray) -> int:
         return node
     node = ints[arena + kv.NEXT_NODE]
     if node >= ints[arena + kv.END_NODE]:
-        ints[arena + kv.EXHAUSTED] = 1
-        return arena + kv.SPILL
+        raise NoNodesError
     ints[arena + kv.NEXT_NODE] = node + kv.NODE_WORDS
     return node
 
