@@ -11,7 +11,7 @@ from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.signals import N_SIGNALS, VERSION_1, Signal
 from llmroute_gym.sim.compiled.memory import Memory
-from llmroute_gym.sim.compiled.stepping import place
+from llmroute_gym.sim.compiled.runs import NoNodesError
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.submission import check_some_available, choosable, fitting
@@ -127,7 +127,19 @@ class Episodes:
             if not fits[self.numbers[index], actions[index]]:
                 actions[index] = -1
         out = np.empty((*self.masks.shape, len(self._columns)), dtype=np.float32)
-        step_all(
+        while not self._stepped(actions, out):
+            for index, decisions in enumerate(self.decisions().tolist()):
+                self._memory.repeat(index, self._workload(index), decisions)
+        self._steps += 1
+        if not self.all_allowed:
+            for index in {*self._fits, *self._drained}:
+                self._set_mask(index)
+                self._set_states(index, out[index])
+        return out
+
+    def _stepped(self, actions: IntArray, out: npt.NDArray[np.float32]) -> bool:
+        """Steps all environments; returns whether the memory had room for it."""
+        arguments = (
             self._memory.clusters,
             actions,
             self._units,
@@ -144,12 +156,11 @@ class Episodes:
             self._memory.ints,
             self._memory.floats,
         )
-        self._steps += 1
-        if not self.all_allowed:
-            for index in {*self._fits, *self._drained}:
-                self._set_mask(index)
-                self._set_states(index, out[index])
-        return out
+        try:
+            step_all(*arguments)
+        except NoNodesError:
+            return False
+        return True
 
     def replay(self, index: int, actions: IntArray) -> None:
         """Places the first requests of one environment, the others stand still.
@@ -158,11 +169,11 @@ class Episodes:
             index: the environment, just started.
             actions: (n_steps,) replicas that the masks allowed.
         """
-        ints, floats = self._memory.ints, self._memory.floats
-        for action in actions.tolist():
+        memory = self._memory
+        for decisions, action in enumerate(actions.tolist()):
             fits = self._fits.get(index)
             dropped = fits is not None and not fits[0][self.numbers[index], action]
-            place(self._memory.clusters[index], -1 if dropped else action, ints, floats)
+            memory.place(index, -1 if dropped else action, self._workload(index), decisions)
             self.numbers[index] = self._memory.request(index)
         self._started_at[index] -= len(actions)
         self.now_s[index] = self._memory.now_s(index)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 
 import numpy as np
@@ -15,6 +16,7 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
 from llmroute_gym.sim.compiled.paths import paths_of
+from llmroute_gym.sim.compiled.runs import NoNodesError
 from llmroute_gym.sim.compiled.starting import (
     read_arrivals,
     read_requests,
@@ -22,6 +24,7 @@ from llmroute_gym.sim.compiled.starting import (
     write_replicas,
     write_requests,
 )
+from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.stores import (
     aligned,
     idle_store,
@@ -32,9 +35,10 @@ from llmroute_gym.sim.compiled.stores import (
     write_paths,
     write_stores,
 )
-from llmroute_gym.sim.compiled.waiting import pop_arrival, write_waits
+from llmroute_gym.sim.compiled.waiting import decided, pop_arrival, write_waits
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.run import Interval
 from llmroute_gym.sim.submission import output_of
 from llmroute_gym.sim.workload import Workload
 
@@ -245,6 +249,44 @@ class Memory:
     def add_room(self, index: int) -> None:
         """Gives an environment's arena four times the nodes that it got last."""
         self.add_nodes(index, 4 * self._node_room[index][1])
+
+    def place(self, index: int, replica: int, workload: Workload, n_decisions: int) -> Interval:
+        """Places the request that an environment has at hand, see `stepping.place`.
+
+        Args:
+            index: the environment.
+            replica: its index, -1 drops the request.
+            workload: what the environment was started with.
+            n_decisions: placed before.
+        """
+        interval = None
+        while interval is None:
+            try:
+                interval = Interval(*place(self.clusters[index], replica, self.ints, self.floats))
+            except NoNodesError:
+                self.repeat(index, workload, n_decisions)
+        return interval
+
+    def repeat(self, index: int, workload: Workload, n_decisions: int) -> None:
+        """Takes an environment, whose arena was used up, back to a decision, with more room.
+
+        Args:
+            index: the environment.
+            workload: what it was started with.
+            n_decisions: placed before that decision.
+        """
+        cluster = index * at.CLUSTER_WORDS
+        words = [decided(cluster, number, self.ints) for number in range(n_decisions)]
+        replicas = np.maximum(self.ints[np.array(words, dtype=np.int64) + at.REPLICA], -1)
+        predicted = self.floats[self.requests(index)[: len(workload)] + at.PREDICTED]
+        repeated = False
+        while not repeated:
+            self.add_room(index)
+            self.start(index, workload, predicted)
+            with suppress(NoNodesError):
+                for replica in replicas.tolist():
+                    place(cluster, replica, self.ints, self.floats)
+                repeated = True
 
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""

@@ -9,11 +9,13 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
-from llmroute_gym.ground.arrays import IntArray
+from llmroute_gym.ground.arrays import BoolArray, IntArray
 from llmroute_gym.sim.compiled.jit import inlined, kernel
 from llmroute_gym.sim.workload import Workload
 
+Slots = npt.NDArray[np.int32]
 # Columns of an edge of tokens; edge 0 is the root.
 STREAM, START, LENGTH, PARENT, CHILD, CHILDREN, ENDS, DEPTH = range(8)
 # Columns of the same once the tree stands: the edge above of those in a row, its blocks' edge.
@@ -110,7 +112,7 @@ def _slot(parent: int, stream: int, start: int, mask: int) -> int:
 
 
 @kernel
-def _child(parent: int, stream: int, start: int, tree: IntArray, slots: IntArray) -> int:
+def _child(parent: int, stream: int, start: int, tree: IntArray, slots: Slots) -> int:
     """Returns the edge on which a path goes on, -1 if there is none."""
     child = tree[parent, CHILD]
     if child < 0 or (tree[child, STREAM] == stream and tree[child, START] == start):
@@ -133,7 +135,7 @@ def _child(parent: int, stream: int, start: int, tree: IntArray, slots: IntArray
 
 @kernel
 def _follow(
-    place: int, stream: int, length: int, n_edges: int, tree: IntArray, slots: IntArray
+    place: int, stream: int, length: int, n_edges: int, tree: IntArray, slots: Slots
 ) -> tuple[int, int]:
     """Adds a segment below an edge; returns the edge that ends with it, and how many there are."""
     mask = len(slots) - 1
@@ -195,9 +197,9 @@ def _grow_tree(
     streams: IntArray,
     lengths: IntArray,
     outputs: IntArray,
-    written: IntArray,
+    written: BoolArray,
     tree: IntArray,
-    slots: IntArray,
+    slots: Slots,
     prompt_end: IntArray,
     end: IntArray,
 ) -> int:
@@ -228,7 +230,7 @@ def _is_bottom(edge: int, tree: IntArray) -> bool:
 @kernel
 def _number_edges(
     block_size: int,
-    written: IntArray,
+    written: BoolArray,
     tree: IntArray,
     prompt_end: IntArray,
     end: IntArray,

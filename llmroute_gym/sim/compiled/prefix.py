@@ -65,8 +65,8 @@ def settle(store: int, job: int, upto: int, ints: IntArray) -> None:
 
 
 @kernel
-def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray) -> bool:
-    """Registers what a request that decodes here has written onto an edge; returns if one does.
+def written_blocks(store: int, edge: int, step: int, before: int, ints: IntArray) -> int:
+    """Returns how many leading blocks the request has that decodes here and writes an edge.
 
     Args:
         store: of the replica.
@@ -74,23 +74,36 @@ def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray)
         step: decode steps that have ended; the one being built or in flight counts as well,
         before: unless the request was admitted after so many.
         ints: memory.
+
+    Returns:
+        0 if nobody does.
     """
     assume(edge >= 0)
     request = ints[edge + kv.WRITER]
     if request < 0 or ints[request + at.REPLICA] != ints[store + kv.INDEX]:
-        return False
+        return 0
     job = ints[request + at.ORDER]
     if job < 0:
-        return False
+        return 0
     state = ints[job + kv.STATE] & kv.STATES
     if state != kv.DECODING and state != kv.STALLED_JOB:
-        return False
+        return 0
     known = known_tokens(job, step, ints)
     if state == kv.STALLED_JOB or ints[job + kv.NUMBER] > before:
         known -= 1
-    block_size = ints[ints[store + kv.REPLICA] + at.BLOCK_SIZE]
-    settle(store, job, known // block_size, ints)
-    return True
+    return known // ints[ints[store + kv.REPLICA] + at.BLOCK_SIZE]
+
+
+@kernel
+def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray) -> bool:
+    """Registers what a request that decodes here has written onto an edge; returns if one does.
+
+    Args: as those of `written_blocks`.
+    """
+    blocks = written_blocks(store, edge, step, before, ints)
+    if blocks > 0:
+        settle(store, ints[ints[edge + kv.WRITER] + at.ORDER], blocks, ints)
+    return blocks > 0
 
 
 @kernel
@@ -150,7 +163,7 @@ def look_up(store: int, job: int, most: int, step: int, ints: IntArray) -> tuple
 
 @kernel
 def _along(store: int, edge: int, block: int, last: int, ints: IntArray) -> tuple[int, int]:
-    """Follows the registered blocks of an edge; returns where they stop, and those without users."""
+    """Follows the registered blocks of an edge; returns their end, and those without users."""
     idle = 0
     while block < last:
         run, until = find(store, edge, block, ints)
@@ -214,7 +227,7 @@ def give_back(store: int, job: int, computed: int, finished: bool, ints: IntArra
 
 @kernel
 def hits_of(store: int, request: int, most: int, step: int, ints: IntArray) -> int:
-    """Counts the leading blocks of a request that are registered; changes nothing that matters.
+    """Counts the leading blocks of a request that are registered, changing nothing.
 
     Quick where the masks of an edge tell all.
     """
@@ -232,15 +245,14 @@ def hits_of(store: int, request: int, most: int, step: int, ints: IntArray) -> i
         edge = ints[place]
         assume(edge >= 0)
         last = min(ints[edge + kv.LAST], most)
-        settle_writer(store, edge, step, ints[store + kv.ADMITTED], ints)
+        blocks = written_blocks(store, edge, step, ints[store + kv.ADMITTED], ints)
+        block = max(block, min(blocks, last))
         word = mask_word(edge, index)
-        if ints[word] & bit == 0:
-            break
         if ints[word + masks] & bit != 0:
             block = last
-        else:
+        elif ints[word] & bit != 0:
             block, _ = _along(store, edge, block, last, ints)
-            if block < last:
-                break
+        if block < last:
+            break
         place += 1
     return block

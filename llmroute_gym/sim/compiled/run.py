@@ -1,7 +1,6 @@
 """A run on the compiled engine."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from llmroute_gym.sim.compiled.routing import (
     serve_least_in_flight,
 )
 from llmroute_gym.sim.compiled.runs import NoNodesError
-from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import Interval, Run
@@ -38,30 +36,14 @@ class CompiledRun(Run):
             late_after_s=self.late_after_s,
         )
         self._memory.start(0, self.workload, self.predicted_output_tokens)
-        self._placed: list[int] = []
 
     def _place(self, replica: int, rejected: bool) -> Interval:
         memory = self._memory
         index = -1 if rejected else replica
-        self._placed.append(index)
-        try:
-            interval = Interval(*place(0, index, memory.ints, memory.floats))
-        except NoNodesError:
-            interval = self._place_anew()
+        interval = memory.place(0, index, self.workload, self.decision)
         self.request = self.request + 1 if self.workload.after is None else memory.request(0)
         self.now_s = float(memory.floats[at.NOW])
         return interval
-
-    def _place_anew(self) -> Interval:
-        """Repeats all decisions with more room."""
-        memory = self._memory
-        while True:
-            memory.add_room(0)
-            memory.start(0, self.workload, self.predicted_output_tokens)
-            with suppress(NoNodesError):
-                for index in self._placed:
-                    interval = Interval(*place(0, index, memory.ints, memory.floats))
-                return interval
 
     def _replay(self, replicas: IntArray, rejected: BoolArray | None) -> None:
         placed = replicas if rejected is None else np.where(rejected, -1, replicas)
