@@ -285,12 +285,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="the profile's name (default: that of the file)")
     parser.add_argument("--model", default="unknown", help="the served model")
     parser.add_argument("--hardware", default="unknown", help="what one replica runs on")
-    defaults = {field.name: field.default for field in fields(Replica)}
+    usual = Replica(batch_time=FormulaBatchTime(c0=1.0, c1=0, n0=0, c2=0, c3=0))
     for limit in LIMITS:
         parser.add_argument(
             f"--{limit.replace('_', '-')}",
             type=int,
-            default=defaults[limit],
+            default=getattr(usual, limit),
             help="default: %(default)s",
         )
     return parser
