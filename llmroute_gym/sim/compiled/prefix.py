@@ -76,18 +76,18 @@ def written_blocks(store: int, edge: int, step: int, before: int, ints: IntArray
         ints: memory.
 
     Returns:
-        0 if nobody does.
+        -1 if nobody does.
     """
     assume(edge >= 0)
     request = ints[edge + kv.WRITER]
     if request < 0 or ints[request + at.REPLICA] != ints[store + kv.INDEX]:
-        return 0
+        return -1
     job = ints[request + at.ORDER]
     if job < 0:
-        return 0
+        return -1
     state = ints[job + kv.STATE] & kv.STATES
     if state != kv.DECODING and state != kv.STALLED_JOB:
-        return 0
+        return -1
     known = known_tokens(job, step, ints)
     if state == kv.STALLED_JOB or ints[job + kv.NUMBER] > before:
         known -= 1
@@ -101,9 +101,9 @@ def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray)
     Args: as those of `written_blocks`.
     """
     blocks = written_blocks(store, edge, step, before, ints)
-    if blocks > 0:
+    if blocks >= 0:
         settle(store, ints[ints[edge + kv.WRITER] + at.ORDER], blocks, ints)
-    return blocks > 0
+    return blocks >= 0
 
 
 @kernel

@@ -1,8 +1,8 @@
 """vLLM v1's step: one token budget for everything, running requests first (`vllm_v1`).
 
 The rules are those of `llmroute_gym.sim.reference.schedulers.vllm_v1`. Requests that decode are
-counted lazily, see `kernel`; only a step that runs short of blocks or of budget, or that has several
-half-done prompts, walks the running list.
+counted lazily, see `kernel`; only a step that runs short of blocks or of budget, or that has
+several half-done prompts, walks the running list.
 """
 
 import math
