@@ -5,6 +5,8 @@ else both give the same arrays.
 """
 
 import gzip
+import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -33,6 +35,11 @@ from llmroute_gym.sim.trace_rows import BadRowError, Columns, Meaning, open_trac
 
 FIRST_BYTES, CHUNK_BYTES = 1 << 20, 1 << 24
 BOM = b"\xef\xbb\xbf"
+INTEGER = rb"-?(?:0|[1-9][0-9]{0,17}+)"
+NUMBER = INTEGER + rb"(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
+TEXT = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
+INTEGERS_LIST = rb"\[([-0-9, ]*+)\]"
+SEGMENTS_LIST = rb"\[((?:\[%b, ?%b\](?:, ?(?=\[))?)*+)\]" % (INTEGER, INTEGER)
 HEXADECIMAL = re.compile(rb"0[xX]")
 
 
@@ -51,8 +58,8 @@ def read_columns(file: Path, start: int, limit: int | None) -> tuple[Columns, Me
         with open_trace(file) as raw:
             chunks = _chunks(raw)
             first = next(chunks, b"").removeprefix(BOM)
-            json = first.lstrip()[:1] == b"{"
-            reader = _JsonReader(first) if json else _CsvReader(file, first)
+            is_json = first.lstrip()[:1] == b"{"
+            reader = _JsonReader(first) if is_json else _CsvReader(file, first)
             columns = _joined(list(_parts(reader, chunks, start, limit)))
         _require(_segments_fit(columns))
     except (OddError, BadRowError, InputError, UnicodeDecodeError, ArrowException):
@@ -85,12 +92,12 @@ def _parts(
     for chunk in chain([reader.rest], chunks):
         if not chunk.strip():
             continue
-        table = reader.table(chunk)
-        begin = min(max(start - seen, 0), len(table))
-        kept = table.slice(begin, None if limit is None else max(start + limit - seen - begin, 0))
-        if len(kept):
-            yield reader.columns(kept, seen + begin)
-        seen += len(table)
+        parsed = reader.parsed(chunk)
+        begin = min(max(start - seen, 0), len(parsed))
+        end = len(parsed) if limit is None else min(start + limit - seen, len(parsed))
+        if end > begin:
+            yield reader.columns(parsed, begin, end - begin, seen + begin)
+        seen += len(parsed)
         if limit is not None and seen >= start + limit:
             return
 
@@ -117,13 +124,13 @@ class _CsvReader:
         _require(b'"' not in line)
         header = [name.strip() for name in line.decode().split(",")]
         found = recognised(file, header)
-        self._names = list(map(str, range(len(header))))
-        self._arrival = header.index(found.arrival) if found.arrival in header else None
-        self._lengths = [header.index(name) for name in found.lengths]
+        self._names = header
+        self._arrival = found.arrival if found.arrival in header else None
+        self._lengths = found.lengths
         self.meaning = found.meaning(timed=self._arrival is not None)
         self._dated = self.meaning.ticks_per_s == NANOSECONDS_PER_S
 
-    def table(self, chunk: bytes) -> Any:
+    def parsed(self, chunk: bytes) -> Any:
         """Parses lines to a pyarrow.Table; lengths are integers where all can be read as such."""
         from pyarrow import ArrowInvalid, binary, float64, int64
 
@@ -132,130 +139,145 @@ class _CsvReader:
         _require(b'"' not in chunk)
         if b"x" in chunk or b"X" in chunk:
             _require(HEXADECIMAL.search(chunk) is None)
-        types = {} if self._arrival is None else {self._arrival: float64()}
+        times = {} if self._arrival is None else {self._arrival: float64()}
         if self._arrival is not None and self._dated:
-            types[self._arrival] = binary()
+            times[self._arrival] = binary()
         try:
-            return self._parsed(chunk, {**types, **dict.fromkeys(self._lengths, int64())})
+            types = {**times, **dict.fromkeys(self._lengths, int64())}
+            return _parsed_csv(chunk, self._names, types)
         except ArrowInvalid:
-            return self._parsed(chunk, {**types, **dict.fromkeys(self._lengths, float64())})
+            types = {**times, **dict.fromkeys(self._lengths, float64())}
+            return _parsed_csv(chunk, self._names, types)
 
-    def _parsed(self, chunk: bytes, types: dict[int, Any]) -> Any:
-        from pyarrow import BufferReader, csv
-
-        named = {str(index): kind for index, kind in types.items()}
-        return csv.read_csv(
-            BufferReader(chunk),
-            csv.ReadOptions(column_names=self._names, use_threads=False),
-            csv.ParseOptions(quote_char=False, double_quote=False),
-            csv.ConvertOptions(
-                column_types=named,
-                include_columns=list(named),
-                null_values=[],
-                strings_can_be_null=False,
-            ),
-        )
-
-    def columns(self, table: Any, number: int) -> Columns:
-        """Returns checked columns of rows that begin at ``number`` of the file."""
-        prompts, outputs = (_tokens(table.column(str(index))) for index in self._lengths)
-        numbers = np.arange(number, number + len(table))
+    def columns(self, parsed: Any, begin: int, size: int, number: int) -> Columns:
+        """Returns checked columns of ``size`` rows that are row ``number`` of the file and on."""
+        table = parsed.slice(begin, size)
+        prompts, outputs = (_tokens(table.column(name).to_numpy()) for name in self._lengths)
+        numbers = np.arange(number, number + size)
         if self._arrival is None:
-            return Columns(np.zeros(len(table)), prompts, outputs, numbers)
-        times = table.column(str(self._arrival)).combine_chunks()
-        return Columns(_dates(times) if self._dated else _times(times), prompts, outputs, numbers)
+            return Columns(np.zeros(size), prompts, outputs, numbers)
+        times = table.column(self._arrival).combine_chunks()
+        times = _dates(times) if self._dated else _in_range(times.to_numpy())
+        return Columns(times, prompts, outputs, numbers)
+
+
+def _parsed_csv(chunk: bytes, names: list[str], types: dict[str, Any]) -> Any:
+    """Returns a pyarrow.Table of those columns of all that have a type."""
+    from pyarrow import BufferReader, csv
+
+    return csv.read_csv(
+        BufferReader(chunk),
+        csv.ReadOptions(column_names=names, use_threads=False),
+        csv.ParseOptions(quote_char=False, double_quote=False),
+        csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            null_values=[],
+            strings_can_be_null=False,
+        ),
+    )
 
 
 class _JsonReader:
-    """Reads JSON lines; ``rest`` is the first ones."""
+    """Reads JSON lines that are all built like the first one; ``rest`` is the first ones.
+
+    A regular expression takes them apart: Arrow's reader of JSON, which is no faster, has crashed
+    on damaged files.
+    """
 
     def __init__(self, first: bytes) -> None:
-        self.rest = first
-        found = json_format(json_object(first.lstrip().partition(b"\n")[0].decode()))
-        if found is None:
+        self.rest = first.lstrip()
+        line = self.rest.partition(b"\n")[0].decode()
+        found = json_format(json_object(line))
+        pairs = json.loads(line, object_pairs_hook=list)
+        if found is None or len(dict(pairs)) < len(pairs):
             raise OddError
         self._format = found
+        self._keys = [key for key, _ in pairs if key in (*found.keys, *found.contents)]
+        self._line = re.compile(
+            rb"^\{%b\}[ \r]*$" % rb", ?".join(self._field(key) for key, _ in pairs), re.MULTILINE
+        )
         self.meaning = found.meaning
         self._session = sessions()
 
-    def table(self, chunk: bytes) -> Any:
-        """Parses lines to a pyarrow.Table; times are integers where all can be read as such."""
-        from pyarrow import ArrowInvalid, float64, int64
+    def _field(self, key: str) -> bytes:
+        """Returns the pattern of a key and its value, which is a group where it counts."""
+        value = rb"(?:%b|true|false|null|%b)" % (TEXT, NUMBER)
+        if key in self._format.keys:
+            value = rb"(%b)" % NUMBER
+        elif key in self._format.contents:
+            value = SEGMENTS_LIST if key == SEGMENTS else INTEGERS_LIST
+        return rb"%b: ?%b" % (re.escape(json.dumps(key).encode()), value)
 
-        chunk = chunk.strip() + b"\n"
+    def parsed(self, chunk: bytes) -> list[Any]:
+        """Parses lines to the texts of their values."""
         _check_text(chunk)
-        try:
-            table = self._parsed(chunk, int64())
-        except ArrowInvalid:
-            table = self._parsed(chunk, float64())
-        # Arrow reads objects wherever they are; here each has its line.
-        _require(len(table) == chunk.count(b"\n") == chunk.count(b"\n{") + 1)
-        for key in self._format.contents:
-            if table.column(key).null_count == len(table):  # absent, or null
-                _require(f'"{key}"'.encode() not in chunk)
-        return table
+        rows = self._line.findall(chunk)
+        if len(rows) != chunk.count(b"\n"):
+            _require(len(rows) == sum(1 for line in chunk.split(b"\n") if line.strip()))
+        return rows
 
-    def _parsed(self, chunk: bytes, time: Any) -> Any:
-        from pyarrow import BufferReader, int64, json, list_, schema
-
-        kinds = dict.fromkeys((*self._format.chat, *LENGTHS), int64())
-        kinds[self._format.time] = time
-        for key in self._format.contents:
-            kinds[key] = list_(list_(int64())) if key == SEGMENTS else list_(int64())
-        return json.read_json(
-            BufferReader(chunk),
-            json.ReadOptions(block_size=len(chunk), use_threads=False),
-            json.ParseOptions(
-                explicit_schema=schema(kinds.items()), unexpected_field_behavior="ignore"
-            ),
-        )
-
-    def columns(self, table: Any, number: int) -> Columns:
-        """Returns checked columns of rows that begin at ``number`` of the file."""
-        found = self._format
-        _require(all(table.column(key).null_count == 0 for key in found.keys))
-        times = _times(table.column(found.time).combine_chunks())
-        prompts, outputs = (_tokens(table.column(key)) for key in LENGTHS)
-        numbers = np.arange(number, number + len(table))
+    def columns(self, parsed: list[Any], begin: int, size: int, number: int) -> Columns:
+        """Returns checked columns of ``size`` rows that are row ``number`` of the file and on."""
+        texts = dict(zip(self._keys, zip(*parsed[begin : begin + size], strict=True), strict=True))
+        values = {key: _numbers(texts[key]) for key in self._format.keys}
         chats = None
-        if found is BAILIAN:
-            pairs = (table.column(key).to_pylist() for key in CHAT[:2])
+        if self._format is BAILIAN:
+            pairs = (_whole(values[key]).tolist() for key in CHAT[:2])
             chats = np.array(list(map(self._session, *pairs)))
-        given = [key for key in found.contents if table.column(key).null_count < len(table)]
-        _require(len(given) < 2)
         pieces = streams = lengths = None
-        if given:
-            pieces, streams, lengths = _pieces(table.column(given[0]).combine_chunks())
+        for key in self._format.contents:
+            if key in texts:
+                _require(pieces is None)
+                pieces, streams = _listed(texts[key])
+                if key == SEGMENTS:
+                    pieces, (streams, lengths) = pieces // 2, streams.reshape(-1, 2).T
+        times = _in_range(values[self._format.time])
+        prompts, outputs = (_tokens(_whole(values[key])) for key in LENGTHS)
+        numbers = np.arange(number, number + size)
         return Columns(times, prompts, outputs, numbers, pieces, streams, lengths, chats)
 
 
-def _pieces(rows: Any) -> tuple[IntArray, IntArray, IntArray | None]:
-    """Returns how many pieces each row has, and their hashes or their streams and lengths."""
-    flat = rows.flatten()
-    _require(rows.null_count == 0 and flat.null_count == 0)
-    counts = rows.value_lengths().to_numpy().astype(np.int64)
-    if flat.type.num_fields == 0:
-        return counts, flat.to_numpy(), None
-    numbers = flat.flatten()
-    _require((flat.value_lengths().to_numpy() == 2).all() and numbers.null_count == 0)
-    streams, lengths = numbers.to_numpy().reshape(-1, 2).T
-    return counts, streams, lengths
+def _numbers(texts: tuple[bytes, ...]) -> npt.NDArray[Any]:
+    """Returns numbers, integers where all are; longer ones do not get here."""
+    try:
+        return np.array(list(map(int, texts)))
+    except ValueError:
+        return np.array(list(map(float, texts)))
 
 
-def _tokens(column: Any) -> IntArray:
+def _whole(numbers: npt.NDArray[Any]) -> IntArray:
+    _require(numbers.dtype == np.int64)
+    return numbers
+
+
+def _listed(texts: tuple[bytes, ...]) -> tuple[IntArray, IntArray]:
+    """Returns how many integers each list has, and all of them in a row."""
+    from pyarrow import int64
+
+    counts = np.array([text.count(b",") + (text != b"") for text in texts])
+    joined = b",".join(filter(None, texts)).translate(None, b"[]")
+    if not joined:
+        return counts, np.empty(0, dtype=np.int64)
+    flat = _parsed_csv(joined.replace(b",", b"\n"), ["0"], {"0": int64()}).column("0").to_numpy()
+    # Arrow takes less for a mistake than JSON does: 01, and nothing between two commas.
+    bare = b",%b," % joined.replace(b" ", b"")
+    _require(bare.count(b",0") == np.count_nonzero(flat == 0) and b",00" not in bare)
+    _require(b"-0" not in bare and len(flat) == counts.sum())
+    return counts, flat
+
+
+def _tokens(tokens: npt.NDArray[Any]) -> IntArray:
     """Returns numbers of tokens, each a whole number within the limits."""
-    tokens = column.to_numpy()
     _require(tokens.min() >= 1 and tokens.max() <= MAX_TOKENS)
     whole: IntArray = tokens.astype(np.int64, copy=False)
     _require((whole == tokens).all())
     return whole
 
 
-def _times(column: Any) -> npt.NDArray[Any]:
+def _in_range(times: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Returns times, each finite and >= 0; nan fails the first comparison."""
-    times: npt.NDArray[Any] = column.to_numpy()
-    # Python's integers have no end, Arrow's have.
-    _require(times.min() >= 0 and times.max() < 2**63)
+    _require(times.min() >= 0 and times.max() < math.inf)
     return times
 
 

@@ -61,7 +61,7 @@ GOOD = {
     "splitwise-sim": "request_id,arrival_timestamp,prompt_size,token_size\n0,1.5,374,44\n",
     "mooncake": lines(mooncake(0, 600, [0, 1]), mooncake(9, 1024, [0, 7]), mooncake(9, 5, [2**62])),
     "mooncake without hashes": lines(mooncake(0, 600, None), mooncake(0.25, 600, None)),
-    "mooncake with more keys": lines(mooncake(0, 600, [0, 1], session_id="é", x={"timestamp": 1})),
+    "mooncake with more keys": lines(mooncake(0, 600, [0, 1], a="é", b=None, c=-1.5e-7, d=True)),
     "wrong blocks": lines(mooncake(0, 600, [0, 1, 2]), mooncake(1, 600, [0, 3])),
     "blocks of 64": lines(mooncake(0, 600, list(range(10))), mooncake(1, 64, [0])),
     "bailian": lines(chat(61.114, 5, -1, 40), chat(62.5, 6, 5, 16), chat(70.0, 7, 6, 1)),
@@ -85,7 +85,9 @@ ODD = {
     "lengths as floats in json": lines(mooncake(0, 600.0, [0, 1])),
     "a time beyond 64 bits": lines(mooncake(2**70, 600, None), mooncake(0.5, 600, None)),
     "a key twice": '{"timestamp": 0, "timestamp": 1, "input_length": 3, "output_length": 4}\n',
-    "long line": VIDUR.replace("\n", ",x\n") + "0.5,374,44," + "y" * 1_200_000 + "\n1,2,3,z\n",
+    "objects within objects": lines(mooncake(0, 600, [0, 1], x={"timestamp": 1}, y=[2])),
+    "other order of keys": lines(mooncake(0, 6, [0]), {"hash_ids": [3], **mooncake(1, 6, None)}),
+    "01": lines(mooncake(0, 6, [7])).replace("[7]", "[7, 01]"),
 }
 BAD_TIMES = ["", "nan", "inf", "-1", "1_0", "0x10", "1e400", "٣", "x", "5 5"]
 BAD_TOKENS = [*BAD_TIMES, "9" * 400, "2147483648", "0", "12.5"]
