@@ -114,7 +114,8 @@ class Content:
         if outputs.size:
             request = ~streams[outputs]
             streams = _redirected(streams, outputs, np.maximum(request - start, -1))
-        return Content(self.offsets[start : stop + 1] - first, streams, self.lengths[first:end])
+        offsets = self.offsets[start : stop + 1] - first
+        return _made(offsets, streams, self.lengths[first:end])
 
     def ordered(self, order: IntArray) -> "Content":
         """Returns the content of the same requests in another order.
@@ -124,12 +125,13 @@ class Content:
         """
         counts = np.diff(self.offsets)[order]
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        taken = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][order] - offsets[:-1], counts)
+        taken = np.repeat(self.offsets[:-1][order] - offsets[:-1], counts)
+        taken += np.arange(offsets[-1])
         streams = self.streams[taken]
         outputs = np.flatnonzero(streams < 0)
         if outputs.size:
             streams = _redirected(streams, outputs, np.argsort(order)[~streams[outputs]])
-        return Content(offsets, streams, self.lengths[taken])
+        return _made(offsets, streams, self.lengths[taken])
 
     def cut(self, max_tokens: int) -> "Content":
         """Returns the content of the same prompts, the longer ones cut to ``max_tokens``."""
@@ -138,7 +140,7 @@ class Content:
         within = before[:-1] - np.repeat(before[self.offsets[:-1]], counts)
         lengths = np.minimum(self.lengths, max_tokens - within)
         left = np.concatenate([[0], np.cumsum(lengths > 0)])
-        return Content(left[self.offsets], self.streams[lengths > 0], lengths[lengths > 0])
+        return _made(left[self.offsets], self.streams[lengths > 0], lengths[lengths > 0])
 
     def check(
         self, prompt_tokens: IntArray, output_tokens: IntArray, place: IntArray | None = None
@@ -237,7 +239,7 @@ def block_content(
     negative = np.flatnonzero(hashes < 0)
     if negative.size:
         hashes = _redirected(hashes, negative, np.full(negative.size, -1))
-    return Content(offsets, hashes, lengths)
+    return _made(offsets, hashes, lengths)
 
 
 def recorded_content(
@@ -257,7 +259,14 @@ def recorded_content(
         rows = ~streams[outputs]
         request = np.minimum(np.searchsorted(numbers, rows), numbers.size - 1)
         streams = _redirected(streams, outputs, np.where(numbers[request] == rows, request, -1))
-    return Content(np.concatenate([[0], np.cumsum(pieces)]), streams, lengths)
+    return _made(np.concatenate([[0], np.cumsum(pieces)]), streams, lengths)
+
+
+def _made(offsets: IntArray, streams: IntArray, lengths: IntArray) -> Content:
+    """Returns content of arrays that are nobody else's, without another copy of them."""
+    for part in (offsets, streams, lengths):
+        part.flags.writeable = False
+    return Content(offsets, streams, lengths)
 
 
 def _redirected(streams: IntArray, outputs: IntArray, requests: IntArray) -> IntArray:

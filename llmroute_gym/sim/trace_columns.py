@@ -33,13 +33,14 @@ from llmroute_gym.sim.trace_json import (
 )
 from llmroute_gym.sim.trace_rows import BadRowError, Columns, Meaning, open_trace
 
-FIRST_BYTES, CHUNK_BYTES = 1 << 20, 1 << 24
+FIRST_BYTES, CHUNK_BYTES = 1 << 20, 1 << 22
 BOM = b"\xef\xbb\xbf"
 INTEGER = rb"-?(?:0|[1-9][0-9]{0,17}+)"
 NUMBER = INTEGER + rb"(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 TEXT = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 INTEGERS_LIST = rb"\[([-0-9, ]*+)\]"
 SEGMENTS_LIST = rb"\[((?:\[%b, ?%b\](?:, ?(?=\[))?)*+)\]" % (INTEGER, INTEGER)
+COMMAS_TO_LINES = bytes.maketrans(b",", b"\n")
 HEXADECIMAL = re.compile(rb"0[xX]")
 
 
@@ -256,14 +257,15 @@ def _listed(texts: tuple[bytes, ...]) -> tuple[IntArray, IntArray]:
     from pyarrow import int64
 
     counts = np.array([text.count(b",") + (text != b"") for text in texts])
-    joined = b",".join(filter(None, texts)).translate(None, b"[]")
+    joined = b",".join(filter(None, texts))
     if not joined:
         return counts, np.empty(0, dtype=np.int64)
-    flat = _parsed_csv(joined.replace(b",", b"\n"), ["0"], {"0": int64()}).column("0").to_numpy()
+    text = b"\n%b\n" % joined.translate(COMMAS_TO_LINES, b"[]" if b"[" in joined else b"")
+    flat = _parsed_csv(text, ["0"], {"0": int64()}).column("0").to_numpy()
     # Arrow takes less for a mistake than JSON does: 01, and nothing between two commas.
-    bare = b",%b," % joined.replace(b" ", b"")
-    _require(bare.count(b",0") == np.count_nonzero(flat == 0) and b",00" not in bare)
-    _require(b"-0" not in bare and len(flat) == counts.sum())
+    byte = np.frombuffer(text, np.uint8)
+    zeros = (byte[:-2] < ord("0")) & (byte[1:-1] == ord("0")) & (byte[2:] >= ord("0"))
+    _require(len(flat) == counts.sum() and not zeros.any())
     return counts, flat
 
 
