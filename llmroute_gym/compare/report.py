@@ -67,10 +67,12 @@ PICTURE = "latency_cdf.png"
 def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig, qps: float) -> str:
     """Says what is compared: the requests, their rate in requests/s, and the replicas."""
     workload, cluster = settings.workload, settings.cluster
-    synthetic = workload.source == "synthetic"
-    requests = str(workload.lengths.get("model")) if synthetic else Path(str(workload.path)).name
+    replayed = workload.source == "trace"
+    requests = Path(str(workload.path)).name if replayed else workload.source
+    if workload.source == "synthetic":
+        requests = str(workload.lengths.get("model"))
     process = str(workload.arrivals.get("process"))
-    arrivals = f"{'its own' if not synthetic and process == 'trace' else process} arrivals"
+    arrivals = f"{'its own' if replayed and process == 'trace' else process} arrivals"
     rate = f"{qps:g} requests/s ({arrivals})"
     if workload.own_rate:
         rate = f"its own rate ({qps:.3g} requests/s, {arrivals})"

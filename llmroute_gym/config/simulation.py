@@ -15,6 +15,7 @@ from llmroute_gym.config.settings import (
 from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.signals import SIGNAL_NAMES, VERSION_1
 
+PROMPT_SOURCES = ("agent_loop", "multi_turn", "prefix_repetition", "shared_prefix")
 ENGINES = ("reference", "compiled")
 
 
@@ -143,10 +144,13 @@ class WorkloadConfig(Settings):
 
     group: ClassVar[str] = "workload"
 
-    source: str = choice("synthetic", "synthetic", "trace")
-    """``synthetic`` draws lengths from a model; ``trace`` replays windows of the file ``path``."""
+    source: str = choice("synthetic", "synthetic", "trace", *PROMPT_SOURCES)
+    """``synthetic`` draws lengths from a model; ``trace`` replays windows of the file ``path``; the
+    others draw requests that share parts of their prompts, see ``llmroute_gym.sim.sources``."""
     lengths: dict[str, Any] = field(default_factory=lambda: {"model": "azure_conv"})
     """A length model of ``llmroute_gym.sim.lengths`` and its options (``synthetic`` only)."""
+    prompts: dict[str, Any] = field(default_factory=dict)
+    """The options of a source of requests that share parts of their prompts."""
     arrivals: dict[str, Any] = field(default_factory=lambda: {"process": "poisson"})
     """An arrival process of ``llmroute_gym.sim.arrivals`` and its options."""
     qps: float | None = number(None, above=0)
@@ -173,7 +177,7 @@ class WorkloadConfig(Settings):
             )
         super().validate(group)
         process, own = self.arrivals.get("process"), self.arrivals.get("path")
-        if self.source == "synthetic" and process == "trace" and not own:
+        if self.source != "trace" and process == "trace" and not own:
             raise InputError(
                 "workload/arrivals=trace replays the times of a trace; add workload=trace "
                 "workload.path=FILE, or choose workload/arrivals=poisson"
@@ -182,8 +186,12 @@ class WorkloadConfig(Settings):
             names = ["start", "limit", "max_prompt_tokens", "on_error", "own_rate"]
             names += ["path"] if process != "trace" else []
             refuse_unread(self, "workload", names, f"source={self.source}", "workload=trace")
-        elif self.lengths:
-            refuse_unread(self, "workload", ["lengths"], "source=trace", "workload=azure_conv")
+        if self.source != "synthetic" and self.lengths:
+            because = f"source={self.source}"
+            refuse_unread(self, "workload", ["lengths"], because, "workload=azure_conv")
+        if self.source not in PROMPT_SOURCES:
+            because = f"source={self.source}"
+            refuse_unread(self, "workload", ["prompts"], because, "workload=shared_prefix")
         if self.own_rate:
             refuse_unread(self, "workload", ["qps"], "own_rate=true")
         return self

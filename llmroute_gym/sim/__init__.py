@@ -18,6 +18,7 @@ from llmroute_gym.sim.batch_time import (
     TableBatchTime,
 )
 from llmroute_gym.sim.content import Content
+from llmroute_gym.sim.conversations import AgentLoop, MultiTurn
 from llmroute_gym.sim.lengths import (
     EmpiricalLengths,
     FixedLengths,
@@ -30,14 +31,16 @@ from llmroute_gym.sim.lengths import (
 )
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
+from llmroute_gym.sim.prefixes import PrefixRepetition, PromptSource, SharedPrefix
 from llmroute_gym.sim.profile_time import ProfileBatchTime, available_profiles
 from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.run import Interval, Run
-from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource
+from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource, prompt_source
 from llmroute_gym.sim.workload import Workload
 
 __all__ = [
+    "AgentLoop",
     "ArrivalProcess",
     "BatchSums",
     "BatchTimeModel",
@@ -52,14 +55,18 @@ __all__ = [
     "Interval",
     "LengthModel",
     "LognormalLengths",
+    "MultiTurn",
     "Outcome",
     "PiecewiseBatchTime",
     "PoissonArrivals",
+    "PrefixRepetition",
     "ProfileBatchTime",
+    "PromptSource",
     "RampArrivals",
     "ReferenceRun",
     "Replica",
     "Run",
+    "SharedPrefix",
     "Signal",
     "SyntheticWorkload",
     "TableBatchTime",
@@ -73,4 +80,5 @@ __all__ = [
     "available_profiles",
     "azure_conv",
     "length_model",
+    "prompt_source",
 ]

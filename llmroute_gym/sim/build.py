@@ -10,7 +10,13 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.arrivals import ArrivalProcess, arrival_process
 from llmroute_gym.sim.lengths import length_model
-from llmroute_gym.sim.sources import SyntheticWorkload, TraceWorkload, WorkloadSource
+from llmroute_gym.sim.sources import (
+    PROMPT_SOURCES,
+    SyntheticWorkload,
+    TraceWorkload,
+    WorkloadSource,
+    prompt_source,
+)
 from llmroute_gym.sim.traces import load_trace
 
 
@@ -32,7 +38,7 @@ def build_cluster(config: ClusterConfig) -> Cluster:
     return cluster.with_speeds(config.speeds) if config.speeds else cluster
 
 
-def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | TraceWorkload:
+def build_source(config: WorkloadConfig, qps: float) -> WorkloadSource:
     """Builds what episodes draw their requests from.
 
     Args:
@@ -45,6 +51,10 @@ def build_source(config: WorkloadConfig, qps: float) -> SyntheticWorkload | Trac
     if config.source == "synthetic":
         name, options = _named(config.lengths, "model", "workload.lengths")
         return SyntheticWorkload(length_model(name, **options), _arrivals(config), qps)
+    if config.source in PROMPT_SOURCES:
+        for key in {"qps", "arrivals"} & set(config.prompts):
+            raise InputError(f"workload.prompts.{key} is unknown; set workload.{key} instead")
+        return prompt_source(config.source, qps=qps, arrivals=_arrivals(config), **config.prompts)
     assert config.path is not None
     own_times = config.arrivals.get("process") == "trace"
     recorded = load_trace(

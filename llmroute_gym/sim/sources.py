@@ -1,15 +1,19 @@
 """Where the requests of an episode come from: models of them, or a recorded workload."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.checks import count, positive
 from llmroute_gym.sim.arrivals import ArrivalProcess
+from llmroute_gym.sim.conversations import AgentLoop, MultiTurn
 from llmroute_gym.sim.lengths import LengthModel
+from llmroute_gym.sim.prefixes import PrefixRepetition, PromptSource, SharedPrefix
+from llmroute_gym.sim.registry import build
 from llmroute_gym.sim.workload import Workload
 
 
@@ -122,3 +126,24 @@ class TraceWorkload:
     def with_qps(self, qps: float) -> "TraceWorkload":
         """Returns the same source at another mean rate, in requests/s."""
         return TraceWorkload(self.workload, qps, self.arrivals)
+
+
+PROMPT_SOURCES: dict[str, Callable[..., PromptSource]] = {
+    "agent_loop": AgentLoop,
+    "multi_turn": MultiTurn,
+    "prefix_repetition": PrefixRepetition,
+    "shared_prefix": SharedPrefix,
+}
+
+
+def prompt_source(name: str, **options: Any) -> PromptSource:
+    """Builds a source of requests that share parts of their prompts, by name.
+
+    Args:
+        name: ``agent_loop``, ``multi_turn``, ``prefix_repetition`` or ``shared_prefix``.
+        **options: the source's own; all take ``qps`` and ``arrivals``.
+
+    Raises:
+        InputError: the name or an option is unknown, missing or out of range.
+    """
+    return build("workload source", PROMPT_SOURCES, name, options)

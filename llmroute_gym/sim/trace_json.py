@@ -49,6 +49,8 @@ class JsonFormat:
 BAILIAN = JsonFormat("timestamp", Meaning(1, hash_block_tokens=16), chat=CHAT)
 MOONCAKE = JsonFormat("timestamp", Meaning(1000, unit_is_certain=False))
 SEGMENTED = JsonFormat("arrived_at_s", Meaning(1), contents=(HASHES, SEGMENTS))
+FORMATS = (BAILIAN, MOONCAKE, SEGMENTED)
+"""A row is of the first of these all of whose keys it has."""
 
 
 def json_layout(text: IO[str]) -> Layout:
@@ -108,7 +110,7 @@ def _first_format(text: IO[str]) -> JsonFormat:
 
 def json_format(row: dict[str, Any]) -> JsonFormat | None:
     """Returns the format of a row, None where it is no request."""
-    return next((one for one in (BAILIAN, MOONCAKE, SEGMENTED) if set(one.keys) <= set(row)), None)
+    return next((one for one in FORMATS if set(one.keys) <= set(row)), None)
 
 
 def json_object(line: str) -> dict[str, Any]:

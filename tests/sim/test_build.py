@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from llmroute_gym.config import ClusterConfig, GroupConfig, WorkloadConfig
+from llmroute_gym.config import ClusterConfig, GroupConfig, WorkloadConfig, simulation
 from llmroute_gym.errors import InputError
+from llmroute_gym.runs.command import config_dir
 from llmroute_gym.sim import Cluster, Workload
 from llmroute_gym.sim.build import build_cluster, build_source
+from llmroute_gym.sim.sources import PROMPT_SOURCES
 
 OWN, POISSON = {"process": "trace"}, {"process": "poisson"}
 
@@ -128,3 +131,36 @@ def test_groups_stand_in_their_order() -> None:
 def test_many_speeds_are_named_by_their_ends() -> None:
     config = ClusterConfig(replicas=64, speeds=[1.0 + index for index in range(64)])
     assert config.title() == "64 x a100-internlm-20b at speeds 1 to 64"
+
+
+def test_the_settings_know_the_sources_of_shared_prompts() -> None:
+    assert sorted(PROMPT_SOURCES) == list(simulation.PROMPT_SOURCES)
+
+
+@pytest.mark.parametrize("name", PROMPT_SOURCES)
+def test_the_file_of_a_source_has_the_defaults_of_its_class(name: str) -> None:
+    written = OmegaConf.load(Path(config_dir()) / "workload" / f"{name}.yaml")
+    assert written.source == name
+    made = build_source(WorkloadConfig(source=name, prompts=dict(written.prompts)).validate(), 3.0)
+    usual = build_source(WorkloadConfig(source=name).validate(), 3.0)
+    options = {key: value for key, value in vars(made).items() if key != "arrivals"}
+    assert options == {key: value for key, value in vars(usual).items() if key != "arrivals"}
+    assert set(options) == {"qps", *written.prompts}
+    assert len(made.sample(20, np.random.default_rng(0))) == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"source": "shared_prefix", "prompts": {"groups": 0}}, "groups must be an integer >= 1"),
+        ({"source": "shared_prefix", "prompts": {"group": 3}}, "did you mean"),
+        ({"source": "multi_turn", "prompts": {"qps": 3}}, "set workload.qps instead"),
+        ({"prompts": {"groups": 3}}, "choose workload=shared_prefix or leave it out"),
+        ({"source": "shared_prefix", "lengths": {"model": "fixed"}}, "choose workload=azure_conv"),
+        ({"source": "shared_prefix", "path": "x.csv"}, "choose workload=trace"),
+        ({"source": "agent_loop", "arrivals": OWN}, "workload/arrivals=trace replays the times"),
+    ],
+)
+def test_wrong_options_of_sources_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build_source(WorkloadConfig(**settings).validate(), 3.0)  # type: ignore[arg-type]
