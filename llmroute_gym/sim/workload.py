@@ -285,13 +285,18 @@ def _dependencies(
     place = np.empty(len(order) + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(len(order)), -1
     waits = awaited != -1
-    for index in np.flatnonzero(waits):
-        if not 0 <= awaited[index] < len(order) or place[awaited[index]] >= place[index]:
+    waiting = np.flatnonzero(waits)
+    outside = (awaited[waiting] < 0) | (awaited[waiting] >= len(order))
+    late = outside | (place[np.where(outside, 0, awaited[waiting])] >= place[waiting])
+    endless = ~((gaps[waiting] > 0) & (gaps[waiting] < math.inf))
+    if (late | endless).any():
+        first = int((late | endless).argmax())
+        index = waiting[first]
+        if late[first]:
             raise InputError(
                 f"after[{index}] must be -1 or a request that comes earlier, got {awaited[index]}"
             )
-        if not 0 < gaps[index] < math.inf:
-            raise InputError(f"gap_s[{index}] must be finite and > 0 seconds, got {gaps[index]:g}")
+        raise InputError(f"gap_s[{index}] must be finite and > 0 seconds, got {gaps[index]:g}")
     return place[awaited[order]], np.where(waits, gaps, 0.0)[order]
 
 
