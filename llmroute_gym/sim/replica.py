@@ -55,7 +55,8 @@ class Replica:
         slowdowns: (start_s, factor) pairs by increasing start; from start_s on, batches that start
             take factor times as long, until the next pair.
         restart: what a preempted request recomputes. `recompute` keeps its prompt whole; `vidur`
-            treats what it had processed as its prompt and the rest as output, as Vidur does.
+            treats what it had processed as its prompt and the rest as output, as Vidur does; not
+            read by `vllm_v1`, which keeps prompts whole.
         oversize: what becomes of a request that the replica can never hold: `raise` an error at
             submission, or `reject` it, which the outcome shows as an infinite latency.
         prefix_caching: whether blocks of equal tokens are computed once (`vllm_v1` only, as all

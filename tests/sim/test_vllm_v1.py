@@ -116,11 +116,12 @@ def test_a_preempted_request_leads_the_queue_and_finds_what_is_left(
     # Both hold 2 of 4 blocks from 1 s on. At 5 s A needs a third: B goes, with 9 known tokens, and
     # A takes the block of its that was given back first, its last. At 6 s A is finished; B finds
     # its first block, computes 5 tokens and gives the sixth output.
-    workload = requests((0.0, 4, 6), (0.0, 4, 6), (1.5, 1, 1))
+    # The third request, which has been waiting since 1.5 s, waits on behind it.
+    workload = requests((0.0, 4, 6), (0.0, 4, 6), (1.5, 8, 1))
     outcome = serve(vllm_engine, workload, replica(num_blocks=5))
     assert outcome.preemptions.tolist() == [0, 1, 0]
     assert outcome.recached_tokens.tolist() == [0, 4, 0]
-    assert outcome.finished_at_s.tolist() == [6, 7, 7]
+    assert outcome.finished_at_s.tolist() == [6, 7, 8]
     without = serve(vllm_engine, workload, replica(num_blocks=5, prefix_caching=False))
     assert without.recached_tokens.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(without.finished_at_s, outcome.finished_at_s)
@@ -147,7 +148,8 @@ def test_what_must_fit_is_the_sequence_or_the_chunk(
     cluster = replica(num_blocks=5, max_batched_tokens=16, admission=admission)
     outcome = serve(vllm_engine, workload, cluster)
     assert outcome.scheduled_at_s.tolist() == [0.0, scheduled_s]
-    # Admitted too early, it has to go when A needs a block for its first output.
+    # Admitted too early, it has to go when A needs a block for its first output, and starts anew.
+    assert outcome.finished_at_s.tolist() == [2.0, 3.0]
     assert outcome.preemptions.tolist() == [0, int(admission == "chunk")]
 
 

@@ -88,7 +88,8 @@ def _rows(rng: np.random.Generator, outputs: list[int], block_size: int) -> list
         elif kind != "alone":
             row = [(int(rng.integers(0, 3)), _tokens(rng, most, block_size))]
         if row and kind != "copy" and rng.random() < 0.7:
-            row.append((1000 + request, _tokens(rng, max(most // 4, 1), block_size)))
+            own = 1000 + request if rng.random() < 0.7 else int(rng.integers(3, 6))
+            row.append((own, _tokens(rng, max(most // 4, 1), block_size)))
         rows.append(_cut(row, 600))
     return rows
 

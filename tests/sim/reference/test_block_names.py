@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmroute_gym.sim.reference.block_names import BlockNames, block_names
+from llmroute_gym.sim.reference.block_names import BlockNames, Names, block_names
 from tests.sim.strategies import seeds
 from tests.sim.vllm_cases import random_vllm_case
 
@@ -28,6 +28,12 @@ def test_names_are_equal_where_tokens_are(seed: int, block_size: int) -> None:
         for block, name in enumerate(names.leading(full, block_size), start=1):
             assert known.setdefault(tuple(tokens[: block * block_size]), name) == name
     assert len(set(known.values())) == len(known)
+
+
+def test_names_tell_how_much_of_each_stream_there_is() -> None:
+    names = Names()
+    rows = [[(0, 2), (1, 2)], [(0, 3), (1, 1)], [(0, 2), (1, 1), (2, 1)], [(0, 4)]]
+    assert len({BlockNames(names, row, output=-1).leading(1, 4)[0] for row in rows}) == 4
 
 
 def test_blocks_of_other_sizes_have_other_names() -> None:

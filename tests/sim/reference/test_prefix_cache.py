@@ -88,17 +88,17 @@ def test_a_lookup_changes_nothing() -> None:
 
 
 def test_copies_are_not_merged_and_the_first_one_is_hit() -> None:
-    served = Served(usable=3)
-    first = served.admitted((0, 4))  # its only block holds its last token, so nobody hits it
+    served = Served(usable=2)
+    served.admitted((0, 4))  # its only block holds its last token, so nobody computes it for him
     second = served.admitted((0, 4))
-    hitting = served.admitted((0, 4), (1, 1))
     assert served.cache.usage == 1.0
     served.cache.free(second)
-    served.cache.free(first)
-    assert served.cache.free_blocks == 1  # the first copy is in use still
-    served.gone((2, 4))  # takes the second copy
-    assert served.found((0, 4)) == 4
+    # The first copy is in use and needs no room; the second one leaves it for the new block.
+    hitting = served.admitted((0, 4), (1, 1))
+    assert served.cache.cached_tokens(served.request((0, 4), (1, 1))) == 4
+    assert served.cache.usage == 1.0
     served.cache.free(hitting)
+    assert served.cache.free_blocks == 1
 
 
 def test_hits_without_users_need_room_and_others_do_not() -> None:
