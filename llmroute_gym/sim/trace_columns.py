@@ -33,7 +33,7 @@ from llmroute_gym.sim.trace_json import (
 )
 from llmroute_gym.sim.trace_rows import BadRowError, Columns, Meaning, open_trace
 
-FIRST_BYTES, CHUNK_BYTES = 1 << 20, 1 << 22
+FIRST_BYTES, CHUNK_BYTES = 1 << 18, 1 << 22
 BOM = b"\xef\xbb\xbf"
 INTEGER = rb"-?(?:0|[1-9][0-9]{0,17}+)"
 NUMBER = INTEGER + rb"(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
