@@ -10,9 +10,10 @@ proves that there is room.
 from llmroute_gym.ground.arrays import IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
+from llmroute_gym.sim.compiled.lanes import LANES, weighed
 
-_USUAL = 16
-"""A block size for which dividing is shifting."""
+_USUAL = LANES
+"""A block size for which dividing is shifting, and one count per residue fits the lanes."""
 
 
 @inlined
@@ -53,7 +54,7 @@ def decode_blocks(replica: int, contexts: int, step: int, ints: IntArray) -> int
     full = residue(-step, block_size)  # of contexts that end with their block
     counts = replica + at.HISTOGRAM
     if block_size == _USUAL:
-        missing = _missing_tokens(counts, full, _USUAL, ints)
+        missing = weighed(ints, counts, full)
     else:
         missing = _missing_tokens(counts, full, block_size, ints)
     return blocks_for(contexts + missing - block_size + 1, block_size)

@@ -70,6 +70,20 @@ def _first_equal(typing_context: Any, words: Any, start: Any, word: Any) -> Any:
     return types.int64(words, types.int64, types.int64), generate
 
 
+def _weighed(typing_context: Any, words: Any, start: Any, first: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, first = arguments
+        lanes = _load(context, builder, signature.args[0], array, start)
+        numbers = ir.Constant(_LANES, list(range(LANES)))
+        weights = builder.and_(
+            builder.sub(_all(builder, first), numbers), ir.Constant(_LANES, [LANES - 1] * LANES)
+        )
+        name = f"llvm.vector.reduce.add.v{LANES}i64"
+        return _call(builder, name, _WORD, builder.mul(lanes, weights))
+
+    return types.int64(words, types.int64, types.int64), generate
+
+
 bits_of = cast(Callable[[float], int], intrinsic(_bits_of))
 """The word of a float; of floats >= 0 the larger one has the larger word."""
 
@@ -80,3 +94,7 @@ A group is sixteen words from a multiple of sixteen on."""
 
 first_equal = cast(Callable[[IntArray, int, int], int], intrinsic(_first_equal))
 """`first_equal(words, start, word)`: the first of sixteen words from `start` on that is `word`."""
+
+weighed = cast(Callable[[IntArray, int, int], int], intrinsic(_weighed))
+"""`weighed(words, start, first)`: the sum of sixteen words from `start` on, each word j taken
+(first - j) modulo sixteen times."""
