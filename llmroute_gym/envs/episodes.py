@@ -34,8 +34,8 @@ class Episodes:
     Attributes:
         masks: (num_envs, n_replicas) bool, replicas that may take the requests at hand.
         available: (num_envs, n_replicas) bool, replicas that take requests now.
-        terms: (num_envs, 4) unweighted reward terms of the last step.
-        rewards: (num_envs,) of the last step.
+        terms: (4, num_envs) unweighted reward terms of the last step, in arrays of its own.
+        rewards: (num_envs,) likewise.
         now_s: (num_envs,) times of decision, seconds.
         numbers: (num_envs,) numbers of the requests at hand.
         lengths: (num_envs,) requests of the episodes.
@@ -63,7 +63,7 @@ class Episodes:
         self._workloads: list[Workload | None] = [None] * num_envs
         self.masks = np.ones((num_envs, len(cluster)), dtype=np.bool_)
         self.available = np.ones((num_envs, len(cluster)), dtype=np.bool_)
-        self.terms = np.zeros((num_envs, len(RewardTerms._fields)))
+        self.terms = np.zeros((len(RewardTerms._fields), num_envs))
         self.rewards = np.zeros(num_envs)
         self.now_s = np.zeros(num_envs)
         self.numbers = np.zeros(num_envs, dtype=np.int64)
@@ -74,11 +74,6 @@ class Episodes:
     def decisions(self) -> IntArray:
         """Returns how many requests each episode has placed, shape (num_envs,)."""
         return self._steps - self._started_at
-
-    @property
-    def all_available(self) -> bool:
-        """Whether every replica takes requests."""
-        return not self._drained
 
     @property
     def all_allowed(self) -> bool:
@@ -114,22 +109,27 @@ class Episodes:
         self._drained.add(index)
         self._set_mask(index)
 
-    def step(self, actions: IntArray) -> npt.NDArray[np.float32]:
+    def step(self, actions: IntArray) -> npt.NDArray[np.float32] | None:
         """Places one request per environment; the masks allow the actions.
 
         Args:
             actions: (num_envs,) replicas; those that reject their request are overwritten.
 
         Returns:
-            Observations (num_envs, n_replicas, n_columns).
+            Observations (num_envs, n_replicas, n_columns), or None if an action is no replica and
+            nothing has happened.
         """
         for index, (fits, _) in self._fits.items():
             if not fits[self.numbers[index], actions[index]]:
                 actions[index] = -1
         out = np.empty((*self.masks.shape, len(self._columns)), dtype=np.float32)
-        while not self._stepped(actions, out):
-            for index, decisions in enumerate(self.decisions().tolist()):
-                self._memory.repeat(index, self._workload(index), decisions)
+        terms, rewards = np.empty_like(self.terms), np.empty_like(self.rewards)
+        wrong = None
+        while wrong is None:
+            wrong = self._stepped(actions, out, terms, rewards)
+        if wrong >= 0:
+            return None
+        self.terms, self.rewards = terms, rewards
         self._steps += 1
         if not self.all_allowed:
             for index in {*self._fits, *self._drained}:
@@ -137,8 +137,18 @@ class Episodes:
                 self._set_states(index, out[index])
         return out
 
-    def _stepped(self, actions: IntArray, out: npt.NDArray[np.float32]) -> bool:
-        """Steps all environments; returns whether the memory had room for it."""
+    def _stepped(
+        self,
+        actions: IntArray,
+        out: npt.NDArray[np.float32],
+        terms: FloatArray,
+        rewards: FloatArray,
+    ) -> int | None:
+        """Steps all environments, see `step_all`.
+
+        Returns:
+            What `step_all` does, or None where there was no room and all stand where they did.
+        """
         arguments = (
             self._memory.clusters,
             actions,
@@ -149,18 +159,20 @@ class Episodes:
             HIGH,
             self._whole,
             out,
-            self.terms,
-            self.rewards,
+            terms,
+            rewards,
             self.now_s,
             self.numbers,
+            -1 if self._fits else 0,
             self._memory.ints,
             self._memory.floats,
         )
         try:
-            step_all(*arguments)
+            return step_all(*arguments)
         except NoNodesError:
-            return False
-        return True
+            for index, decisions in enumerate(self.decisions().tolist()):
+                self._memory.repeat(index, self._workload(index), decisions)
+            return None
 
     def replay(self, index: int, actions: IntArray) -> None:
         """Places the first requests of one environment, the others stand still.

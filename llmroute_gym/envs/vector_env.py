@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 Infos = dict[str, Any]
 
-_TERMS = tuple((f"reward/{name}", f"_reward/{name}") for name in RewardTerms._fields)
+_TERMS = tuple(f"reward/{name}" for name in RewardTerms._fields)
+_EVERYWHERE = ("action_mask", "available", "time_s", "request")
+"""What the information holds of every environment after any call, beside the terms of a step."""
 
 
 class Origin(NamedTuple):
@@ -122,6 +124,8 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._every.flags.writeable = False
         self._all_take = np.ones((num_envs, n_replicas), dtype=np.int8)
         self._all_take.flags.writeable = False
+        self._has_any = {f"_{name}": self._every for name in _EVERYWHERE}
+        self._has_terms = {f"_{name}": self._every for name in _TERMS}
         self._until_an_end = 0
         self._episodes: Episodes | None = None
         self._generators: list[np.random.Generator] = []
@@ -194,12 +198,14 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """
         episodes = self._started()
         observations = episodes.step(self._checked(actions))
-        rewards = episodes.rewards.copy()
+        if observations is None:
+            raise self._out_of_range(np.asarray(actions))
+        rewards = episodes.rewards
         infos = self._infos()
-        for (name, present), values in zip(_TERMS, episodes.terms.T.copy(), strict=True):
-            infos[name] = values
-            infos[present] = self._every
-        terminated, truncated = (np.zeros(self.num_envs, dtype=np.bool_) for _ in range(2))
+        infos.update(zip(_TERMS, episodes.terms, strict=True))
+        infos.update(self._has_terms)
+        terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._until_an_end -= 1
         if self._until_an_end == 0:
             decisions = episodes.decisions()
@@ -316,38 +322,37 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _infos(self) -> Infos:
         episodes = self._started()
+        available = masks = self._all_take
+        if not episodes.all_allowed:
+            available, masks = episodes.available.astype(np.int8), self.action_masks()
         return {
-            "action_mask": self.action_masks(),
-            "_action_mask": self._every,
-            "available": self._all_take
-            if episodes.all_available
-            else episodes.available.astype(np.int8),
-            "_available": self._every,
+            "action_mask": masks,
+            "available": available,
             "time_s": episodes.now_s.copy(),
-            "_time_s": self._every,
             "request": episodes.numbers.copy(),
-            "_request": self._every,
+            **self._has_any,
         }
 
     def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = np.asarray(actions)
-        n_replicas = len(self.cluster)
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise InputError(
                 f"actions must be integers of shape ({self.num_envs},), got {array.dtype} of shape "
                 f"{array.shape}"
             )
-        checked = array.astype(np.int64)
-        # Seen without sign, a negative number is larger than any replica.
-        if checked.view(np.uint64).max() >= n_replicas:
-            wrong = int(np.flatnonzero((array < 0) | (array >= n_replicas))[0])
-            raise range_error(int(array[wrong]), n_replicas, f" in environment {wrong}")
         episodes = self._started()
-        if not episodes.all_allowed:
-            self._check_masks(checked, episodes)
-        return checked
+        if not episodes.all_allowed:  # else only the range is left, which the kernel looks at
+            self._check_masks(array, episodes)
+        return array.astype(np.int64)
+
+    def _out_of_range(self, actions: npt.NDArray[np.integer]) -> InputError:
+        n_replicas = len(self.cluster)
+        wrong = int(np.flatnonzero((actions < 0) | (actions >= n_replicas))[0])
+        return range_error(int(actions[wrong]), n_replicas, f" in environment {wrong}")
 
     def _check_masks(self, actions: npt.NDArray[np.integer], episodes: "Episodes") -> None:
+        if (actions < 0).any() or (actions >= len(self.cluster)).any():
+            raise self._out_of_range(actions)
         allowed = episodes.masks[np.arange(self.num_envs), actions]
         if not allowed.all():
             wrong = int(np.flatnonzero(~allowed)[0])

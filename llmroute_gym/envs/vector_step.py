@@ -46,14 +46,15 @@ def step_all(
     rewards: FloatArray,
     now_s: FloatArray,
     numbers: IntArray,
+    lowest: int,
     ints: IntArray,
     floats: FloatArray,
-) -> None:
+) -> int:
     """Places every environment's request, runs on, rewards and observes.
 
     Args:
         clusters: (n_environments,) their words.
-        actions: (n_environments,) replicas, -1 drops the request.
+        actions: (n_environments,) replicas from `lowest` on; -1 drops the request.
         units: (4,) see `llmroute_gym.envs.reward`.
         weights: (4,) likewise.
         columns: (n_columns,) the signals that `out` shows, empty for those of version 1.
@@ -61,21 +62,29 @@ def step_all(
         high: (N_SIGNALS,) its upper bounds.
         whole: (n_replicas, N_SIGNALS) room for a row that columns are chosen from.
         out: (n_environments, n_replicas, n_columns) is filled with observations.
-        terms: (n_environments, 4) is filled with unweighted reward terms.
+        terms: (4, n_environments) is filled with unweighted reward terms.
         rewards: (n_environments,) is filled.
         now_s: (n_environments,) is filled with the times of the next decisions, seconds.
         numbers: (n_environments,) is filled with the numbers of the requests at hand.
+        lowest: -1 or 0.
         ints: memory.
         floats: the same memory.
+
+    Returns:
+        -1, or the first environment whose action is out of range; then nothing has happened.
     """
+    for e in range(len(clusters)):
+        if not lowest <= actions[e] < out.shape[1]:
+            return e
     for e in range(len(clusters)):
         cluster = clusters[e]
         _, area, late_area, rate, spread = place(cluster, actions[e], ints, floats)
-        rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[e])
+        rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[:, e])
         _observe(cluster, columns, scale, high, whole, out[e], ints, floats)
         now_s[e] = floats[cluster + at.NOW]
         done = ints[cluster + at.NEXT_REQUEST] - ints[cluster + at.FIRST_REQUEST]
         numbers[e] = done // at.REQUEST_WORDS
+    return -1
 
 
 @kernel
