@@ -48,28 +48,30 @@ def knots_of(ints: IntArray, axis: int) -> int:
     return axis + at.FIRST_CELL + ints[axis + at.CELLS]
 
 
-@kernel
+@inlined
 def decode_seconds(
     model: int, decodes: int, contexts: int, ints: IntArray, floats: FloatArray
 ) -> float:
     """Returns the decode attention's seconds, 0 without decodes."""
     assume(model >= 0)
-    if decodes == 0:
-        return 0.0
-    kind = ints[model + at.KIND]
-    if kind == at.FORMULA:
-        return floats[ints[model + at.DECODE]] * contexts
-    columns = ints[model + at.DECODE_COLUMNS]
-    row = ints[model + at.DECODE] + (decodes - 1) * columns
-    assume(row >= 0)
-    assume(contexts >= 0)
-    if kind == at.TABLE:
-        return floats[row + context_bucket(contexts, decodes)]
-    mean = contexts / decodes
-    axis = ints[model + at.DECODE_AXIS]
-    j = segment_of(ints, floats, axis, mean)
-    line = row + 2 * j
-    return floats[line] + floats[line + 1] * (mean - floats[knots_of(ints, axis) + j])
+    seconds = 0.0
+    if decodes > 0:
+        kind = ints[model + at.KIND]
+        columns = ints[model + at.DECODE_COLUMNS]
+        row = ints[model + at.DECODE] + (decodes - 1) * columns
+        assume(row >= 0)
+        assume(contexts >= 0)
+        if kind == at.TABLE:
+            seconds = floats[row + context_bucket(contexts, decodes)]
+        elif kind == at.FORMULA:
+            seconds = floats[ints[model + at.DECODE]] * contexts
+        else:
+            mean = contexts / decodes
+            axis = ints[model + at.DECODE_AXIS]
+            j = segment_of(ints, floats, axis, mean)
+            line = row + 2 * j
+            seconds = floats[line] + floats[line + 1] * (mean - floats[knots_of(ints, axis) + j])
+    return seconds
 
 
 @inlined
@@ -121,7 +123,7 @@ def equal_steps(
     return count, first, slope
 
 
-@kernel
+@inlined
 def steps_seconds(
     model: int, decodes: int, contexts: int, steps: int, ints: IntArray, floats: FloatArray
 ) -> float:
@@ -144,7 +146,7 @@ def _along(floats: FloatArray, row: int, columns: int, column: int) -> float:
     return last + (last - floats[row + columns - 2]) * (column - columns + 1)
 
 
-@kernel
+@inlined
 def _table_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:
@@ -153,11 +155,17 @@ def _table_prefill(
     rows = ints[model + at.PREFILL_ROWS]
     columns = ints[model + at.PREFILL_COLUMNS]
     column = int(np.rint(math.sqrt(chunk_squares))) - 1
-    if buckets < rows:
-        return _along(floats, start + buckets * columns, columns, column)
-    last = _along(floats, start + (rows - 1) * columns, columns, column)
-    before = _along(floats, start + (rows - 2) * columns, columns, column)
-    return last + (last - before) * (buckets - rows + 1)
+    assume(start >= 0)
+    assume(buckets >= 0)
+    if buckets < rows and column < columns:
+        seconds = floats[start + buckets * columns + column]
+    elif buckets < rows:
+        seconds = _along(floats, start + buckets * columns, columns, column)
+    else:
+        last = _along(floats, start + (rows - 1) * columns, columns, column)
+        before = _along(floats, start + (rows - 2) * columns, columns, column)
+        seconds = last + (last - before) * (buckets - rows + 1)
+    return seconds
 
 
 @kernel
@@ -204,7 +212,7 @@ def _piecewise_prefill(
     return floats[start] * prefills + plain + per_pair * chunk_context
 
 
-@kernel
+@inlined
 def prefill_seconds(
     model: int,
     prefills: int,
@@ -218,13 +226,13 @@ def prefill_seconds(
     assume(model >= 0)
     kind = ints[model + at.KIND]
     if kind == at.FORMULA:
-        return floats[ints[model + at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)
-    if kind == at.PIECEWISE:
-        return _piecewise_prefill(model, prefills, chunk_squares, chunk_context, ints, floats)
-    if kind == at.TABLE:
+        part = floats[ints[model + at.PREFILL]] * (chunk_context + 0.5 * chunk_squares)
+    elif kind == at.PIECEWISE:
+        part = _piecewise_prefill(model, prefills, chunk_squares, chunk_context, ints, floats)
+    elif kind == at.TABLE:
         part = _table_prefill(model, chunk_squares, buckets, ints, floats)
     else:
         part = _profile_prefill(model, chunk_squares, buckets, ints, floats)
-    if prefills > 1 and ints[model + at.GQA] == 1:
+    if prefills > 1 and ints[model + at.GQA] == 1:  # never of a formula
         part *= GQA_BATCHING_PENALTY
     return part

@@ -39,7 +39,7 @@ def _end_of(now: float, first: float, slope: float, count: int) -> float:
     return now + (count * first + slope * (count * (count - 1) * 0.5))
 
 
-@kernel
+@inlined
 def _ends_before(horizon: float, now: float, first: float, slope: float, count: int) -> int:
     """How many of `count` batches in a row end before the horizon."""
     gap = horizon - now

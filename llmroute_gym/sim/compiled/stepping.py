@@ -7,7 +7,7 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.jit import assume, kernel
+from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
 from llmroute_gym.sim.compiled.running import arrive, run_on
 from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
@@ -39,7 +39,7 @@ def imbalance(cluster: int, ints: IntArray, floats: FloatArray) -> float:
     return math.sqrt(spread / n_replicas) / mean
 
 
-@kernel
+@inlined
 def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
     """Fades the averages of the cluster to `now`."""
     assume(cluster >= 0)
@@ -50,7 +50,7 @@ def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
     floats[cluster + at.FADED_AT] = now
 
 
-@kernel
+@inlined
 def _advance_all(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> None:
     assume(cluster >= 0)
     end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
