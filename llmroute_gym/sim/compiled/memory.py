@@ -410,15 +410,20 @@ class Memory:
 
     def _idle_replicas(self, models: FlatModels, first_slowdown: int) -> IntArray:
         """Returns the rows of idle replicas, shape (n_replicas, replica words)."""
-        rows = np.zeros((len(self._cluster), self._replica_words), dtype=np.int64)
-        for index, replica in enumerate(self._cluster.replicas):
-            row = rows[index]
-            _fill_limits(row, replica)
-            row[at.MODEL] = models.word_of[index]
-            row[at.CHOSEN_AT] = index - len(self._cluster)
-            row[at.SLOWDOWN] = first_slowdown
-            first_slowdown += 2 * len(replica.slowdowns)
-            row[at.SLOWDOWN_END] = first_slowdown
+        replicas = self._cluster.replicas
+        rows = np.zeros((len(replicas), self._replica_words), dtype=np.int64)
+        filled: dict[int, int] = {}
+        for index, replica in enumerate(replicas):
+            alike = filled.setdefault(id(replica), index)
+            if alike == index:
+                _fill_limits(rows[index], replica)
+            else:
+                rows[index, : at.HISTOGRAM] = rows[alike, : at.HISTOGRAM]
+        rows[:, at.MODEL] = models.word_of
+        rows[:, at.CHOSEN_AT] = np.arange(len(replicas)) - len(replicas)
+        ends = first_slowdown + 2 * np.cumsum([len(replica.slowdowns) for replica in replicas])
+        rows[0, at.SLOWDOWN], rows[1:, at.SLOWDOWN] = first_slowdown, ends[:-1]
+        rows[:, at.SLOWDOWN_END] = ends
         return rows
 
 
