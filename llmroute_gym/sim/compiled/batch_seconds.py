@@ -168,7 +168,7 @@ def _table_prefill(
     return seconds
 
 
-@kernel
+@inlined
 def _profile_prefill(
     model: int, chunk_squares: int, buckets: int, ints: IntArray, floats: FloatArray
 ) -> float:

@@ -39,7 +39,7 @@ def _missing_tokens(counts: int, full: int, block_size: int, ints: IntArray) -> 
     return missing
 
 
-@kernel
+@inlined
 def decode_blocks(replica: int, contexts: int, step: int, ints: IntArray) -> int:
     """Returns the exact blocks of all decoding requests: sum of ceil(context / block size).
 

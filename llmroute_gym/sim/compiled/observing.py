@@ -53,20 +53,18 @@ def remaining_tokens(replica: int, ints: IntArray) -> int:
     return ints[replica + at.TOTAL] - done - ints[replica + at.CHAIN_DONE]
 
 
-@kernel
+@inlined
 def _used_blocks(replica: int, ints: IntArray) -> int:
-    assume(replica >= 0)
+    used = ints[replica + at.PREFILL_BLOCKS]
     decodes = ints[replica + at.DECODES]
-    if decodes == 0:
-        return ints[replica + at.PREFILL_BLOCKS]
-    contexts, step = ints[replica + at.CONTEXT], ints[replica + at.STEP]
-    if ints[replica + at.IN_DECODE] == 0:
-        contexts -= decodes
-        step -= 1
-    return ints[replica + at.PREFILL_BLOCKS] + decode_blocks(replica, contexts, step, ints)
+    if decodes > 0:
+        late = 1 - ints[replica + at.IN_DECODE]
+        contexts = ints[replica + at.CONTEXT] - decodes * late
+        used += decode_blocks(replica, contexts, ints[replica + at.STEP] - late, ints)
+    return used
 
 
-@kernel
+@inlined
 def _oldest_waiting(replica: int, now: float, ints: IntArray, floats: FloatArray) -> float:
     assume(replica >= 0)
     oldest = now
@@ -91,7 +89,28 @@ def _oldest_silent(replica: int, now: float, ints: IntArray, floats: FloatArray)
     return now - floats[request + at.ARRIVED] if request >= 0 else 0.0
 
 
-@kernel
+@inlined
+def _read_scheduler(replica: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+    pending = ints[replica + at.WAITING_PROMPT] + ints[replica + at.CHAIN_TOKENS]
+    partial = ints[replica + at.PARTIAL]
+    if partial >= 0:
+        pending += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
+    context = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
+    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+        store = ints[replica + at.STORE]
+        usage = 1.0 - ints[store + kv.FREE] / ints[store + kv.USABLE]
+    else:
+        usage = _used_blocks(replica, ints) / ints[replica + at.NUM_BLOCKS]
+    floats[replica + _SEEN_WAITING] = ints[replica + at.WAITING]
+    floats[replica + _SEEN_RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
+    floats[replica + _SEEN_KV_USAGE] = usage
+    floats[replica + _SEEN_PENDING_PROMPT_TOKENS] = pending
+    floats[replica + _SEEN_CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
+    floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
+    floats[replica + _SEEN_BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
+
+
+@inlined
 def read_engine(
     replica: int, now: float, information: int, ints: IntArray, floats: FloatArray
 ) -> None:
@@ -112,24 +131,8 @@ def read_engine(
         floats[replica + _SEEN_CONTEXT_TOKENS] = ints[replica + at.STREAMING_PROMPT]
         floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_silent(replica, now, ints, floats)
         floats[replica + _SEEN_BATCH_TIME_S] = 0.0
-        return
-    pending = ints[replica + at.WAITING_PROMPT] + ints[replica + at.CHAIN_TOKENS]
-    partial = ints[replica + at.PARTIAL]
-    if partial >= 0:
-        pending += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
-    context = ints[replica + at.CONTEXT] + ints[replica + at.PARTIAL_DONE]
-    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
-        store = ints[replica + at.STORE]
-        usage = 1.0 - ints[store + kv.FREE] / ints[store + kv.USABLE]
     else:
-        usage = _used_blocks(replica, ints) / ints[replica + at.NUM_BLOCKS]
-    floats[replica + _SEEN_WAITING] = ints[replica + at.WAITING]
-    floats[replica + _SEEN_RUNNING] = ints[replica + at.DECODES] + ints[replica + at.PREFILL_COUNT]
-    floats[replica + _SEEN_KV_USAGE] = usage
-    floats[replica + _SEEN_PENDING_PROMPT_TOKENS] = pending
-    floats[replica + _SEEN_CONTEXT_TOKENS] = context + ints[replica + at.CHAIN_DONE]
-    floats[replica + _SEEN_OLDEST_WAITING_S] = _oldest_waiting(replica, now, ints, floats)
-    floats[replica + _SEEN_BATCH_TIME_S] = floats[replica + at.MEAN_BATCH_TIME]
+        _read_scheduler(replica, now, ints, floats)
 
 
 @kernel

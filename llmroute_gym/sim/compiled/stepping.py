@@ -96,7 +96,7 @@ def _newly_late(cluster: int, until: float, ints: IntArray, floats: FloatArray) 
     return seconds
 
 
-@kernel
+@inlined
 def _run_to(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
     """Runs to the next decision; returns request seconds and late request seconds."""
     assume(cluster >= 0)
