@@ -164,6 +164,7 @@ class Episodes:
             self.now_s,
             self.numbers,
             -1 if self._fits else 0,
+            self._memory.stores,
             self._memory.ints,
             self._memory.floats,
         )
@@ -202,6 +203,7 @@ class Episodes:
             HIGH,
             self._whole,
             out,
+            self._memory.stores,
             self._memory.ints,
             self._memory.floats,
         )

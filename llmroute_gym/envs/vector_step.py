@@ -21,13 +21,14 @@ def _observe(
     high: FloatArray,
     whole: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
     if len(columns) == 0:
-        write_rows(cluster, scale, high, out, ints, floats)
+        write_rows(cluster, scale, high, out, stores, ints, floats)
     else:
-        write_rows(cluster, scale, high, whole, ints, floats)
+        write_rows(cluster, scale, high, whole, stores, ints, floats)
         pick_columns(whole, columns, out)
 
 
@@ -47,6 +48,7 @@ def step_all(
     now_s: FloatArray,
     numbers: IntArray,
     lowest: int,
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> int:
@@ -67,6 +69,7 @@ def step_all(
         now_s: (n_environments,) is filled with the times of the next decisions, seconds.
         numbers: (n_environments,) is filled with the numbers of the requests at hand.
         lowest: -1 or 0.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
 
@@ -78,9 +81,9 @@ def step_all(
             return e
     for e in range(len(clusters)):
         cluster = clusters[e]
-        _, area, late_area, rate, spread = place(cluster, actions[e], ints, floats)
+        _, area, late_area, rate, spread = place(cluster, actions[e], stores, ints, floats)
         rewards[e] = _write_reward(area, late_area, rate, spread, units, weights, terms[:, e])
-        _observe(cluster, columns, scale, high, whole, out[e], ints, floats)
+        _observe(cluster, columns, scale, high, whole, out[e], stores, ints, floats)
         now_s[e] = floats[cluster + at.NOW]
         done = ints[cluster + at.NEXT_REQUEST] - ints[cluster + at.FIRST_REQUEST]
         numbers[e] = done // at.REQUEST_WORDS
@@ -95,9 +98,10 @@ def observe_all(
     high: FloatArray,
     whole: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
     """Observes some environments; arguments as in `step_all`."""
     for e in range(len(clusters)):
-        _observe(clusters[e], columns, scale, high, whole, out[e], ints, floats)
+        _observe(clusters[e], columns, scale, high, whole, out[e], stores, ints, floats)

@@ -42,6 +42,17 @@ assume = cast(Callable[[bool], None], intrinsic(_assume))
 no test for one at every access, a tenth of the time."""
 
 
+def _lowest_bit(typing_context: Any, mask: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
+
+
+lowest_bit = cast(Callable[[int], int], intrinsic(_lowest_bit))
+"""Returns the number of the lowest bit that is set, of at least one."""
+
+
 class _Notice(Listener):
     """Says once that kernels are being compiled, which else looks like a hang.
 

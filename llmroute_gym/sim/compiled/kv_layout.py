@@ -42,10 +42,17 @@ ARENA: Final = 30
 BUCKET_MASK: Final = 31  # buckets - 1, a power of two less one
 REPLICA: Final = 33
 MASKS: Final = 34  # words of an edge's mask
+WRITES: Final = 38  # INDEX if requests decode here, no index in a copy for a router
+MASK_AT: Final = 39  # where an edge's masks for such stores start
+LOGGED: Final = 40  # 1 if every change of an edge is to be logged
+NOW: Final = 41  # f, when the step being built starts; only where LOGGED
+LOG: Final = 42  # the changes, first and last, linked by their last word
+LOG_END: Final = 43
+SCRATCH: Final = 44  # a job, in a copy for a router
 TREE: Final = 35  # the paths for its size of blocks, a row per request; -1 if nothing is shared
 FIRST_REQUEST: Final = 36
 RESULTS: Final = 37  # what requests found in the cache, a row each
-HEADS: Final = 40  # then the heads of the buckets: runs, newest first
+HEADS: Final = 48  # then the heads of the buckets: runs, newest first
 
 # The arena that runs, entries and dead stretches of all replicas are taken from.
 FREE_NODE: Final = 0  # recycled nodes, linked by their first word
@@ -73,6 +80,12 @@ OWN: Final = -2
 RUN: Final = 0  # where it starts
 END: Final = 1  # one past its last block; it may go on in the run's parts
 BEFORE: Final = 2  # the entry before
+
+# A change: up to where a store has an edge from a time on.
+CHANGED_AT: Final = 0  # f
+CHANGED_EDGE: Final = 1
+REACH: Final = 2  # one past the last block there
+NEXT_CHANGE: Final = 3
 
 # A job: what a request is to its replica, from its arrival there to its end. The first line is all
 # that one needs whose blocks nobody else can have.
@@ -117,5 +130,5 @@ RESULT_WORDS: Final = 2
 FIRST: Final = 0  # its first block
 LAST: Final = 1  # one past its last
 WRITER: Final = 2  # the request whose output it is, -1 for prompts
-HOLDERS: Final = 3  # then, per 64 replicas, a mask of those that have some of it
-# and, after these, as many masks of those that surely have it whole
+HOLDERS: Final = 3  # then, a bit per replica, a mask of those that have some of it, a mask of those
+# that surely have it whole; and where routers have copies of their own, the same two of these

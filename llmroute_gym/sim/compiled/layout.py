@@ -13,6 +13,9 @@ from typing import Final
 
 from llmroute_gym.ground.signals import AGING
 
+Stores = int | None
+"""Given to kernels: None where no replica is of `vllm_v1`, for which nothing is compiled then."""
+
 # A cluster, one per environment.
 NEXT_REQUEST: Final = 0  # the request at hand
 LAST_REQUEST: Final = 1  # one past the last
@@ -38,11 +41,21 @@ LATE_AFTER: Final = 20  # f
 SIGNAL_INTERVAL: Final = 21  # f
 INFORMATION: Final = 22  # ENGINE, ROUTER or ORACLE
 WAITS: Final = 23  # what waits for what, see `waiting`; -1 where no request waits for another
-CLUSTER_WORDS: Final = 24
+VIEW: Final = (
+    24  # what of prefix caches a router sees: NO_VIEW, EVENTS_VIEW, TREE_VIEW or LATE_VIEW
+)
+LAG: Final = 25  # f, seconds that LATE_VIEW is late
+TREE: Final = 26  # the table of paths of all replicas' stores, -1 where they differ
+CLUSTER_WORDS: Final = 27
 
 CHUNKED: Final = 0
 PREFILL_FIRST: Final = 1
 VLLM_V1: Final = 2
+
+NO_VIEW: Final = 0
+EVENTS_VIEW: Final = 1
+TREE_VIEW: Final = 2
+LATE_VIEW: Final = 3
 
 ENGINE: Final = 0
 ROUTER: Final = 1
@@ -114,10 +127,11 @@ STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
 FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
 PACE: Final = 59  # f, the same of a batch with all that decode now
 STORE: Final = 60  # of `vllm_v1`, see `kv_layout`
+SEEN_STORE: Final = 61  # what a router sees of it; the same, or a copy kept for it
 # Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
 # token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
 # sort them in.
-SEEN: Final = 61
+SEEN: Final = 62
 HISTOGRAM: Final = SEEN + len(AGING)
 
 # A request.

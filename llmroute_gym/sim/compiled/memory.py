@@ -27,11 +27,12 @@ from llmroute_gym.sim.compiled.starting import (
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.stores import (
     aligned,
-    idle_store,
+    idle_stores,
     mask_words,
     paths_words,
     read_results,
     store_words,
+    write_copies,
     write_paths,
     write_stores,
 )
@@ -53,6 +54,7 @@ SCHEDULERS = {
 """The schedulers that the kernels run."""
 _FEWEST_NODES, _MOST_NODES = 2048, 1 << 16
 _LINE = 8  # words
+_BITS = 64  # of a word
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
 
@@ -74,6 +76,7 @@ class Memory:
         ints: all words as int64.
         floats: the same memory as float64.
         clusters: (n_environments,) word of each cluster.
+        stores: what kernels are told of schedulers, see `layout.Stores`.
     """
 
     def __init__(
@@ -102,20 +105,19 @@ class Memory:
         n_all = n_environments * n_requests
         self._first_store = aligned(self._first_request + n_all * at.REQUEST_WORDS)
         self._has_stores = any(_kernel_of(one.scheduler) == at.VLLM_V1 for one in replicas)
+        self.stores: at.Stores = 0 if self._has_stores else None
         self._store_words = store_words(replicas) if self._has_stores else 0
         if self._has_stores:
-            self._idle_stores = np.stack(
-                [
-                    idle_store(replica, index, len(replicas), self._store_words)
-                    for index, replica in enumerate(replicas)
-                ]
-            )
+            self._idle_stores = idle_stores(replicas, self._store_words)
             self._block_sizes = list(
                 {replica.block_size: None for replica in replicas if replica.prefix_caching}
             )
-        self._first_arena = self._first_store + n_environments * len(replicas) * self._store_words
+        self._view = self._view_of(observation)
+        own_copies = self._view in (at.TREE_VIEW, at.LATE_VIEW)
+        self._n_stores = len(replicas) * (2 if own_copies else 1)
+        self._first_arena = self._first_store + n_environments * self._n_stores * self._store_words
         self._first_job = self._first_arena + self._has_stores * n_environments * kv.ARENA_WORDS
-        self._job_words = self._has_stores * n_requests * kv.JOB_WORDS
+        self._job_words = self._has_stores * (n_requests + len(replicas)) * kv.JOB_WORDS
         self._first_result = self._first_job + n_environments * self._job_words
         caching = any(replica.prefix_caching for replica in replicas)
         self._result_words = caching * n_requests * kv.RESULT_WORDS
@@ -210,8 +212,9 @@ class Memory:
         self.ints[arena + kv.NEXT_JOB] = self._first_job + index * self._job_words
         results = self._first_result + index * self._result_words
         self.ints[results : results + self._result_words] = 0
+        first_store = self._first_store + index * self._n_stores * self._store_words
         write_stores(
-            self._first_store + index * n_replicas * self._store_words,
+            first_store,
             self._idle_stores,
             replicas,
             arena,
@@ -219,24 +222,47 @@ class Memory:
             results,
             self.ints,
         )
+        cluster = index * at.CLUSTER_WORDS
+        self.ints[cluster + at.VIEW] = self._view
+        self.ints[cluster + at.TREE] = -1
+        self.floats[cluster + at.LAG] = self._observation.events_lag_s
+        if self._n_stores > n_replicas:
+            write_copies(
+                first_store,
+                n_replicas,
+                self._store_words,
+                self._observation.tree_blocks if self._view == at.TREE_VIEW else -1,
+                self.ints,
+            )
         if workload.content is not None and self._block_sizes:
             self._write_paths(index, workload)
 
+    def _view_of(self, observation: ObservationConfig) -> int:
+        """Returns what of prefix caches a router sees."""
+        if not any(replica.prefix_caching for replica in self._cluster):
+            return at.NO_VIEW
+        if observation.prefix_view == "tree":
+            return at.TREE_VIEW
+        return at.LATE_VIEW if observation.events_lag_s > 0 else at.EVENTS_VIEW
+
     def _write_paths(self, index: int, workload: Workload) -> None:
         n_replicas, replicas = len(self._cluster), self.replicas(index)
+        masks = mask_words(n_replicas) * (self._n_stores // n_replicas)
         trees = [paths_of(workload, block_size) for block_size in self._block_sizes]
-        n_words = sum(paths_words(paths, n_replicas) for paths in trees)
+        n_words = sum(paths_words(paths, masks) for paths in trees)
         if n_words > self._path_room[index][1]:
             self._path_room[index] = self._append(2 * n_words), 2 * n_words
         first_word = self._path_room[index][0]
         for block_size, paths in zip(self._block_sizes, trees, strict=True):
-            table = write_paths(
-                first_word, mask_words(n_replicas), paths, self._first_of(index), self.ints
-            )
-            first_word += paths_words(paths, n_replicas)
+            table = write_paths(first_word, masks, paths, self._first_of(index), self.ints)
+            first_word += paths_words(paths, masks)
             for replica, row in zip(self._cluster, replicas.tolist(), strict=True):
                 if replica.prefix_caching and replica.block_size == block_size:
-                    self.ints[self.ints[row + at.STORE] + kv.TREE] = table
+                    for store in (at.STORE, at.SEEN_STORE):
+                        self.ints[self.ints[row + store] + kv.TREE] = table
+        alike = all(replica.prefix_caching for replica in self._cluster) and len(trees) == 1
+        if alike and n_replicas <= _BITS:
+            self.ints[index * at.CLUSTER_WORDS + at.TREE] = table
 
     def add_nodes(self, index: int, n_nodes: int) -> None:
         """Gives an environment's arena more nodes."""
@@ -262,7 +288,9 @@ class Memory:
         interval = None
         while interval is None:
             try:
-                interval = Interval(*place(self.clusters[index], replica, self.ints, self.floats))
+                interval = Interval(
+                    *place(self.clusters[index], replica, self.stores, self.ints, self.floats)
+                )
             except NoNodesError:
                 self.repeat(index, workload, n_decisions)
         return interval
@@ -285,7 +313,7 @@ class Memory:
             self.start(index, workload, predicted)
             with suppress(NoNodesError):
                 for replica in replicas.tolist():
-                    place(cluster, replica, self.ints, self.floats)
+                    place(cluster, replica, self.stores, self.ints, self.floats)
                 repeated = True
 
     def request(self, index: int) -> int:
@@ -312,7 +340,9 @@ class Memory:
         Every replica is said to take requests, and to be able to hold the one at hand.
         """
         rows = np.zeros((len(self._cluster), N_SIGNALS))
-        write_rows(index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.ints, self.floats)
+        write_rows(
+            index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.stores, self.ints, self.floats
+        )
         return rows
 
     def outcomes(self, indices: IntArray, workloads: Sequence[Workload]) -> Outcome:

@@ -11,7 +11,7 @@ from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.compiled.prefix import hits_of
+from llmroute_gym.sim.compiled.views import write_cached
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""
@@ -135,21 +135,6 @@ def read_engine(
         _read_scheduler(replica, now, ints, floats)
 
 
-@kernel
-def cached_prefix(replica: int, request: int, last: int, ints: IntArray) -> float:
-    """Returns the share of a request's prompt that a replica would find in its prefix cache."""
-    assume(replica >= 0)
-    if request >= last or ints[replica + at.SCHEDULER] != at.VLLM_V1:
-        return 0.0
-    store = ints[replica + at.STORE]
-    if ints[store + kv.CACHING] == 0:
-        return 0.0
-    block_size = ints[replica + at.BLOCK_SIZE]
-    prompt = ints[request + at.ORIGINAL_PROMPT]
-    hits = hits_of(store, request, (prompt - 1) // block_size, ints[replica + at.STEP], ints)
-    return hits * block_size / prompt
-
-
 @inlined
 def _scaled(value: float, column: int, scale: FloatArray, high: FloatArray) -> float:
     scaled = value * scale[column]  # never negative
@@ -162,6 +147,7 @@ def write_rows(
     scale: FloatArray,
     high: FloatArray,
     out: npt.NDArray[np.floating],
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -173,6 +159,7 @@ def write_rows(
         high: (N_SIGNALS,) what it is clipped to then.
         out: (n_replicas, n_columns), the nineteen columns of version 1 or all; what nothing here
             knows of stays as it is.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
@@ -182,7 +169,6 @@ def write_rows(
     n_replicas, n_columns = out.shape
     request = ints[cluster + at.NEXT_REQUEST]
     number = ints[cluster + at.DECISION]
-    last = ints[cluster + at.LAST_REQUEST]
     prompt = output = since = 0.0
     if request < ints[cluster + at.LAST_REQUEST]:
         prompt = float(ints[request + at.ORIGINAL_PROMPT])
@@ -199,6 +185,10 @@ def write_rows(
     arrival_rate = _scaled(arrival_rate, _ARRIVAL_RATE, scale, high)
     completion_rate = _scaled(completion_rate, _COMPLETION_RATE, scale, high)
     fresh = information == at.ROUTER or floats[cluster + at.SIGNAL_INTERVAL] == 0.0
+    for r in range(n_replicas):
+        out[r, _CACHED_PREFIX] = 0.0
+    if stores is not None:
+        write_cached(cluster, request, _CACHED_PREFIX, out, ints, floats)
     replica = ints[cluster + at.FIRST_REPLICA]
     for r in range(n_replicas):
         assume(replica >= 0)
@@ -226,7 +216,6 @@ def write_rows(
         out[r, _AVAILABLE] = 1.0
         out[r, _PROMPT_TOKENS] = prompt
         out[r, _PREDICTED_OUTPUT_TOKENS] = output
-        out[r, _CACHED_PREFIX] = cached_prefix(replica, request, last, ints)
         out[r, _ARRIVAL_RATE] = arrival_rate
         out[r, _COMPLETION_RATE] = completion_rate
         out[r, _E2E_S] = e2e

@@ -80,7 +80,7 @@ def written_blocks(store: int, edge: int, step: int, before: int, ints: IntArray
     """
     assume(edge >= 0)
     request = ints[edge + kv.WRITER]
-    if request < 0 or ints[request + at.REPLICA] != ints[store + kv.INDEX]:
+    if request < 0 or ints[request + at.REPLICA] != ints[store + kv.WRITES]:
         return -1
     job = ints[request + at.ORDER]
     if job < 0:
@@ -104,6 +104,17 @@ def settle_writer(store: int, edge: int, step: int, before: int, ints: IntArray)
     if blocks >= 0:
         settle(store, ints[ints[edge + kv.WRITER] + at.ORDER], blocks, ints)
     return blocks >= 0
+
+
+@kernel
+def settle_all(store: int, step: int, ints: IntArray) -> None:
+    """Registers what the decoding requests write in the step being built."""
+    job = ints[store + kv.FIRST_JOB]
+    while job >= 0:
+        if ints[job + kv.STATE] == kv.KNOWN + kv.DECODING:
+            blocks = known_tokens(job, step, ints)
+            settle(store, job, blocks // ints[ints[store + kv.REPLICA] + at.BLOCK_SIZE], ints)
+        job = ints[job + kv.FOLLOWING]
 
 
 @kernel
@@ -226,6 +237,22 @@ def give_back(store: int, job: int, computed: int, finished: bool, ints: IntArra
 
 
 @kernel
+def reach_on(store: int, edge: int, block: int, last: int, step: int, ints: IntArray) -> int:
+    """Returns up to where the blocks of an edge are registered, from `block` to `last`."""
+    assume(store >= 0)
+    assume(edge >= 0)
+    blocks = written_blocks(store, edge, step, ints[store + kv.ADMITTED], ints)
+    block = max(block, min(blocks, last))
+    bit = 1 << (ints[store + kv.INDEX] & 63)
+    word = mask_word(store, edge, ints)
+    if ints[word + ints[store + kv.MASKS]] & bit != 0:
+        block = last
+    elif ints[word] & bit != 0:
+        block, _ = _along(store, edge, block, last, ints)
+    return block
+
+
+@kernel
 def hits_of(store: int, request: int, most: int, step: int, ints: IntArray) -> int:
     """Counts the leading blocks of a request that are registered, changing nothing.
 
@@ -236,22 +263,11 @@ def hits_of(store: int, request: int, most: int, step: int, ints: IntArray) -> i
     if tree < 0:
         return 0
     row = tree + row_of(store, request, ints) * kv.TREE_WORDS
-    index = ints[store + kv.INDEX]
-    bit = 1 << (index & 63)
-    masks = ints[store + kv.MASKS]
     block = 0
     place, end = ints[row + kv.TREE_PATH], ints[row + kv.TREE_PATH_END]
     while place < end and block < most:
-        edge = ints[place]
-        assume(edge >= 0)
-        last = min(ints[edge + kv.LAST], most)
-        blocks = written_blocks(store, edge, step, ints[store + kv.ADMITTED], ints)
-        block = max(block, min(blocks, last))
-        word = mask_word(edge, index)
-        if ints[word + masks] & bit != 0:
-            block = last
-        elif ints[word] & bit != 0:
-            block, _ = _along(store, edge, block, last, ints)
+        last = min(ints[ints[place] + kv.LAST], most)
+        block = reach_on(store, ints[place], block, last, step, ints)
         if block < last:
             break
         place += 1

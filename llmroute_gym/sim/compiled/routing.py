@@ -20,6 +20,7 @@ def serve_assigned(
     assignment: IntArray,
     replicas: IntArray,
     requests: IntArray,
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -29,6 +30,7 @@ def serve_assigned(
         assignment: (n_requests,) replica indices, -1 drops the request.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
@@ -39,7 +41,7 @@ def serve_assigned(
         if r >= 0:
             ints[request + at.NEXT] = ints[replicas[r] + at.FEED]
             ints[replicas[r] + at.FEED] = request
-    _drain(replicas, ints, floats)
+    _drain(replicas, stores, ints, floats)
 
 
 @inlined
@@ -69,6 +71,7 @@ def serve_least_in_flight(
     wakes: Tournament,
     replicas: IntArray,
     requests: IntArray,
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -84,6 +87,7 @@ def serve_least_in_flight(
         wakes: another one.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
@@ -98,7 +102,7 @@ def serve_least_in_flight(
             r = first_of_least(wakes)
             replica = replicas[r]
             assume(replica >= 0)
-            _run_to(replica, now, ints, floats)
+            _run_to(replica, now, stores, ints, floats)
             update(scores, r, _score(rule, replica, ints, floats))
             update(wakes, r, look_ahead(replica, ints, floats))
         r = first_of_least(scores)
@@ -108,12 +112,17 @@ def serve_least_in_flight(
         soonest = sleep_on(replica, request, ints, floats)
         update(scores, r, _score(rule, replica, ints, floats))
         update(wakes, r, min(number(wakes, r), soonest))
-    _drain(replicas, ints, floats)
+    _drain(replicas, stores, ints, floats)
 
 
 @kernel
 def serve_least(
-    rule: int, replicas: IntArray, requests: IntArray, ints: IntArray, floats: FloatArray
+    rule: int,
+    replicas: IntArray,
+    requests: IntArray,
+    stores: at.Stores,
+    ints: IntArray,
+    floats: FloatArray,
 ) -> None:
     """Sends each request to the replica with the least score; ties to the lowest index.
 
@@ -123,6 +132,7 @@ def serve_least(
         rule: WAITING or PROMPT_TOKENS.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
@@ -132,18 +142,23 @@ def serve_least(
         for r in range(len(replicas)):
             replica = replicas[r]
             if floats[replica + at.BATCH_END] < now or ints[replica + at.HEAD] >= 0:
-                run_on(replica, 0, -1, now, False, ints, floats)
+                run_on(replica, 0, -1, now, False, stores, ints, floats)
             score = _score(rule, replica, ints, floats)
             if score < lowest:
                 best, lowest = r, score
-        run_on(replicas[best], 0, requests[i], now, False, ints, floats)
+        run_on(replicas[best], 0, requests[i], now, False, stores, ints, floats)
         ints[requests[i] + at.REPLICA] = best
-    _drain(replicas, ints, floats)
+    _drain(replicas, stores, ints, floats)
 
 
 @kernel
 def serve_better_of_two(
-    pairs: IntArray, replicas: IntArray, requests: IntArray, ints: IntArray, floats: FloatArray
+    pairs: IntArray,
+    replicas: IntArray,
+    requests: IntArray,
+    stores: at.Stores,
+    ints: IntArray,
+    floats: FloatArray,
 ) -> None:
     """Sends each request to the one of two replicas with fewer in flight; ties to the first.
 
@@ -151,36 +166,39 @@ def serve_better_of_two(
         pairs: (n_requests, 2) replica indices.
         replicas: (n_replicas,) their words.
         requests: (n_requests,) their words.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
     for i in range(len(requests)):
         now = floats[requests[i] + at.ARRIVED]
         first, second = pairs[i, 0], pairs[i, 1]
-        run_on(replicas[first], 0, -1, now, False, ints, floats)
-        run_on(replicas[second], 0, -1, now, False, ints, floats)
+        run_on(replicas[first], 0, -1, now, False, stores, ints, floats)
+        run_on(replicas[second], 0, -1, now, False, stores, ints, floats)
         a = _score(IN_FLIGHT, replicas[first], ints, floats)
         b = _score(IN_FLIGHT, replicas[second], ints, floats)
         chosen = second if b < a else first
-        run_on(replicas[chosen], 0, requests[i], now, False, ints, floats)
+        run_on(replicas[chosen], 0, requests[i], now, False, stores, ints, floats)
         ints[requests[i] + at.REPLICA] = chosen
-    _drain(replicas, ints, floats)
+    _drain(replicas, stores, ints, floats)
 
 
 @kernel
-def _run_to(replica: int, until: float, ints: IntArray, floats: FloatArray) -> None:
+def _run_to(
+    replica: int, until: float, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> None:
     """Runs a replica on, through the requests in its feed."""
     assume(replica >= 0)
     feed = ints[replica + at.FEED]
     ints[replica + at.FEED] = -1
     ints[replica + at.FEED_COUNT] = 0
-    run_on(replica, 0, feed, until, False, ints, floats)
+    run_on(replica, 0, feed, until, False, stores, ints, floats)
 
 
 @kernel
-def _drain(replicas: IntArray, ints: IntArray, floats: FloatArray) -> None:
+def _drain(replicas: IntArray, stores: at.Stores, ints: IntArray, floats: FloatArray) -> None:
     for r in range(len(replicas)):
-        _run_to(replicas[r], math.inf, ints, floats)
+        _run_to(replicas[r], math.inf, stores, ints, floats)
 
 
 def pairs_of(draws: FloatArray, n_replicas: int) -> IntArray:

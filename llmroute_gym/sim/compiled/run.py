@@ -49,12 +49,20 @@ class CompiledRun(Run):
         placed = replicas if rejected is None else np.where(rejected, -1, replicas)
         self._serve(lambda *arrays: serve_assigned(placed, *arrays))
 
-    def _serve(self, serve: Callable[[IntArray, IntArray, IntArray, FloatArray], None]) -> None:
+    def _serve(
+        self, serve: Callable[[IntArray, IntArray, at.Stores, IntArray, FloatArray], None]
+    ) -> None:
         """Serves all requests in one kernel call, again with more room where that ran out."""
         memory = self._memory
         while not self.done:
             try:
-                serve(memory.replicas(0), memory.requests(0), memory.ints, memory.floats)
+                serve(
+                    memory.replicas(0),
+                    memory.requests(0),
+                    memory.stores,
+                    memory.ints,
+                    memory.floats,
+                )
             except NoNodesError:
                 memory.add_room(0)
                 memory.start(0, self.workload, self.predicted_output_tokens)

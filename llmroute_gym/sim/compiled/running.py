@@ -15,20 +15,25 @@ def run_on(
     feed: int,
     until: float,
     observed: bool,
+    stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
     """Runs one replica through everything that happens before `until`, see `kernel.advance`."""
-    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+    if stores is None:
+        advance(replica, cluster, feed, until, observed, ints, floats)
+    elif ints[replica + at.SCHEDULER] == at.VLLM_V1:
         advance_vllm(replica, cluster, feed, until, observed, ints, floats)
     else:
         advance(replica, cluster, feed, until, observed, ints, floats)
 
 
 @inlined
-def arrive(replica: int, request: int, observed: bool, ints: IntArray) -> None:
+def arrive(replica: int, request: int, observed: bool, stores: at.Stores, ints: IntArray) -> None:
     """Puts a request at the end of a replica's waiting queue."""
-    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+    if stores is None:
+        push(replica, request, observed, ints)
+    elif ints[replica + at.SCHEDULER] == at.VLLM_V1:
         receive(replica, request, observed, ints)
     else:
         push(replica, request, observed, ints)

@@ -36,7 +36,8 @@ def _new_node(store: int, ints: IntArray) -> int:
 
 
 @inlined
-def _recycle(store: int, node: int, ints: IntArray) -> None:
+def recycle(store: int, node: int, ints: IntArray) -> None:
+    """Gives a node back to the arena."""
     arena = ints[store + kv.ARENA]
     assume(arena >= 0)
     assume(node >= 0)
@@ -51,7 +52,7 @@ def _bucket(store: int, edge: int, ints: IntArray) -> int:
 
 
 @inlined
-def _first_on(store: int, edge: int, ints: IntArray) -> int:
+def first_on(store: int, edge: int, ints: IntArray) -> int:
     """Returns the newest run on an edge, -1 if there is none."""
     run = ints[_bucket(store, edge, ints)]
     while run >= 0 and ints[run + kv.EDGE] != edge:
@@ -60,31 +61,58 @@ def _first_on(store: int, edge: int, ints: IntArray) -> int:
 
 
 @inlined
-def mask_word(edge: int, index: int) -> int:
-    """Returns the word of an edge's mask in which a replica's bit is."""
-    return edge + kv.HOLDERS + (index >> 6)
-
-
-@inlined
-def _mark(store: int, edge: int, whole: bool, ints: IntArray) -> None:
-    """Notes that a replica holds some of an edge, or all of it."""
-    if edge >= 0:
-        index = ints[store + kv.INDEX]
-        ints[mask_word(edge, index)] |= 1 << (index & 63)
-        if whole:
-            ints[mask_word(edge, index) + ints[store + kv.MASKS]] |= 1 << (index & 63)
-
-
-@inlined
-def _unmark(store: int, edge: int, ints: IntArray) -> None:
-    """Notes that a replica may no longer hold all of an edge."""
-    if edge >= 0:
-        index = ints[store + kv.INDEX]
-        ints[mask_word(edge, index) + ints[store + kv.MASKS]] &= ~(1 << (index & 63))
+def mask_word(store: int, edge: int, ints: IntArray) -> int:
+    """Returns the word of an edge's mask in which a store's bit is."""
+    return edge + ints[store + kv.MASK_AT] + (ints[store + kv.INDEX] >> 6)
 
 
 @kernel
-def _discard(store: int, run: int, ints: IntArray) -> None:
+def _log(store: int, edge: int, ints: IntArray) -> None:
+    """Notes up to where a store has an edge from now on."""
+    assume(store >= 0)
+    reach = ints[edge + kv.FIRST]
+    run = ints[_bucket(store, edge, ints)]
+    while run >= 0:
+        if ints[run + kv.EDGE] == edge:
+            reach = max(reach, ints[run + kv.HIGH])
+        run = ints[run + kv.NEXT_RUN]
+    change = _new_node(store, ints)
+    assume(change >= 0)
+    ints[change + kv.CHANGED_AT] = ints[store + kv.NOW]
+    ints[change + kv.CHANGED_EDGE] = edge
+    ints[change + kv.REACH] = reach
+    ints[change + kv.NEXT_CHANGE] = -1
+    last = ints[store + kv.LOG_END]
+    if last >= 0:
+        ints[last + kv.NEXT_CHANGE] = change
+    else:
+        ints[store + kv.LOG] = change
+    ints[store + kv.LOG_END] = change
+
+
+@inlined
+def mark(store: int, edge: int, whole: bool, ints: IntArray) -> None:
+    """Notes that a replica holds some of an edge, or all of it."""
+    if edge >= 0:
+        word = mask_word(store, edge, ints)
+        bit = 1 << (ints[store + kv.INDEX] & 63)
+        ints[word] |= bit
+        if whole:
+            ints[word + ints[store + kv.MASKS]] |= bit
+        if ints[store + kv.LOGGED] == 1:
+            _log(store, edge, ints)
+
+
+@inlined
+def unmark(store: int, edge: int, ints: IntArray) -> None:
+    """Notes that a replica may no longer hold all of an edge."""
+    if edge >= 0:
+        word = mask_word(store, edge, ints) + ints[store + kv.MASKS]
+        ints[word] &= ~(1 << (ints[store + kv.INDEX] & 63))
+
+
+@kernel
+def discard(store: int, run: int, ints: IntArray) -> None:
     """Takes a run out of its bucket and recycles it."""
     assume(store >= 0)
     assume(run >= 0)
@@ -102,9 +130,8 @@ def _discard(store: int, run: int, ints: IntArray) -> None:
             more = ints[following + kv.EDGE] == edge
             following = ints[following + kv.NEXT_RUN]
         if not more:
-            index = ints[store + kv.INDEX]
-            ints[mask_word(edge, index)] &= ~(1 << (index & 63))
-    _recycle(store, run, ints)
+            ints[mask_word(store, edge, ints)] &= ~(1 << (ints[store + kv.INDEX] & 63))
+    recycle(store, run, ints)
 
 
 @kernel
@@ -168,7 +195,7 @@ def forget(store: int, blocks: int, ints: IntArray) -> None:
         assume(run >= 0)
         edge = ints[run + kv.EDGE]
         there = ints[run + kv.HIGH] - ints[run + kv.LOW]
-        _unmark(store, edge, ints)
+        unmark(store, edge, ints)
         if there > blocks:
             ints[run + kv.HIGH] -= blocks
             blocks = 0
@@ -176,9 +203,11 @@ def forget(store: int, blocks: int, ints: IntArray) -> None:
             blocks -= there
             _dequeue(store, run, ints)
             if edge == kv.DEAD:
-                _recycle(store, run, ints)
+                recycle(store, run, ints)
             else:
-                _discard(store, run, ints)
+                discard(store, run, ints)
+        if edge >= 0 and ints[store + kv.LOGGED] == 1:
+            _log(store, edge, ints)
 
 
 @inlined
@@ -210,7 +239,7 @@ def add_run(store: int, edge: int, low: int, high: int, users: int, ints: IntArr
     ints[bucket] = run
     if edge >= 0:
         whole = low == ints[edge + kv.FIRST] and high == ints[edge + kv.LAST]
-        _mark(store, edge, whole, ints)
+        mark(store, edge, whole, ints)
     return run
 
 
@@ -322,12 +351,12 @@ def extend(store: int, job: int, edge: int, low: int, high: int, ints: IntArray)
             ints[run + kv.EDGE] == edge
             and ints[run + kv.HIGH] == low
             and ints[run + kv.USERS] == 1
-            and _first_on(store, edge, ints) == run
+            and first_on(store, edge, ints) == run
         ):
             ints[run + kv.HIGH] = high
             ints[entry + kv.END] = high
             whole = ints[run + kv.LOW] == ints[edge + kv.FIRST] and high == ints[edge + kv.LAST]
-            _mark(store, edge, whole, ints)
+            mark(store, edge, whole, ints)
             return
     run = add_run(store, edge, low, high, 1, ints)
     add_entry(store, job, run, high, ints)
@@ -362,5 +391,5 @@ def drop_entries(store: int, job: int, ints: IntArray) -> None:
             if run == first:
                 break
         before = ints[entry + kv.BEFORE]
-        _recycle(store, entry, ints)
+        recycle(store, entry, ints)
         entry = before

@@ -10,6 +10,7 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
 from llmroute_gym.sim.compiled.running import arrive, run_on
+from llmroute_gym.sim.compiled.views import touch
 from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
 
 
@@ -51,7 +52,9 @@ def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
 
 
 @inlined
-def _advance_all(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> None:
+def _advance_all(
+    cluster: int, until: float, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> None:
     assume(cluster >= 0)
     end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
     replica = ints[cluster + at.FIRST_REPLICA]
@@ -60,7 +63,7 @@ def _advance_all(cluster: int, until: float, ints: IntArray, floats: FloatArray)
         if floats[replica + at.BATCH_END] < until or (
             floats[replica + at.BATCH_END] == math.inf and ints[replica + at.HEAD] >= 0
         ):
-            run_on(replica, cluster, -1, until, True, ints, floats)
+            run_on(replica, cluster, -1, until, True, stores, ints, floats)
         replica += words
 
 
@@ -97,7 +100,9 @@ def _newly_late(cluster: int, until: float, ints: IntArray, floats: FloatArray) 
 
 
 @inlined
-def _run_to(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
+def _run_to(
+    cluster: int, until: float, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> tuple[float, float]:
     """Runs to the next decision; returns request seconds and late request seconds."""
     assume(cluster >= 0)
     duration = until - floats[cluster + at.NOW]
@@ -111,9 +116,9 @@ def _run_to(cluster: int, until: float, ints: IntArray, floats: FloatArray) -> t
     if interval > 0.0:
         read_at = min(math.floor(until / interval) * interval, until)
         if read_at > floats[cluster + at.READ_AT]:
-            _advance_all(cluster, read_at, ints, floats)
+            _advance_all(cluster, read_at, stores, ints, floats)
             _read_engines(cluster, read_at, ints, floats)
-    _advance_all(cluster, until, ints, floats)
+    _advance_all(cluster, until, stores, ints, floats)
     late_area += _newly_late(cluster, until, ints, floats)
     floats[cluster + at.NOW] = until
     return area - floats[cluster + at.DONE_AREA], late_area - floats[cluster + at.LATE_AREA]
@@ -137,7 +142,9 @@ def _next_event(cluster: int, ints: IntArray, floats: FloatArray) -> float:
 
 
 @kernel
-def _run_to_arrival(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[int, float, float]:
+def _run_to_arrival(
+    cluster: int, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> tuple[int, float, float]:
     """Runs to the next decision where requests wait for each other, event by event.
 
     Whatever ends may bring the next arrival, so no replica may run ahead of the others.
@@ -158,20 +165,22 @@ def _run_to_arrival(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[i
             until = np.nextafter(event, math.inf)
         else:
             arrival = pop_arrival(cluster, ints, floats)
-        more, more_late = _run_to(cluster, until, ints, floats)
+        more, more_late = _run_to(cluster, until, stores, ints, floats)
         area += more
         late_area += more_late
     return arrival, area, late_area
 
 
 @kernel
-def _drain(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[float, float]:
+def _drain(
+    cluster: int, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> tuple[float, float]:
     """Runs until all is finished; returns request seconds and late request seconds."""
     assume(cluster >= 0)
     start = floats[cluster + at.NOW]
     late_after = floats[cluster + at.LATE_AFTER]
     floats[cluster + at.UNTIL] = math.inf
-    _advance_all(cluster, math.inf, ints, floats)
+    _advance_all(cluster, math.inf, stores, ints, floats)
     first, last = ints[cluster + at.FIRST_REQUEST], ints[cluster + at.LAST_REQUEST]
     end = start
     for request in range(first, last, at.REQUEST_WORDS):
@@ -197,13 +206,14 @@ def _drain(cluster: int, ints: IntArray, floats: FloatArray) -> tuple[float, flo
 
 @kernel
 def place(
-    cluster: int, replica_index: int, ints: IntArray, floats: FloatArray
+    cluster: int, replica_index: int, stores: at.Stores, ints: IntArray, floats: FloatArray
 ) -> tuple[float, float, float, float, float]:
     """Sends the request at hand to a replica (-1 drops it) and runs to the next arrival.
 
     Args:
         cluster: its word.
         replica_index: 0 to n_replicas - 1, or -1.
+        stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
 
@@ -224,7 +234,9 @@ def place(
         replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
         assume(replica >= 0)
         ints[request + at.REPLICA] = replica_index
-        arrive(replica, request, True, ints)
+        arrive(replica, request, True, stores, ints)
+        if stores is not None:
+            touch(cluster, replica, request, ints)
         ints[replica + at.CHOSEN_AT] = number
         ints[cluster + at.IN_SYSTEM] += 1
     else:
@@ -238,12 +250,12 @@ def place(
     last = ints[cluster + at.LAST_REQUEST]
     if number * at.REQUEST_WORDS == last - ints[cluster + at.FIRST_REQUEST]:
         following = last
-        area, late_area = _drain(cluster, ints, floats)
+        area, late_area = _drain(cluster, stores, ints, floats)
     elif waits >= 0:
-        following, area, late_area = _run_to_arrival(cluster, ints, floats)
+        following, area, late_area = _run_to_arrival(cluster, stores, ints, floats)
     else:
         following = request + at.REQUEST_WORDS
-        area, late_area = _run_to(cluster, floats[following + at.ARRIVED], ints, floats)
+        area, late_area = _run_to(cluster, floats[following + at.ARRIVED], stores, ints, floats)
     floats[cluster + at.PREVIOUS_ARRIVAL] = start
     ints[cluster + at.NEXT_REQUEST] = following
     rate = floats[cluster + at.E2E_WEIGHT] / RATE_TIME_S

@@ -1,6 +1,7 @@
 """What replicas of `vllm_v1` and their requests look like before a run's first decision."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from llmroute_gym.sim.compiled.paths import Paths
 from llmroute_gym.sim.replica import Replica
 
 _FEWEST_BUCKETS, _MOST_BUCKETS = 16, 512
+NOBODY: Final = -3
+"""No replica that a request could be placed on."""
 _WORDS_PER_LINE = 8
 """Of the processor's cache."""
 
@@ -31,8 +34,13 @@ def store_words(replicas: Sequence[Replica]) -> int:
     return aligned(kv.HEADS + max(map(_buckets, replicas)))
 
 
-def idle_store(replica: Replica, index: int, n_replicas: int, words: int) -> IntArray:
-    """Returns the row of an idle replica's store, but for the words of other rows."""
+def idle_stores(replicas: Sequence[Replica], words: int) -> IntArray:
+    """Returns the rows of idle replicas' stores, but for the words of other rows."""
+    masks = mask_words(len(replicas))
+    return np.stack([_idle(replica, i, masks, words) for i, replica in enumerate(replicas)])
+
+
+def _idle(replica: Replica, index: int, masks: int, words: int) -> IntArray:
     row = np.full(words, -1, dtype=np.int64)
     row[: kv.HEADS] = 0
     row[[kv.OLDEST, kv.YOUNGEST, kv.FIRST_JOB, kv.LAST_JOB, kv.CHAIN, kv.CHAIN_END]] = -1
@@ -44,10 +52,11 @@ def idle_store(replica: Replica, index: int, n_replicas: int, words: int) -> Int
     row[kv.RESERVE] = int(replica.watermark * replica.num_blocks)
     row[kv.CACHING] = replica.prefix_caching
     row[kv.LONGEST] = replica.max_model_len or 0
-    row[kv.INDEX] = index
-    row[kv.TREE] = -1
+    row[kv.INDEX] = row[kv.WRITES] = index
+    row[[kv.TREE, kv.LOG, kv.LOG_END]] = -1
+    row[kv.MASK_AT] = kv.HOLDERS
     row[kv.BUCKET_MASK] = _buckets(replica) - 1
-    row[kv.MASKS] = mask_words(n_replicas)
+    row[kv.MASKS] = masks
     return row
 
 
@@ -56,14 +65,14 @@ def mask_words(n_replicas: int) -> int:
     return -(-n_replicas // 64)
 
 
-def edge_words(n_replicas: int) -> int:
-    """Returns the words of an edge."""
-    return kv.HOLDERS + 2 * mask_words(n_replicas)
+def paths_words(paths: Paths, masks: int) -> int:
+    """Returns the words that hold the paths of a workload's requests.
 
-
-def paths_words(paths: Paths, n_replicas: int) -> int:
-    """Returns the words that hold the paths of a workload's requests."""
-    edges = len(paths.first) * edge_words(n_replicas)
+    Args:
+        paths: of the requests.
+        masks: words of one mask, times how many pairs of masks an edge has.
+    """
+    edges = len(paths.first) * (kv.HOLDERS + 2 * masks)
     return edges + len(paths.edges) + len(paths.private) * kv.TREE_WORDS
 
 
@@ -96,7 +105,35 @@ def write_stores(
         ints[store + kv.REPLICA] = replicas[r]
         ints[store + kv.FIRST_REQUEST] = first_request
         ints[store + kv.RESULTS] = results
-        ints[replicas[r] + at.STORE] = store
+        ints[replicas[r] + at.STORE] = ints[replicas[r] + at.SEEN_STORE] = store
+
+
+@kernel
+def write_copies(first: int, n_replicas: int, words: int, tree_blocks: int, ints: IntArray) -> None:
+    """Gives a router stores of its own, which follow those of the replicas.
+
+    Args:
+        first: word of the first replica's store.
+        n_replicas: how many there are.
+        words: of a store.
+        tree_blocks: the size of a router's tree, -1 if it is told of the caches' changes.
+        ints: memory.
+    """
+    for r in range(n_replicas):
+        store = first + r * words
+        copy = store + n_replicas * words
+        for column in range(words):
+            ints[copy + column] = ints[store + column]
+        ints[copy + kv.WRITES] = NOBODY
+        ints[copy + kv.MASK_AT] = kv.HOLDERS + 2 * ints[store + kv.MASKS]
+        if tree_blocks >= 0:
+            ints[copy + kv.USABLE] = ints[copy + kv.FREE] = ints[copy + kv.BLANK] = tree_blocks
+            arena = ints[store + kv.ARENA]
+            ints[copy + kv.SCRATCH] = ints[arena + kv.NEXT_JOB]
+            ints[arena + kv.NEXT_JOB] += kv.JOB_WORDS
+        else:
+            ints[store + kv.LOGGED] = ints[store + kv.CACHING]
+        ints[ints[store + kv.REPLICA] + at.SEEN_STORE] = copy
 
 
 @kernel
@@ -105,7 +142,7 @@ def write_paths(first: int, masks: int, paths: Paths, first_request: int, ints: 
 
     Args:
         first: word of the first edge.
-        masks: words of one mask.
+        masks: as of `paths_words`.
         paths: of the requests.
         first_request: word of the first request.
         ints: memory.

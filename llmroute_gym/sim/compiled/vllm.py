@@ -20,7 +20,7 @@ from llmroute_gym.sim.compiled.events import mean_after, note_finish, note_first
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.kernel import decode_run, new_pace
 from llmroute_gym.sim.compiled.keys import count_anew, insert_key
-from llmroute_gym.sim.compiled.prefix import give_back, row_of
+from llmroute_gym.sim.compiled.prefix import give_back, row_of, settle_all
 from llmroute_gym.sim.compiled.runs import take
 
 
@@ -232,6 +232,10 @@ def advance_vllm(
                 if now >= floats[replica + at.NEXT_SLOWDOWN]:
                     new_pace(replica, now, ints, floats)
 
+                logged = ints[store + kv.LOGGED] == 1
+                if logged:
+                    floats[store + kv.NOW] = now
+
                 # Running requests first.
                 waiting = ints[replica + at.WAITING]
                 limited = ints[store + kv.LONG_PREFILL] > 0 and (
@@ -274,6 +278,9 @@ def advance_vllm(
                     b = ints[replica + at.DECODES]
                     context = ints[replica + at.CONTEXT]
                     first_key = ints[replica + at.FIRST_KEY]
+                if logged:  # what is written shows when it is
+                    repeats = False
+                    settle_all(store, step, ints)
                 if admits and budget > 0:
                     ints[store + kv.WATCHED] = 0
                     ints[replica + at.DECODES] = b
