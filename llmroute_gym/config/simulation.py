@@ -17,6 +17,7 @@ from llmroute_gym.ground.signals import SIGNAL_NAMES, VERSION_1
 
 PROMPT_SOURCES = ("agent_loop", "multi_turn", "prefix_repetition", "shared_prefix")
 ENGINES = ("reference", "compiled")
+PREFIX_VIEWS = ("events", "tree")
 
 
 @dataclass
@@ -228,6 +229,14 @@ class ObservationConfig(Settings):
     columns: list[str] = many(*VERSION_1)
     """Which signals a policy's observation shows, in order; see ``llmroute_gym.envs.observation``.
     A rule reads all of them whatever stands here."""
+    prefix_view: str = choice("events", *PREFIX_VIEWS)
+    """What ``cached_prefix`` is looked up in. ``events``: what the engines tell of their prefix
+    caches; ``tree``: the blocks of the prompts that were sent to each replica, of whose evictions
+    no one tells. Neither ages with ``signal_interval_s``."""
+    events_lag_s: float = number(0.0, at_least=0)
+    """Seconds by which the engines' events are late; ``events`` only."""
+    tree_blocks: int = number(32768, at_least=1)
+    """Blocks that are kept of each replica, the latest sent; ``tree`` only."""
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and every column is a signal."""

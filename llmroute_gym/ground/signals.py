@@ -66,7 +66,7 @@ class Signal(IntEnum):
     PREDICTED_OUTPUT_TOKENS = 11, 1 / 512, BOUND
     """A guess of its output tokens, 0 if there is none, the same in all rows."""
     CACHED_PREFIX = 12, 1.0, 1.0
-    """Share of its prompt in the replica's prefix cache, 0 to 1."""
+    """Share of its prompt in the replica's prefix cache, as `prefix_view` has it, 0 to 1."""
     ARRIVAL_RATE = 13, 1.0, BOUND
     """Arrivals at the cluster, requests per second and replica, the same in all rows."""
     COMPLETION_RATE = 14, 1.0, BOUND

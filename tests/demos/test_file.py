@@ -193,6 +193,7 @@ def test_a_policy_of_another_layout_cannot_learn_from_them() -> None:
 def test_demonstrations_of_before_there_were_mixed_fleets_come_from_equal_replicas() -> None:
     demos = Demos.load(Path(__file__).parents[1] / "data" / "demos_v1.parquet")
     assert "groups" not in demos.collections[0]["cluster"]
+    assert demos.layout.observation.prefix_view == "events"  # there was no other view either
     assert demos.cluster_differences(ClusterConfig()) == []
     assert demos.cluster_differences(ClusterConfig(speeds=[2.0, 1.0, 1.0, 0.5])) == [
         "cluster.speeds is [] there and [2.0, 1.0, 1.0, 0.5] here"

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,13 @@ def test_another_programs_model_is_taken_to_read_the_observation_of_the_settings
     PPO("MlpPolicy", RowsEnv(), **PPO_SETTINGS).save(tmp_path / "other.zip")
     with pytest.raises(InputError, match=r"by observations of shape \(4, 3\), LLMRoute-v0 has"):
         Checkpoint.load(tmp_path / "other.zip")
+
+
+def test_a_checkpoint_of_before_there_were_views_saw_the_caches_as_they_are() -> None:
+    layout = Checkpoint.load(VERSION_1).layout
+    assert (layout.observation.prefix_view, layout.observation.events_lag_s) == ("events", 0.0)
+    with pytest.raises(InputError, match=r"trained with observation\.prefix_view=events, got tree"):
+        layout.check_fits(layout.replicas, replace(layout.observation, prefix_view="tree"))
 
 
 def test_a_loaded_checkpoint_learns_on(tmp_path: Path) -> None:

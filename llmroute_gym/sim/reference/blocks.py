@@ -1,6 +1,7 @@
 """The KV cache of a replica: what a scheduler asks of it, and plain blocks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from llmroute_gym.sim.reference.request import Request
 
@@ -10,9 +11,11 @@ class KVCache(ABC):
 
     Attributes:
         holders: requests that hold some.
+        remembers: whether blocks are found by their content.
     """
 
     holders: int
+    remembers = False
 
     @property
     @abstractmethod
@@ -22,6 +25,16 @@ class KVCache(ABC):
     def cached_tokens(self, request: Request) -> int:
         """Returns how many of its leading tokens a request would not have to compute."""
         return 0
+
+    def watch(  # noqa: B027  (plain blocks are never found)
+        self, on_change: Callable[[int, int], object]
+    ) -> None:
+        """Has each change of what is found told at once.
+
+        Args:
+            on_change: takes the name of a block's content, and 1 where it is registered or -1 where
+                it is forgotten, once for each copy.
+        """
 
     @abstractmethod
     def can_admit(self, request: Request, tokens: int | None = None) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import simpy
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import AGING, BATCH_TIME_WEIGHT, N_SIGNALS, Signal
@@ -14,6 +15,7 @@ from llmroute_gym.sim.averages import FadingAverage
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference.block_names import block_names
 from llmroute_gym.sim.reference.pending import PendingArrivals
+from llmroute_gym.sim.reference.prefix_views import prefix_view
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
@@ -38,15 +40,21 @@ class ReplicaProcess:
     Args:
         environment: the clock.
         replica: its limits and speed.
+        told: what a router is told of it.
         completions: shared by the cluster; finished requests are appended.
     """
 
     def __init__(
-        self, environment: simpy.Environment, replica: Replica, completions: list[Request]
+        self,
+        environment: simpy.Environment,
+        replica: Replica,
+        told: ObservationConfig,
+        completions: list[Request],
     ) -> None:
         self.environment = environment
         self.replica = replica
         self.scheduler = make_scheduler(replica)
+        self.prefixes = prefix_view(told, replica, self.scheduler.pool, environment)
         self.in_system: dict[int, Request] = {}
         self.ttft = FadingAverage()
         self.batch_time_s = 0.0
@@ -58,6 +66,7 @@ class ReplicaProcess:
         """Puts a request into the waiting queue; an idle replica wakes at this instant."""
         request.output_tokens = self.replica.output_of(request.prompt_tokens, request.output_tokens)
         self.in_system[request.index] = request
+        self.prefixes.sent(request)
         self.scheduler.waiting.append(request)
         if not self._work.triggered:
             self._work.succeed()
@@ -99,8 +108,8 @@ class ReplicaProcess:
         return sum(r.prompt_tokens + r.output_tokens - r.done for r in self.in_system.values())
 
     def cached_share(self, request: Request) -> float:
-        """Returns the share of a new request's prompt that is in the prefix cache, 0 to 1."""
-        return self.scheduler.pool.cached_tokens(request) / request.prompt_tokens
+        """Returns the share of a new request's prompt that a router takes to be cached, 0 to 1."""
+        return self.prefixes.cached_tokens(request) / request.prompt_tokens
 
     def engine_signals(self, now_s: float) -> list[float]:
         """Returns the columns that the engine itself reports, in order of `Signal`."""
@@ -153,7 +162,7 @@ class ReferenceRun(Run):
             )
         ]
         self._replicas = [
-            ReplicaProcess(self._environment, replica, self._completions)
+            ReplicaProcess(self._environment, replica, self.observation, self._completions)
             for replica in self.cluster
         ]
         self._pending = PendingArrivals(self.workload)

@@ -1,6 +1,7 @@
 """The KV cache of vLLM v1: blocks that are shared, and remembered until they are needed."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmroute_gym.sim.reference.blocks import KVCache
@@ -50,6 +51,11 @@ class PrefixCache(KVCache):
         self._held: dict[int, list[Block]] = {}
         self._copies: dict[int, list[Block]] = {}
         """By name the blocks in which a content is registered, the earliest first."""
+        self._on_change: Callable[[int, int], object] = lambda name, change: None
+
+    def watch(self, on_change: Callable[[int, int], object]) -> None:
+        """Has each registration (1) and eviction (-1) of a block told, with the name of it."""
+        self._on_change = on_change
 
     @property
     def free_blocks(self) -> int:
@@ -136,6 +142,7 @@ class PrefixCache(KVCache):
             name = request.names.leading(full, self.block_size)[place]
             blocks[place].name = name
             self._copies.setdefault(name, []).append(blocks[place])
+            self._on_change(name, 1)
 
     def _take(self) -> Block:
         """Takes a blank block, or else the one remembered longest, whose content is forgotten."""
@@ -148,4 +155,5 @@ class PrefixCache(KVCache):
         copies.remove(block)
         if not copies:
             del self._copies[block.name]
+        self._on_change(block.name, -1)
         return Block()
