@@ -3,6 +3,7 @@
     python benchmarks/engine.py            # measure
     python benchmarks/engine.py --write    # and fill benchmarks/README.md and scaling.png
     python benchmarks/engine.py --quick    # see that it works
+    python benchmarks/engine.py --only vllm   # a part: engine, environment, vllm
 
 Reads `../shared/data` beside the checkout, or `$LLMROUTE_DATA`. Kernels are compiled before a
 measurement; what compiling costs is measured apart, in processes of their own.
@@ -25,15 +26,19 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import vllm_speeds
 from matplotlib.figure import Figure
 from measuring import (
     DATA,
     ROOT,
+    Target,
     load_average,
     median_seconds,
+    millions,
     origin,
     seconds,
     table,
+    verdict,
     write_section,
 )
 
@@ -62,6 +67,7 @@ IN_PYTHON = "lor_hybrid"  # a router that the kernels do not know
 RATIO_BAR = 2000  # times the reference engine
 ENV_QPS = 2.5  # per REPLICAS replicas
 EPISODE = 500  # steps, as by default
+PARTS = ("engine", "environment", "vllm")
 FIRST_CALLS = ("round_robin", "lor", "environment")
 COLD_BAR_S, WARM_BAR_S = 20.0, 1.0
 
@@ -100,13 +106,6 @@ QUICK = Sizes(
     env_replicas=(4, 64),
     env_steps=32_000,
 )
-
-
-class Target(NamedTuple):
-    """Millions per second."""
-
-    bar: float
-    reach: float
 
 
 class Case(NamedTuple):
@@ -333,20 +332,6 @@ def peak_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def millions(per_second: float) -> str:
-    """Returns a rate in millions."""
-    return f"{per_second / 1e6:.3g}"
-
-
-def verdict(per_second: float, target: Target | None) -> list[str]:
-    """Returns the table's cells for bar, reach and which of them is met."""
-    if target is None:
-        return ["", "", ""]
-    speed = per_second / 1e6
-    met = "reach" if speed >= target.reach else "bar" if speed >= target.bar else "**missed**"
-    return [f"{target.bar:g}", f"{target.reach:g}", met]
-
-
 def engine_section(
     speeds: Sequence[Speed],
     calls: Sequence[FirstCall],
@@ -469,27 +454,35 @@ def draw(speeds: Sequence[Speed], env_speeds: Sequence[EnvSpeed], path: Path) ->
     figure.savefig(path, dpi=120)
 
 
-def measure_all(sizes: Sizes, write: bool) -> None:
-    """Measures everything, prints it, and writes it if asked."""
+def measure_all(sizes: Sizes, parts: Sequence[str], write: bool) -> None:
+    """Measures everything, or those parts, prints it, and writes it if asked."""
     load = load_average()
-    memory_mb = [peak_mb()]
-    calls = [measure_first_call(what, sizes.repeats) for what in FIRST_CALLS]
-    for call in calls:
-        print(f"first {call.what}: cold {call.cold_s:.2f} s, warm {call.warm_s:.2f} s", flush=True)
-    speeds = []
-    for case in cases(sizes.lor_replicas):
-        speed = measure_case(case, sizes)
-        print(*case[:5], f"{millions(speed.compiled)} M/s, {speed.ratio:,.0f} times", flush=True)
-        speeds.append(speed)
-    memory_mb.append(peak_mb())
-    env_speeds = measure_envs(sizes)
-    engine = engine_section(speeds, calls, memory_mb, sizes, load)
-    environment = environment_section(env_speeds, peak_mb(), sizes, load)
-    print(engine, environment, sep="\n\n")
+    sections = {}
+    speeds: list[Speed] = []
+    env_speeds: list[EnvSpeed] = []
+    if "engine" in parts:
+        memory_mb = [peak_mb()]
+        calls = [measure_first_call(what, sizes.repeats) for what in FIRST_CALLS]
+        for call in calls:
+            print(f"first {call.what}: cold {call.cold_s:.2f} s, warm {call.warm_s:.2f} s")
+        for case in cases(sizes.lor_replicas):
+            speed = measure_case(case, sizes)
+            shown = f"{millions(speed.compiled)} M/s, {speed.ratio:,.0f} times"
+            print(*case[:5], shown, flush=True)
+            speeds.append(speed)
+        memory_mb.append(peak_mb())
+        sections["engine"] = engine_section(speeds, calls, memory_mb, sizes, load)
+    if "environment" in parts:
+        env_speeds = measure_envs(sizes)
+        sections["environment"] = environment_section(env_speeds, peak_mb(), sizes, load)
+    if "vllm" in parts:
+        sections["vllm"] = vllm_speeds.measure(sizes.repeats, sizes.requests, sizes.env_steps, load)
+    print(*sections.values(), sep="\n\n")
     if write:
-        write_section("engine", engine)
-        write_section("environment", environment)
-        draw(speeds, env_speeds, PICTURE)
+        for name, text in sections.items():
+            write_section(name, text)
+        if speeds and env_speeds:
+            draw(speeds, env_speeds, PICTURE)
 
 
 def main() -> int:
@@ -497,18 +490,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--write", action="store_true", help="fill benchmarks/README.md")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure only these")
     parser.add_argument("--first-call", choices=FIRST_CALLS, help="time only this, here and now")
     options = parser.parse_args()
     if options.quick and options.write:
         parser.error("--quick only shows that the benchmark works; leave out --write")
-    missing = [path for path in (TRACE, *TABLES.values()) if not path.is_file()]
+    parts = options.only or PARTS
+    files = [TRACE, *TABLES.values(), *(vllm_speeds.FILES if "vllm" in parts else ())]
+    missing = [path for path in files if not path.is_file()]
     if missing:
         print(f"no {missing[0]}; set LLMROUTE_DATA to the folder of the data", file=sys.stderr)
         return 2
     if options.first_call:
         print(json.dumps(first_call(options.first_call)))
         return 0
-    measure_all(QUICK if options.quick else FULL, options.write)
+    measure_all(QUICK if options.quick else FULL, parts, options.write)
     return 0
 
 

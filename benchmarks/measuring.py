@@ -8,12 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LLMROUTE_DATA") or ROOT.parent / "shared" / "data")
 README = ROOT / "benchmarks" / "README.md"
 BUSY = 0.5
 """Load average from which other programs may disturb a measurement."""
+
+
+class Target(NamedTuple):
+    """Millions per second; nothing more than the bar may be asked for."""
+
+    bar: float
+    reach: float | None
 
 
 def machine() -> str:
@@ -57,6 +65,23 @@ def seconds(function: Callable[[], object]) -> float:
 def median_seconds(function: Callable[[], object], repeats: int) -> float:
     """Returns the median duration of a call."""
     return statistics.median(seconds(function) for _ in range(repeats))
+
+
+def millions(per_second: float) -> str:
+    """Returns a rate in millions."""
+    return f"{per_second / 1e6:.3g}"
+
+
+def verdict(per_second: float, target: Target | None) -> list[str]:
+    """Returns a table's cells for bar, reach and which of them is met."""
+    if target is None:
+        return ["", "", ""]
+    speed = per_second / 1e6
+    met = "bar" if speed >= target.bar else "**missed**"
+    if target.reach is None:
+        return [f"{target.bar:g}", "", met]
+    met = "reach" if speed >= target.reach else met
+    return [f"{target.bar:g}", f"{target.reach:g}", met]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
