@@ -22,12 +22,14 @@ from measuring import (
 )
 
 from llmroute_gym.envs import LLMRouteVectorEnv
+from llmroute_gym.ground.arrays import IntArray
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.compiled.paths import paths_of
 from llmroute_gym.sim.content import Content
 from llmroute_gym.sim.conversations import MultiTurn
 from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.sources import TraceWorkload, WorkloadSource
 from llmroute_gym.sim.traces import load_trace
 from llmroute_gym.sim.workload import Workload
 
@@ -43,8 +45,14 @@ FEW, MANY = 4, 64  # replicas
 PREPARED_BAR_S = 2e-6  # per request
 READ_BARS = {AZURE: 3e6, MOONCAKE: 2e5}  # rows per second
 ENV_COUNT, EPISODE = 64, 500
-ENV_QPS = 6.0  # per replica
-ENV_TARGETS = {FEW: Target(0.5, 1), MANY: Target(0.1, None)}
+CHATS, DRAWN = "sessions", "multi_turn"
+ENV_TARGETS = {
+    (CHATS, FEW): Target(0.5, 1),
+    (CHATS, MANY): Target(0.1, None),
+    (DRAWN, FEW): None,
+    (DRAWN, MANY): None,
+}
+"""By where the requests are from and the number of replicas."""
 
 
 class Source(NamedTuple):
@@ -102,8 +110,11 @@ class Speed(NamedTuple):
 class EnvSpeed(NamedTuple):
     """Environment steps per second, all environments together."""
 
+    requests_from: str
     replicas: int
     steps_per_s: float
+    without_resets: float
+    """The same without the drawing of workloads, their contents and the first observations."""
     cached: float
     """Mean of the prefix column."""
 
@@ -204,22 +215,37 @@ def measure_case(case: Case, repeats: int, requests: int | None) -> Speed:
     )
 
 
-def measure_env(replicas: int, repeats: int, steps: int) -> EnvSpeed:
+def measure_env(requests_from: str, replicas: int, repeats: int, steps: int) -> EnvSpeed:
     """Times `step` with actions drawn before, over whole episodes of chats with their resets."""
-    source = MultiTurn(ENV_QPS * replicas)
-    env = LLMRouteVectorEnv(ENV_COUNT, PROFILE, replicas, source, None)
+    case = next(Case(one, replicas, None) for one in sources() if one.name == CHATS)
+    chats: WorkloadSource = TraceWorkload(case.workload)
+    if requests_from == DRAWN:
+        chats = MultiTurn(case.workload.qps)
+    env = LLMRouteVectorEnv(ENV_COUNT, case.cluster, workload=chats, qps=None)
     column = env.observation_config.columns.index("cached_prefix")
     episodes = min(max(round(steps * FEW / (ENV_COUNT * replicas * EPISODE)), 1), 20)
     actions = np.random.default_rng(0).integers(replicas, size=(episodes * EPISODE, ENV_COUNT))
 
-    def run() -> None:
-        for row in actions:
+    def run(rows: IntArray) -> None:
+        for row in rows:
             env.step(row)
 
     env.reset(seed=0)
     cached = [env.step(row)[0][..., column].mean() for row in actions[:EPISODE]]
-    duration_s = median_seconds(run, repeats)
-    return EnvSpeed(replicas, actions.size / duration_s, float(np.mean(cached)))
+    whole_s = median_seconds(lambda: run(actions), repeats)
+    env.reset(seed=0)
+    within = actions[: EPISODE - 1]  # the last step of an episode starts the next
+    within_s = []
+    for _ in range(repeats):
+        within_s.append(seconds(lambda: run(within)))
+        run(actions[-1:])
+    return EnvSpeed(
+        requests_from,
+        replicas,
+        actions.size / whole_s,
+        within.size / median(within_s),
+        float(np.mean(cached)),
+    )
 
 
 def measure_reading(path: Path, repeats: int) -> Reading:
@@ -235,9 +261,11 @@ def measure(repeats: int, requests: int | None, env_steps: int, load: float) -> 
         speed = measure_case(case, repeats, requests)
         print(f"{_title(case)}, {case.replicas}: {millions(speed.simulated)} M/s", flush=True)
         speeds.append(speed)
-    envs = [measure_env(replicas, repeats, env_steps) for replicas in ENV_TARGETS]
-    for env in envs:
-        print(f"{ENV_COUNT} x {env.replicas}: {millions(env.steps_per_s)} M steps/s", flush=True)
+    envs = []
+    for requests_from, replicas in ENV_TARGETS:
+        env = measure_env(requests_from, replicas, repeats, env_steps)
+        print(f"{requests_from}, {ENV_COUNT} x {replicas}: {millions(env.steps_per_s)} M steps/s")
+        envs.append(env)
     readings = [measure_reading(path, repeats) for path in READ_BARS]
     return section(speeds, envs, readings, repeats, load)
 
@@ -278,10 +306,10 @@ def section(
             "",
             speed_table(speeds),
             "",
-            f"Steps per second of {ENV_COUNT} environments of `LLMRouteVectorEnv` together: chats "
-            f"(`multi_turn`, {ENV_QPS:g} requests/s per replica) on {PROFILE}, all nineteen "
-            "columns with the share of the prompt in each replica's cache, random actions drawn "
-            f"before, whole episodes of {EPISODE} steps with their resets.",
+            f"Steps per second of {ENV_COUNT} environments of `LLMRouteVectorEnv` together: "
+            f"windows of the sessions above, or chats drawn anew by `{DRAWN}` at the same rate; "
+            "all nineteen columns, with the share of the prompt in each replica's cache; random "
+            f"actions drawn before, whole episodes of {EPISODE} steps with their resets.",
             "",
             env_table(envs),
             "",
@@ -321,16 +349,18 @@ def env_table(envs: Sequence[EnvSpeed]) -> str:
     """Returns the table of the environment."""
     rows = [
         [
+            one.requests_from,
             ENV_COUNT,
             one.replicas,
             f"{one.cached:.0%}",
             f"**{millions(one.steps_per_s)}**",
-            *verdict(one.steps_per_s, ENV_TARGETS[one.replicas]),
+            *verdict(one.steps_per_s, ENV_TARGETS[one.requests_from, one.replicas]),
+            millions(one.without_resets),
         ]
         for one in envs
     ]
-    columns = ["environments", "replicas", "mean of the column", "M steps/s"]
-    return table([*columns, "bar", "reach", "met"], rows)
+    columns = ["requests", "environments", "replicas", "in the cache", "M steps/s", "bar"]
+    return table([*columns, "reach", "met", "without resets"], rows)
 
 
 def reading_table(readings: Sequence[Reading]) -> str:
