@@ -6,6 +6,7 @@ import numpy as np
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, RATE_TIME_S
+from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.waiting import release
@@ -35,6 +36,16 @@ def push(replica: int, request: int, observed: bool, ints: IntArray) -> None:
         else:
             ints[ints[replica + at.LAST_PLACED] + at.NEXT_PLACED] = request
         ints[replica + at.LAST_PLACED] = request
+
+
+@inlined
+def end_in_time(replica: int, request: int, ints: IntArray) -> None:
+    """Cuts the output of a request to what the length of the replica's model allows."""
+    if ints[replica + at.SCHEDULER] == at.VLLM_V1:
+        longest = ints[ints[replica + at.STORE] + kv.LONGEST]
+        if longest > 0:
+            most = longest - ints[request + at.PROMPT]
+            ints[request + at.OUTPUT] = min(ints[request + at.OUTPUT], most)
 
 
 @inlined

@@ -16,7 +16,13 @@ from llmroute_gym.sim.compiled.batch.vllm_v1 import (
 )
 from llmroute_gym.sim.compiled.batch_seconds import decode_seconds, prefill_seconds
 from llmroute_gym.sim.compiled.blocks import blocks_for, residue
-from llmroute_gym.sim.compiled.events import mean_after, note_finish, note_first_token, push
+from llmroute_gym.sim.compiled.events import (
+    end_in_time,
+    mean_after,
+    note_finish,
+    note_first_token,
+    push,
+)
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.kernel import decode_run, new_pace
 from llmroute_gym.sim.compiled.keys import count_anew, insert_key
@@ -78,10 +84,7 @@ def receive(replica: int, request: int, observed: bool, ints: IntArray) -> None:
     assume(request >= 0)
     store = ints[replica + at.STORE]
     assume(store >= 0)
-    longest = ints[store + kv.LONGEST]
-    if longest > 0:
-        most = longest - ints[request + at.PROMPT]
-        ints[request + at.OUTPUT] = min(ints[request + at.OUTPUT], most)
+    end_in_time(replica, request, ints)
     arena = ints[store + kv.ARENA]
     assume(arena >= 0)
     job = ints[arena + kv.FREE_JOB]

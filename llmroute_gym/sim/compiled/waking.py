@@ -11,6 +11,7 @@ from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.batch_seconds import steps_seconds
+from llmroute_gym.sim.compiled.events import end_in_time
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 
 _FAR = 1 << 40
@@ -144,6 +145,7 @@ def sleep_on(replica: int, request: int, ints: IntArray, floats: FloatArray) -> 
         ints[ints[replica + at.FEED_END] + at.NEXT] = request
     ints[replica + at.FEED_END] = request
     ints[replica + at.FEED_COUNT] += 1
+    end_in_time(replica, request, ints)
     tokens = ints[request + at.PROMPT] + ints[replica + at.STEPS_AHEAD]
     spare = ints[replica + at.SPARE] - tokens - 2 * ints[replica + at.BLOCK_SIZE]
     ints[replica + at.SPARE] = spare
