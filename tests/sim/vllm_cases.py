@@ -161,7 +161,7 @@ def _settings(
     return {
         "batch_time": draw_batch_time(rng, kind, exact),
         "scheduler": "vllm_v1",
-        "max_batch": int(rng.choice([1, 2, 5, 20, 64, 1024])),
+        "max_batch": int(rng.choice([1, 2, 5, 20, 64, 400])),  # the last is more than requests
         "max_batched_tokens": budget,
         "block_size": block_size,
         "num_blocks": max(needed + 1 + spare - lacking, 2),
