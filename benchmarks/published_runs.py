@@ -108,8 +108,8 @@ def requests() -> list[int]:
     return [rate * duration_s for rate, duration_s in STAGES]
 
 
-def simulated(setup: Setup, router: str | Mapping[str, Any], seed: int) -> dict[str, FloatArray]:
-    """Simulates all stages as one run and returns each metric by stage, the warm-up left out.
+def replay(setup: Setup, router: str | Mapping[str, Any], seed: int) -> Outcome:
+    """Simulates all stages as one run.
 
     A stage begins when the one before has ended, so they are simulated one after the other, each
     time from the start: what comes later changes nothing of what was.
@@ -122,13 +122,10 @@ def simulated(setup: Setup, router: str | Mapping[str, Any], seed: int) -> dict[
         times = start_s + np.cumsum(rng.exponential(1 / rate, count))
         arrived_at_s = np.concatenate([arrived_at_s, times])
         workload = prompts.slice(0, len(arrived_at_s)).with_arrivals(arrived_at_s)
-        start_s += duration_s + APART_S
-        if setup.waits:
-            outcome = simulate(workload, cluster, router, seed=seed)
-            start_s = float(outcome.finished_at_s.max()) + APART_S
-    if not setup.waits:
         outcome = simulate(workload, cluster, router, seed=seed)
-    return by_stage(outcome)
+        end_s = float(outcome.finished_at_s.max()) if setup.waits else start_s + duration_s
+        start_s = end_s + APART_S
+    return outcome
 
 
 def by_stage(outcome: Outcome) -> dict[str, FloatArray]:
@@ -170,7 +167,8 @@ def simulate_all(seeds: int) -> list[Result]:
     for one in COMPARISONS:
         key = (one.setup, repr(one.router))
         if key not in known:
-            runs = [simulated(one.setup, one.router, seed) for seed in range(seeds)]
+            outcomes = (replay(one.setup, one.router, seed) for seed in range(seeds))
+            runs = [by_stage(outcome) for outcome in outcomes]
             known[key] = {metric: np.array([run[metric] for run in runs]) for metric in METRICS}
         results.append(Result(one, one.measured(), known[key]))
     return results
