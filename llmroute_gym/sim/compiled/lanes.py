@@ -84,6 +84,21 @@ def _weighed(typing_context: Any, words: Any, start: Any, first: Any) -> Any:
     return types.int64(words, types.int64, types.int64), generate
 
 
+def _within(typing_context: Any, words: Any, start: Any, first: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, first, count = arguments
+        lanes = _load(context, builder, signature.args[0], array, start)
+        numbers = ir.Constant(_LANES, list(range(LANES)))
+        back = builder.and_(
+            builder.sub(_all(builder, first), numbers), ir.Constant(_LANES, [LANES - 1] * LANES)
+        )
+        inside = builder.icmp_signed("<", back, _all(builder, count))
+        kept = builder.select(inside, lanes, ir.Constant(_LANES, [0] * LANES))
+        return _call(builder, f"llvm.vector.reduce.add.v{LANES}i64", _WORD, kept)
+
+    return types.int64(words, types.int64, types.int64, types.int64), generate
+
+
 bits_of = cast(Callable[[float], int], intrinsic(_bits_of))
 """The word of a float; of floats >= 0 the larger one has the larger word."""
 
@@ -98,3 +113,7 @@ first_equal = cast(Callable[[IntArray, int, int], int], intrinsic(_first_equal))
 weighed = cast(Callable[[IntArray, int, int], int], intrinsic(_weighed))
 """`weighed(words, start, first)`: the sum of sixteen words from `start` on, each word j taken
 (first - j) modulo sixteen times."""
+
+within = cast(Callable[[IntArray, int, int, int], int], intrinsic(_within))
+"""`within(words, start, first, count)`: the sum of those of sixteen words from `start` on that
+`count` steps down from word `first` meet, going on at the last after the first."""

@@ -234,7 +234,9 @@ class Memory:
                 self._observation.tree_blocks if self._view == at.TREE_VIEW else -1,
                 self.ints,
             )
-        if workload.content is not None and self._block_sizes:
+        if workload.content is None:  # nobody finds anything of another's
+            self.ints[cluster + at.VIEW] = at.NO_VIEW
+        elif self._block_sizes:
             self._write_paths(index, workload)
 
     def _view_of(self, observation: ObservationConfig) -> int:
@@ -421,12 +423,14 @@ class Memory:
     def _flat_models(self, longest_request: int) -> FlatModels:
         """Returns models that reach up to `longest_request` tokens, to be appended next."""
         replicas = self._cluster.replicas
+        # Tables are remembered by their size: a power of two serves many.
+        most_at_once = 1 << (self._n_requests - 1).bit_length()
         return FlatModels(
             [replica.batch_time for replica in replicas],
             first_word=aligned(self._used_words),
             max_tokens=max(replica.largest_batch(longest_request) for replica in replicas),
             max_context=longest_request,
-            max_batch=max(replica.max_batch for replica in replicas),
+            max_batch=min(max(replica.max_batch for replica in replicas), most_at_once),
         )
 
     def _add_models(self, models: FlatModels, longest_request: int) -> None:

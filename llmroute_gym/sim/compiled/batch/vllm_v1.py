@@ -14,6 +14,7 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import blocks_for, residue
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.keys import insert_key, remove_key
+from llmroute_gym.sim.compiled.lanes import LANES, within
 from llmroute_gym.sim.compiled.prefix import (
     give_back,
     known_tokens,
@@ -23,9 +24,6 @@ from llmroute_gym.sim.compiled.prefix import (
     use_hits,
 )
 from llmroute_gym.sim.compiled.runs import take
-
-_USUAL = 16
-"""A block size for which dividing is shifting."""
 
 
 @inlined
@@ -324,17 +322,12 @@ def taken_in(replica: int, b: int, step: int, steps: int, ints: IntArray) -> int
     """Returns the blocks that decoding requests take in so many steps after `step` ended ones."""
     assume(replica >= 0)
     block_size = ints[replica + at.BLOCK_SIZE]
-    rounds = steps // _USUAL if block_size == _USUAL else steps // block_size
+    rounds = steps // LANES if block_size == LANES else steps // block_size
     taken = rounds * b
     place = residue(1 - step, block_size)
-    if block_size == _USUAL:  # all at once, which the processor does in a few instructions
+    if block_size == LANES:
         counts = replica + at.HISTOGRAM
-        assume(counts >= 0)
-        left = steps % _USUAL
-        for other in range(_USUAL):
-            back = (place - other) % _USUAL
-            taken += ints[counts + other] if back < left else 0
-        return taken
+        return taken + within(ints, counts, place, steps - rounds * block_size)
     for _ in range(steps - rounds * block_size):
         taken += ints[replica + at.HISTOGRAM + place]
         place = place - 1 if place > 0 else block_size - 1
