@@ -1,6 +1,7 @@
 """The command that compares routers: what it writes, keeps, repeats and refuses."""
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sb3.checkpoint import Layout
 from llmroute_gym.sim import Workload
 from llmroute_gym.sim.build import build_cluster
+from tests.config.test_config import composed
 from tests.training.runs import rows
 
 pytestmark = pytest.mark.cli
@@ -70,6 +72,23 @@ def test_a_trace_is_compared_at_its_own_times(
     assert float(row["e2e_mean_s"]) == pytest.approx(float(served.e2e_s.mean()), rel=1e-5)
     title = f"t.csv at its own rate ({trace.qps:.3g} requests/s, its own arrivals) to 4 x a100-"
     assert title in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workload", ["shared_prefix", "multi_turn", "trace"])
+def test_what_prompts_share_is_remembered_and_counted(tmp_path: Path, workload: str) -> None:
+    given = ["cluster=h100-llama-3.1-8b", f"workload={workload}", "workload.qps=8"]
+    if workload == "shared_prefix":
+        given += ["workload.prompts.groups=3", "workload.prompts.output_tokens=40"]
+    if workload == "trace":
+        path = tmp_path / "t.jsonl"
+        size = {"input_length": 900, "output_length": 9}
+        recorded = [{"timestamp": 100 * i, **size, "hash_ids": [i % 3, 9 + i]} for i in range(40)]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in recorded))
+        given.append(f"workload.path={path}")
+    small = ("runs=2", "requests=30", "resamples=50", "routers=[lor]")
+    evaluate(replace(composed("evaluate", *given, *small), run_dir=str(tmp_path / "run")))
+    metrics = {row["metric"]: row for row in rows(tmp_path / "run" / "comparison_full.csv")}
+    assert 0 < float(metrics["cached_token_share"]["value"]) < 1
 
 
 def test_the_group_evaluation_may_be_left_out(evaluating: Evaluating) -> None:

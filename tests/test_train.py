@@ -377,6 +377,19 @@ def test_each_set_of_the_log_runs_whole(exp: str, start: tuple[str, ...], tmp_pa
     ]
 
 
+def test_a_policy_learns_where_replicas_remember_what_prompts_share(tmp_path: Path) -> None:
+    given = ("cluster=h100-llama-3.1-8b", "workload=shared_prefix", "workload.prompts.groups=3")
+    quick = ("workload.prompts.output_tokens=40", "training.qps=8", *QUICK)
+    settings = composed("train", *given, *quick)
+    train(replace(settings, run_dir=str(tmp_path)).validate())
+    metrics = {
+        row["router"]: float(row["value"])
+        for row in rows(tmp_path / "comparison_full.csv")
+        if row["metric"] == "cached_token_share"
+    }
+    assert 0 < metrics["policy"] < 1
+
+
 def test_a_grid_goes_on_after_a_job_that_is_refused(command: Command, tmp_path: Path) -> None:
     done = command("-m", "training.learning_rate=1e-3,1e30,1e-4", "run_dir=grid", *QUICK)
     assert done.returncode == 2

@@ -17,7 +17,8 @@ from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.sources import SyntheticWorkload
 from llmroute_gym.sim.workload import Workload
-from tests.sim.strategies import random_case, seeds, with_waiting
+from tests.sim.strategies import Case, random_case, seeds, with_waiting
+from tests.sim.vllm_cases import random_vllm_case
 
 EPISODE = 20
 SEED = 10_000_000
@@ -64,7 +65,17 @@ class Shortened(Recorded):
 @pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
 @seeds(320)
 def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) -> None:
-    case = random_case(SEED + seed)
+    assert_reference(random_case(SEED + seed))
+
+
+@pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
+@seeds(160)
+def test_each_environment_is_the_reference_engine_where_prefixes_are_shared(seed: int) -> None:
+    case = random_vllm_case(3 * SEED + seed)
+    assert_reference(with_waiting(case, seed) if seed % 4 == 3 else case)
+
+
+def assert_reference(case: Case) -> None:
     settings: dict[str, Any] = {
         "cluster": case.cluster,
         "workload": Recorded(case.workload),
