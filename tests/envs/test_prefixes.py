@@ -84,3 +84,25 @@ def test_engines_and_the_vector_environment_show_the_same(source: WorkloadSource
     ours = gym.make_vec("LLMRoute-v0", num_envs=2, **settings(source))
     theirs = [LLMRouteEnv(engine="reference", **settings(source)) for _ in range(2)]
     assert_alike(ours, theirs, steps=EPISODE + 5, rtol=1e-5, atol=1e-6)
+
+
+def test_the_prefix_view_changes_its_column_alone(source: WorkloadSource) -> None:
+    told: list[dict[str, Any]] = [
+        {},
+        {"events_lag_s": 5.0},
+        {"prefix_view": "tree"},
+        {"prefix_view": "tree", "tree_blocks": 40},
+    ]
+    seen = [
+        play(LLMRouteEnv(engine="reference", observation=one, **settings(source)), 3)
+        for one in told
+    ]
+    columns = [np.array(one["observations"]) for one in seen]
+    for one, other in zip(seen, columns, strict=True):
+        assert one["rewards"] == seen[0]["rewards"]
+        rest = (np.delete(part, Signal.CACHED_PREFIX, axis=2) for part in (columns[0], other))
+        np.testing.assert_array_equal(*rest)
+    now, late, tree, small = (one[..., Signal.CACHED_PREFIX] for one in columns)
+    assert late.sum() < now.sum()
+    assert (small <= tree).all()
+    assert small.sum() < tree.sum()
