@@ -22,6 +22,12 @@ from tests.envs.test_vector_env import assert_alike
 
 EPISODE = 25
 CLUSTER = Cluster.from_profile("h100-llama-3.1-8b", replicas=3, num_blocks=2000)
+VIEWS: list[dict[str, Any]] = [
+    {},
+    {"events_lag_s": 5.0},
+    {"prefix_view": "tree"},
+    {"prefix_view": "tree", "tree_blocks": 40},
+]
 SOURCES = ["shared_prefix", "prefix_repetition", "multi_turn", "closed_loop", "agent_loop", "trace"]
 
 
@@ -80,28 +86,28 @@ def test_what_is_found_is_seen_before_and_counted_at_the_end(
     assert share > 0
 
 
-def test_engines_and_the_vector_environment_show_the_same(source: WorkloadSource) -> None:
-    ours = gym.make_vec("LLMRoute-v0", num_envs=2, **settings(source))
-    theirs = [LLMRouteEnv(engine="reference", **settings(source)) for _ in range(2)]
+@pytest.mark.parametrize("view", VIEWS)
+def test_engines_and_the_vector_environment_show_the_same(
+    source: WorkloadSource, view: dict[str, Any]
+) -> None:
+    given = {"observation": view, **settings(source)}
+    ours = gym.make_vec("LLMRoute-v0", num_envs=2, **given)
+    theirs = [LLMRouteEnv(engine="reference", **given) for _ in range(2)]
     assert_alike(ours, theirs, steps=EPISODE + 5, rtol=1e-5, atol=1e-6)
 
 
-def test_the_prefix_view_changes_its_column_alone(source: WorkloadSource) -> None:
-    told: list[dict[str, Any]] = [
-        {},
-        {"events_lag_s": 5.0},
-        {"prefix_view": "tree"},
-        {"prefix_view": "tree", "tree_blocks": 40},
-    ]
+def test_the_prefix_view_changes_its_column_alone(
+    source: WorkloadSource, vllm_engine: EngineName
+) -> None:
     seen = [
-        play(LLMRouteEnv(engine="reference", observation=one, **settings(source)), 3)
-        for one in told
+        play(LLMRouteEnv(engine=vllm_engine, observation=one, **settings(source)), 3)
+        for one in VIEWS
     ]
     columns = [np.array(one["observations"]) for one in seen]
     for one, other in zip(seen, columns, strict=True):
-        assert one["rewards"] == seen[0]["rewards"]
+        np.testing.assert_allclose(one["rewards"], seen[0]["rewards"], rtol=1e-12)
         rest = (np.delete(part, Signal.CACHED_PREFIX, axis=2) for part in (columns[0], other))
-        np.testing.assert_array_equal(*rest)
+        np.testing.assert_allclose(*rest, rtol=1e-6)
     now, late, tree, small = (one[..., Signal.CACHED_PREFIX] for one in columns)
     assert late.sum() < now.sum()
     assert (small <= tree).all()

@@ -23,11 +23,6 @@ APART = 20_000_000
 UNLIMITED = 10**6
 
 
-@pytest.fixture
-def vllm_engine() -> EngineName:
-    return "reference"
-
-
 def replica(**limits: Any) -> Replica:
     settings: dict[str, Any] = {"block_size": 4, "num_blocks": 100, **limits}
     return Replica(ONE_SECOND, scheduler="vllm_v1", **settings)
@@ -54,8 +49,15 @@ def played(run: Run, placed: Sequence[int]) -> FloatArray:
 
 
 def shares(case: Case, engine: EngineName, **told: Any) -> FloatArray:
-    """Returns a case's column at each decision, shape (n_requests, n_replicas)."""
-    observation = replace(case.options["observation"], **told)
+    """Returns a case's column at each decision, shape (n_requests, n_replicas).
+
+    Args:
+        case: but for its view.
+        engine: that runs it.
+        **told: the view, by default the caches as they are.
+    """
+    view = {"prefix_view": "events", "events_lag_s": 0.0, **told}
+    observation = replace(case.options["observation"], **view)
     return played(case.start(engine, observation=observation), case.assignment.tolist())
 
 

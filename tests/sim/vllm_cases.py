@@ -1,5 +1,6 @@
 """Random cases of `vllm_v1`: prompts that are made of each other, on little memory."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def random_vllm_case(seed: int, n_requests: int | None = None, exact: bool | Non
     workload = _workload(rng, n, block_size, exact)
     kind = "formula" if exact else str(rng.choice(["formula", "table", "profile"]))
     cluster = _cluster(rng, workload, block_size, kind, exact)
-    return Case(
+    case = Case(
         workload=workload,
         cluster=cluster,
         assignment=draw_assignment(rng, workload, cluster),
@@ -47,6 +48,18 @@ def random_vllm_case(seed: int, n_requests: int | None = None, exact: bool | Non
         kind=kind,
         exact=exact,
     )
+    told = replace(case.options["observation"], **_prefix_view(rng, exact))
+    return case._replace(options={**case.options, "observation": told})
+
+
+def _prefix_view(rng: np.random.Generator, exact: bool) -> dict[str, Any]:
+    """Draws what the cached prefixes are looked up in."""
+    lags_s = [0.0, TICK_S, 4 * TICK_S, 1.0, 8.0] if exact else [0.0, 1e-3, 0.05, 0.5, 8.0]
+    return {
+        "prefix_view": str(rng.choice(["events", "tree"])),
+        "events_lag_s": float(rng.choice(lags_s)),
+        "tree_blocks": int(rng.choice([1, 2, 5, 20, 60, 200, 32768])),
+    }
 
 
 def _workload(rng: np.random.Generator, n: int, block_size: int, exact: bool) -> Workload:
