@@ -1,0 +1,75 @@
+"""Room for the books of prefix caches is found when it runs out, and no number changes."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
+from llmroute_gym.routers.simulation import simulate
+from llmroute_gym.sim import Cluster, MultiTurn, Outcome
+from llmroute_gym.sim.compiled import memory
+from llmroute_gym.sim.compiled.memory import Memory
+from tests.sim.strategies import Case
+from tests.sim.test_engines_agree import assert_stepped_alike
+from tests.sim.vllm_cases import random_vllm_case
+
+CASE = 140
+"""Of blocks of one token and many pieces per request."""
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Starts with very few nodes; the list holds how many environments got each time."""
+    given: list[int] = []
+    add = Memory.add_nodes
+
+    def noted(self: Memory, index: int, n_nodes: int) -> None:
+        given.append(n_nodes)
+        add(self, index, n_nodes)
+
+    monkeypatch.setattr(Memory, "add_nodes", noted)
+    monkeypatch.setattr(memory, "_FEWEST_NODES", 4)
+    monkeypatch.setattr(memory, "_MOST_NODES", 4)
+    yield given
+    assert max(given) > 4
+
+
+def case() -> Case:
+    return random_vllm_case(CASE, n_requests=60)
+
+
+def assert_same(one: Outcome, other: Outcome) -> None:
+    for field in fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+
+
+def test_a_run_in_one_call_starts_again(little_room: list[int]) -> None:
+    one = case()
+    reference = simulate(one.workload, one.cluster, one.assignment, engine="reference")
+    outcome = simulate(one.workload, one.cluster, one.assignment)
+    np.testing.assert_array_equal(outcome.cached_tokens, reference.cached_tokens)
+    np.testing.assert_allclose(outcome.finished_at_s, reference.finished_at_s, rtol=1e-6)
+
+
+def test_a_stepped_run_goes_back_to_its_decision(little_room: list[int]) -> None:
+    assert_stepped_alike(case())
+
+
+def test_all_environments_go_back_to_theirs(
+    little_room: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = MultiTurn(qps=2.0)
+    cluster = Cluster.from_profile("h100-llama-3.1-8b", replicas=2, num_blocks=4000)
+    actions = np.random.default_rng(1).integers(0, 2, (60, 3))
+
+    def rewards() -> list[list[float]]:
+        env = LLMRouteVectorEnv(3, cluster=cluster, workload=source, requests_per_episode=25)
+        env.reset(seed=3)
+        return [env.step(action)[1].tolist() for action in actions]
+
+    with_little = rewards()
+    monkeypatch.setattr(memory, "_FEWEST_NODES", 1 << 14)
+    monkeypatch.setattr(memory, "_MOST_NODES", 1 << 14)
+    assert rewards() == with_little
