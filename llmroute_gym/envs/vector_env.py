@@ -146,10 +146,10 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         Raises:
             InputError: an index is wrong, or no replica would take requests any more.
         """
-        if replica_index(replica, len(self.cluster)) is None:
-            raise InputError(
-                f"replica must be an integer from 0 to {len(self.cluster) - 1}, got {replica!r}"
-            )
+        counts = {"environment": (index, self.num_envs), "replica": (replica, len(self.cluster))}
+        for name, (value, n) in counts.items():
+            if replica_index(value, n) is None:
+                raise InputError(f"{name} must be an integer from 0 to {n - 1}, got {value!r}")
         self._started().set_available(index, replica, available)
 
     def reset(

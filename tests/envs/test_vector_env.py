@@ -254,6 +254,11 @@ def test_a_replica_that_takes_no_requests_and_one_that_is_too_small_are_told_apa
         env(2, False)
         with pytest.raises(InputError, match="replica 1 is the last one that takes requests"):
             env(1, False)
+    for index in (2, -1, 0.5, True):
+        with pytest.raises(
+            InputError, match=f"environment must be an integer from 0 to 1, got {index}"
+        ):
+            ours.set_available(index, 0, True)  # type: ignore[arg-type]
     ours.reset(seed=0)
     assert ours.action_masks().tolist() == [[1, 1, 0]] * 2
 

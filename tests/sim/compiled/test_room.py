@@ -1,14 +1,13 @@
 """Room for the books of prefix caches is found when it runs out, and no number changes."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
 from llmroute_gym.routers.simulation import simulate
-from llmroute_gym.sim import Cluster, MultiTurn, Outcome
+from llmroute_gym.sim import Cluster, MultiTurn
 from llmroute_gym.sim.compiled import memory
 from llmroute_gym.sim.compiled.memory import Memory
 from tests.sim.strategies import Case
@@ -38,11 +37,6 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def case() -> Case:
     return random_vllm_case(CASE, n_requests=60)
-
-
-def assert_same(one: Outcome, other: Outcome) -> None:
-    for field in fields(one):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
 def test_a_run_in_one_call_starts_again(little_room: list[int]) -> None:
