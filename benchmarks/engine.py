@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import vllm_observed
 import vllm_speeds
 from matplotlib.figure import Figure
 from measuring import (
@@ -476,7 +477,9 @@ def measure_all(sizes: Sizes, parts: Sequence[str], write: bool) -> None:
         env_speeds = measure_envs(sizes)
         sections["environment"] = environment_section(env_speeds, peak_mb(), sizes, load)
     if "vllm" in parts:
-        sections["vllm"] = vllm_speeds.measure(sizes.repeats, sizes.requests, sizes.env_steps, load)
+        text = vllm_speeds.measure(sizes.repeats, sizes.requests, sizes.env_steps, load)
+        observed = vllm_observed.measure(sizes.repeats, sizes.requests)
+        sections["vllm"] = f"{text}\n\n{observed}"
     print(*sections.values(), sep="\n\n")
     if write:
         for name, text in sections.items():

@@ -140,7 +140,7 @@ def sources() -> list[Source]:
     return [
         Source("Azure, cache off", AZURE, 10, None, {**azure, "prefix_caching": False}),
         Source("Azure, cache on", AZURE, 10, None, azure),
-        Source("Azure, loaded, cache on", AZURE, 10, 7.0, azure),
+        Source("Azure, loaded, cache on", AZURE, 10, 8.3, azure),
         *(
             Source(f"Mooncake, blocks of {size}, {room} memory", MOONCAKE, 4, qps, limits)
             for (size, room), limits in mooncake.items()
