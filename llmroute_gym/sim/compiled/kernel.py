@@ -31,6 +31,7 @@ from llmroute_gym.sim.compiled.events import (
 )
 from llmroute_gym.sim.compiled.eviction import make_room
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
+from llmroute_gym.sim.compiled.keys import count_anew, insert_key
 
 
 @inlined
@@ -69,33 +70,6 @@ def new_pace(replica: int, now: float, ints: IntArray, floats: FloatArray) -> No
 
 
 @inlined
-def _insert_key(replica: int, first: int, count: int, key: int, ints: IntArray) -> int:
-    """Adds a key to the ascending ones; returns where they start now."""
-    if first + count >= ints[replica + at.LAST_KEY]:
-        start = replica + at.HISTOGRAM + ints[replica + at.BLOCK_SIZE]
-        for j in range(count):
-            ints[start + j] = ints[first + j]
-        first = start
-    j = first + count
-    while j > first and ints[j - 1] > key:
-        ints[j] = ints[j - 1]
-        j -= 1
-    ints[j] = key
-    return first
-
-
-@kernel
-def _count_anew(replica: int, b: int, step: int, first_key: int, ints: IntArray) -> int:
-    """Counts the steps from near 0 again, in the keys too; returns the step."""
-    assume(first_key >= 0)
-    # Whole blocks, so that the histogram of (tokens - step) modulo the block size holds.
-    base = step - residue(step, ints[replica + at.BLOCK_SIZE])
-    for word in range(first_key, first_key + b):
-        ints[word] -= base << at.REQUEST_BITS
-    return step - base
-
-
-@inlined
 def _end_batch(
     replica: int,
     cluster: int,
@@ -125,7 +99,7 @@ def _end_batch(
         if observed:
             note_finish(replica, cluster, request, now, ints, floats)
     if step >= at.STEP_LIMIT:
-        step = _count_anew(replica, b, step, first_key, ints)
+        step = count_anew(replica, b, step, first_key, ints)
     request = ints[replica + at.CHAIN]
     if request >= 0:
         ints[replica + at.CHAIN] = -1
@@ -146,7 +120,7 @@ def _end_batch(
                 note_finish(replica, cluster, request, now, ints, floats)
         else:
             key = ((step + output - 1) << at.REQUEST_BITS) | request
-            first_key = _insert_key(replica, first_key, b, key, ints)
+            first_key = insert_key(replica, first_key, b, key, ints)
             ints[replica + at.HISTOGRAM + residue(prompt + 1 - step, block_size)] += 1
             ints[request + at.ORDER] = ints[replica + at.JOINED]
             ints[replica + at.JOINED] += 1

@@ -1,6 +1,5 @@
 """The block of memory of a run: laid out here, worked on by the kernels."""
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -11,11 +10,11 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import N_SIGNALS
-from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.caches import Caches
+from llmroute_gym.sim.compiled.limits import fill_limits
 from llmroute_gym.sim.compiled.models import FlatModels
 from llmroute_gym.sim.compiled.observing import write_rows
-from llmroute_gym.sim.compiled.paths import paths_of
 from llmroute_gym.sim.compiled.runs import NoNodesError
 from llmroute_gym.sim.compiled.starting import (
     read_arrivals,
@@ -25,20 +24,10 @@ from llmroute_gym.sim.compiled.starting import (
     write_requests,
 )
 from llmroute_gym.sim.compiled.stepping import place
-from llmroute_gym.sim.compiled.stores import (
-    aligned,
-    idle_stores,
-    mask_words,
-    paths_words,
-    read_results,
-    store_words,
-    write_copies,
-    write_paths,
-    write_stores,
-)
+from llmroute_gym.sim.compiled.stores import WORDS_PER_LINE, aligned
 from llmroute_gym.sim.compiled.waiting import decided, pop_arrival, write_waits
 from llmroute_gym.sim.outcome import Outcome
-from llmroute_gym.sim.replica import Cluster, Replica
+from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval
 from llmroute_gym.sim.submission import output_of
 from llmroute_gym.sim.workload import Workload
@@ -46,15 +35,6 @@ from llmroute_gym.sim.workload import Workload
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
 
-SCHEDULERS = {
-    "chunked": at.CHUNKED,
-    "prefill_first": at.PREFILL_FIRST,
-    "vllm_v1": at.VLLM_V1,
-}
-"""The schedulers that the kernels run."""
-_FEWEST_NODES, _MOST_NODES = 2048, 1 << 16
-_LINE = 8  # words
-_BITS = 64  # of a word
 INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
 
 
@@ -103,27 +83,12 @@ class Memory:
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
         n_all = n_environments * n_requests
-        self._first_store = aligned(self._first_request + n_all * at.REQUEST_WORDS)
-        self._has_stores = any(_kernel_of(one.scheduler) == at.VLLM_V1 for one in replicas)
-        self.stores: at.Stores = 0 if self._has_stores else None
-        self._store_words = store_words(replicas) if self._has_stores else 0
-        if self._has_stores:
-            self._idle_stores = idle_stores(replicas, self._store_words)
-            self._block_sizes = list(
-                {replica.block_size: None for replica in replicas if replica.prefix_caching}
-            )
-        self._view = self._view_of(observation)
-        own_copies = self._view in (at.TREE_VIEW, at.LATE_VIEW)
-        self._n_stores = len(replicas) * (2 if own_copies else 1)
-        self._first_arena = self._first_store + n_environments * self._n_stores * self._store_words
-        self._first_job = self._first_arena + self._has_stores * n_environments * kv.ARENA_WORDS
-        self._job_words = self._has_stores * (n_requests + len(replicas)) * kv.JOB_WORDS
-        self._first_result = self._first_job + n_environments * self._job_words
-        caching = any(replica.prefix_caching for replica in replicas)
-        self._result_words = caching * n_requests * kv.RESULT_WORDS
-        self._first_slowdown = self._first_result + n_environments * self._result_words
+        first_store = aligned(self._first_request + n_all * at.REQUEST_WORDS)
+        self._caches = Caches(cluster, observation, n_environments, n_requests, first_store)
+        self.stores: at.Stores = 0 if self._caches.exist else None
+        self._first_slowdown = self._caches.end
         self._wait_words = 0
-        if self._first_store > at.REQUEST_MASK:
+        if first_store > at.REQUEST_MASK:
             raise InputError(
                 f"{n_environments} x {n_requests} requests on {len(replicas)} replicas are more "
                 "than the compiled engine holds at once, about "
@@ -134,14 +99,11 @@ class Memory:
         self._used_words = self._first_slowdown + len(slowdowns)
         models = self._flat_models(longest_request)
         # What is never touched takes no memory.
-        spare = self._has_stores * (16 * n_all + kv.NODE_WORDS * _MOST_NODES * n_environments)
-        self.ints = np.zeros(self._used_words + len(models.words) + _LINE + spare, dtype=np.int64)
+        spare = len(models.words) + WORDS_PER_LINE + self._caches.spare_words
+        self.ints = np.zeros(self._used_words + spare, dtype=np.int64)
         self.floats: FloatArray = self.ints.view(np.float64)
         self.floats[self._first_slowdown : self._used_words] = slowdowns
         self._add_models(models, longest_request)
-        # Per environment: words kept for paths, where, and nodes of the arena, where.
-        self._path_room = [(0, 0)] * n_environments
-        self._node_room = [(0, 0)] * n_environments
 
     def start(self, index: int, workload: Workload, predicted_output_tokens: FloatArray) -> None:
         """Puts a workload into environment `index`, at its first arrival, with idle replicas.
@@ -162,9 +124,9 @@ class Memory:
             self._add_models(self._flat_models(longest_request), longest_request)
         if waiting and self._wait_words == 0:
             self._wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests
-            self._first_wait = self._append(len(self.clusters) * self._wait_words)
+            self._first_wait = self.append(len(self.clusters) * self._wait_words)
         first_replica = self._first_replica + index * self._template.size
-        first_request = self._first_of(index)
+        first_request = self.first_request(index)
         write_replicas(first_replica, self._template, self._sorting_words, self.ints)
         write_requests(
             first_request,
@@ -196,87 +158,7 @@ class Memory:
             cluster = index * at.CLUSTER_WORDS
             write_waits(cluster, after, gap_s, self.ints, self.floats)
             pop_arrival(cluster, self.ints, self.floats)
-        if self._has_stores:
-            self._start_stores(index, workload)
-
-    def _start_stores(self, index: int, workload: Workload) -> None:
-        """Empties an environment's stores, and says what its requests are made of."""
-        n_replicas, replicas = len(self._cluster), self.replicas(index)
-        arena = self._first_arena + index * kv.ARENA_WORDS
-        if self._node_room[index][1] == 0:
-            self.add_nodes(index, min(max(_FEWEST_NODES, 8 * len(workload)), _MOST_NODES))
-        first_node, n_nodes = self._node_room[index]
-        self.ints[arena + kv.FREE_NODE] = self.ints[arena + kv.FREE_JOB] = -1
-        self.ints[arena + kv.NEXT_NODE] = first_node
-        self.ints[arena + kv.END_NODE] = first_node + n_nodes * kv.NODE_WORDS
-        self.ints[arena + kv.NEXT_JOB] = self._first_job + index * self._job_words
-        results = self._first_result + index * self._result_words
-        self.ints[results : results + self._result_words] = 0
-        first_store = self._first_store + index * self._n_stores * self._store_words
-        write_stores(
-            first_store,
-            self._idle_stores,
-            replicas,
-            arena,
-            self._first_of(index),
-            results,
-            self.ints,
-        )
-        cluster = index * at.CLUSTER_WORDS
-        self.ints[cluster + at.VIEW] = self._view
-        self.ints[cluster + at.TREE] = -1
-        self.floats[cluster + at.LAG] = self._observation.events_lag_s
-        if self._n_stores > n_replicas:
-            write_copies(
-                first_store,
-                n_replicas,
-                self._store_words,
-                self._observation.tree_blocks if self._view == at.TREE_VIEW else -1,
-                self.ints,
-            )
-        if workload.content is None:  # nobody finds anything of another's
-            self.ints[cluster + at.VIEW] = at.NO_VIEW
-        elif self._block_sizes:
-            self._write_paths(index, workload)
-
-    def _view_of(self, observation: ObservationConfig) -> int:
-        """Returns what of prefix caches a router sees."""
-        if not any(replica.prefix_caching for replica in self._cluster):
-            return at.NO_VIEW
-        if observation.prefix_view == "tree":
-            return at.TREE_VIEW
-        return at.LATE_VIEW if observation.events_lag_s > 0 else at.EVENTS_VIEW
-
-    def _write_paths(self, index: int, workload: Workload) -> None:
-        n_replicas, replicas = len(self._cluster), self.replicas(index)
-        masks = mask_words(n_replicas) * (self._n_stores // n_replicas)
-        trees = [paths_of(workload, block_size) for block_size in self._block_sizes]
-        n_words = sum(paths_words(paths, masks) for paths in trees)
-        if n_words > self._path_room[index][1]:
-            self._path_room[index] = self._append(2 * n_words), 2 * n_words
-        first_word = self._path_room[index][0]
-        for block_size, paths in zip(self._block_sizes, trees, strict=True):
-            table = write_paths(first_word, masks, paths, self._first_of(index), self.ints)
-            first_word += paths_words(paths, masks)
-            for replica, row in zip(self._cluster, replicas.tolist(), strict=True):
-                if replica.prefix_caching and replica.block_size == block_size:
-                    for store in (at.STORE, at.SEEN_STORE):
-                        self.ints[self.ints[row + store] + kv.TREE] = table
-        alike = all(replica.prefix_caching for replica in self._cluster) and len(trees) == 1
-        if alike and n_replicas <= _BITS:
-            self.ints[index * at.CLUSTER_WORDS + at.TREE] = table
-
-    def add_nodes(self, index: int, n_nodes: int) -> None:
-        """Gives an environment's arena more nodes."""
-        first = self._append(n_nodes * kv.NODE_WORDS)
-        self._node_room[index] = first, n_nodes
-        arena = self._first_arena + index * kv.ARENA_WORDS
-        self.ints[arena + kv.NEXT_NODE] = first
-        self.ints[arena + kv.END_NODE] = first + n_nodes * kv.NODE_WORDS
-
-    def add_room(self, index: int) -> None:
-        """Gives an environment's arena four times the nodes that it got last."""
-        self.add_nodes(index, 4 * self._node_room[index][1])
+        self._caches.start(self, index, workload)
 
     def place(self, index: int, replica: int, workload: Workload, n_decisions: int) -> Interval:
         """Places the request that an environment has at hand, see `stepping.place`.
@@ -311,7 +193,7 @@ class Memory:
         predicted = self.floats[self.requests(index)[: len(workload)] + at.PREDICTED]
         repeated = False
         while not repeated:
-            self.add_room(index)
+            self._caches.add_room(self, index)
             self.start(index, workload, predicted)
             with suppress(NoNodesError):
                 for replica in replicas.tolist():
@@ -321,7 +203,7 @@ class Memory:
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""
         word = self.ints[index * at.CLUSTER_WORDS + at.NEXT_REQUEST]
-        return int(word - self._first_of(index)) // at.REQUEST_WORDS
+        return int(word - self.first_request(index)) // at.REQUEST_WORDS
 
     def now_s(self, index: int) -> float:
         """Returns the time of an environment's decision, seconds."""
@@ -329,7 +211,7 @@ class Memory:
 
     def requests(self, index: int) -> IntArray:
         """Returns the words of an environment's requests, shape (n_requests,)."""
-        return self._first_of(index) + np.arange(self._n_requests) * at.REQUEST_WORDS
+        return self.first_request(index) + np.arange(self._n_requests) * at.REQUEST_WORDS
 
     def replicas(self, index: int) -> IntArray:
         """Returns the words of an environment's replicas, shape (n_replicas,)."""
@@ -363,9 +245,9 @@ class Memory:
         replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
         for run, index in enumerate(indices.tolist()):
             if workloads[run].after is not None:
-                read_arrivals(self._first_of(index), arrived_at_s[run], self.floats)
+                read_arrivals(self.first_request(index), arrived_at_s[run], self.floats)
             read_requests(
-                self._first_of(index),
+                self.first_request(index),
                 scheduled_at_s[run],
                 first_token_at_s[run],
                 finished_at_s[run],
@@ -380,7 +262,7 @@ class Memory:
             first_token_at_s=first_token_at_s,
             finished_at_s=finished_at_s,
             replica=replica,
-            **self._cached(indices, shape),
+            **self._caches.read(self, indices, shape),
             prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
             output_tokens=np.stack(
                 [
@@ -391,25 +273,16 @@ class Memory:
             preemptions=preemptions,
         )
 
-    def _cached(self, indices: IntArray, shape: tuple[int, int]) -> dict[str, IntArray]:
-        if not any(replica.prefix_caching for replica in self._cluster):
-            return {}
-        cached, recached = np.zeros((2, *shape), dtype=np.int64)
-        for run, index in enumerate(indices.tolist()):
-            results = self._first_result + index * self._result_words
-            read_results(results, cached[run], recached[run], self.ints)
-        return {"cached_tokens": cached, "recached_tokens": recached}
-
     def outcome(self, index: int, workload: Workload) -> Outcome:
         """Returns the same of one environment, arrays of shape (n_requests,)."""
         one = self.outcomes(np.array([index]), [workload])
         return Outcome(*(getattr(one, field.name)[0] for field in fields(one)))
 
-    def _first_of(self, index: int) -> int:
+    def first_request(self, index: int) -> int:
         """Returns the word of an environment's first request."""
         return self._first_request + index * self._n_requests * at.REQUEST_WORDS
 
-    def _append(self, n_words: int) -> int:
+    def append(self, n_words: int) -> int:
         """Makes the memory longer; returns where the new words start, on a cache line."""
         first = aligned(self._used_words)
         self._used_words, before = first + n_words, self._used_words
@@ -436,7 +309,7 @@ class Memory:
     def _add_models(self, models: FlatModels, longest_request: int) -> None:
         """Writes models, which all replicas have from now on."""
         self._longest_request = longest_request
-        first = self._append(len(models.words))
+        first = self.append(len(models.words))
         self.ints[first : self._used_words] = models.words
         self._template = self._idle_replicas(models, self._first_slowdown)
         for index in range(len(self.clusters)):
@@ -450,7 +323,7 @@ class Memory:
         for index, replica in enumerate(replicas):
             alike = filled.setdefault(id(replica), index)
             if alike == index:
-                _fill_limits(rows[index], replica)
+                fill_limits(rows[index], replica)
             else:
                 rows[index, : at.HISTOGRAM] = rows[alike, : at.HISTOGRAM]
         rows[:, at.MODEL] = models.word_of
@@ -459,33 +332,3 @@ class Memory:
         rows[0, at.SLOWDOWN], rows[1:, at.SLOWDOWN] = first_slowdown, ends[:-1]
         rows[:, at.SLOWDOWN_END] = ends
         return rows
-
-
-def _kernel_of(scheduler: str) -> int:
-    if scheduler not in SCHEDULERS:
-        raise InputError(
-            f"the compiled engine has no kernel for the scheduler {scheduler!r}; choose "
-            "engine='reference'"
-        )
-    return SCHEDULERS[scheduler]
-
-
-def _fill_limits(row: IntArray, replica: Replica) -> None:
-    """Fills an idle replica's row but for what depends on where it stands."""
-    floats = row.view(np.float64)
-    row[[at.HEAD, at.TAIL, at.PARTIAL, at.CHAIN, at.CHAIN_END]] = -1
-    row[[at.FIRST_PLACED, at.LAST_PLACED, at.FEED, at.FEED_END]] = -1
-    row[at.SCHEDULER] = _kernel_of(replica.scheduler)
-    row[at.MAX_BATCH] = replica.max_batch
-    row[at.MAX_BATCHED_TOKENS] = replica.max_batched_tokens
-    row[at.CHUNK_SIZE] = replica.chunk_size
-    row[at.BLOCK_SIZE] = replica.block_size
-    row[at.NUM_BLOCKS] = replica.num_blocks
-    row[at.OPEN_BLOCKS] = replica.num_blocks - replica.watermark_blocks
-    row[at.KEEP_PROMPT] = replica.restart == "recompute"
-    floats[at.BATCH_END] = math.inf
-    floats[at.SPEED] = replica.speed
-    floats[at.SCALE] = 1.0 / replica.speed
-    factors = [1.0, *(factor for _, factor in replica.slowdowns)]
-    floats[at.LEAST_SCALE] = min(factors) / replica.speed
-    floats[at.NEXT_SLOWDOWN] = replica.slowdowns[0][0] if replica.slowdowns else math.inf

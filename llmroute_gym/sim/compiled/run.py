@@ -64,8 +64,7 @@ class CompiledRun(Run):
                     memory.floats,
                 )
             except NoNodesError:
-                memory.add_room(0)
-                memory.start(0, self.workload, self.predicted_output_tokens)
+                memory.repeat(0, self.workload, 0)
             else:
                 self.decision = self.request = len(self.workload)
 

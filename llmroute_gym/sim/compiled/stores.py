@@ -15,13 +15,13 @@ from llmroute_gym.sim.replica import Replica
 _FEWEST_BUCKETS, _MOST_BUCKETS = 16, 512
 NOBODY: Final = -3
 """No replica that a request could be placed on."""
-_WORDS_PER_LINE = 8
+WORDS_PER_LINE = 8
 """Of the processor's cache."""
 
 
 def aligned(words: int) -> int:
     """Returns the next word that starts a cache line."""
-    return -(-words // _WORDS_PER_LINE) * _WORDS_PER_LINE
+    return -(-words // WORDS_PER_LINE) * WORDS_PER_LINE
 
 
 def _buckets(replica: Replica) -> int:
