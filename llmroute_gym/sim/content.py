@@ -275,15 +275,17 @@ def _redirected(streams: IntArray, outputs: IntArray, requests: IntArray) -> Int
     Equal streams that become new ones stay equal.
     """
     lost = outputs[requests < 0]
-    given, new = np.unique(streams[lost], return_inverse=True)
-    top = max(int(streams.max()), -1)
-    if top < ROOM_FOR_MORE:
-        free = np.arange(top + 1, top + 1 + given.size)
-    else:
-        free = np.setdiff1d(np.arange(streams.size + given.size), streams)[: given.size]
     changed = streams.copy()
     changed[outputs] = ~requests
-    changed[lost] = free[new]
+    if lost.size:
+        gone = streams[lost]
+        top = max(int(streams.max()), -1)
+        if top - int(gone.min()) < ROOM_FOR_MORE:
+            changed[lost] = top - gone  # beyond the others, each as far as it was below 0
+        else:
+            given, new = np.unique(gone, return_inverse=True)
+            free = np.setdiff1d(np.arange(streams.size + given.size), streams)[: given.size]
+            changed[lost] = free[new]
     return changed
 
 

@@ -148,16 +148,12 @@ class Workload:
         after = None
         if self.after is not None:
             # Whose predecessor is cut off arrives at its own time.
-            after = np.where(self.after[part] >= start, self.after[part] - start, -1)
-        return Workload(
-            self.arrived_at_s[part],
-            self.prompt_tokens[part],
-            self.output_tokens[part],
-            None if self.content is None else self.content.slice(start, stop),
-            None if self.session is None else self.session[part],
-            None if self.slo_class is None else self.slo_class[part],
-            after,
-            None if self.gap_s is None else self.gap_s[part],
+            after = _read_only(np.where(self.after[part] >= start, self.after[part] - start, -1))
+        names = ("arrived_at_s", "prompt_tokens", "output_tokens", "session", "slo_class", "gap_s")
+        columns = {name: getattr(self, name) for name in names}
+        return _unchecked(
+            {name: None if one is None else one[part] for name, one in columns.items()}
+            | {"content": self.content and self.content.slice(start, stop), "after": after}
         )
 
     def with_arrivals(self, arrived_at_s: npt.ArrayLike) -> "Workload":
@@ -169,7 +165,10 @@ class Workload:
         Raises:
             InputError: the times are of another length, negative or not finite.
         """
-        return replace(self, arrived_at_s=np.asarray(arrived_at_s))
+        times, in_order = _times(arrived_at_s)
+        if in_order and times.size == len(self):
+            return _unchecked(vars(self) | {"arrived_at_s": _read_only(times)})
+        return replace(self, arrived_at_s=times)
 
     def rebased(self) -> "Workload":
         """Returns the same requests with the first arrival at time 0."""
@@ -228,6 +227,13 @@ class Workload:
                 f"cannot write {target}: {error.strerror or error}; give a file name in an "
                 "existing folder that you may write to"
             ) from error
+
+
+def _unchecked(attributes: dict[str, Any]) -> Workload:
+    """Returns a workload of parts of one that was checked, in their order: a window is quick."""
+    workload = object.__new__(Workload)
+    vars(workload).update(attributes)
+    return workload
 
 
 def _times(values: npt.ArrayLike) -> tuple[FloatArray, bool]:

@@ -154,7 +154,7 @@ def test_cut_off_outputs_stay_shared_among_those_left() -> None:
         [(0, 8), (1, 4), (-1, 4)],
         [(0, 8), (1, 2)],
     ]
-    assert rows_of(whole.slice(2)) == [[(0, 8), (2, 4), (1, 4)], [(0, 8), (2, 2)]]
+    assert rows_of(whole.slice(2)) == [[(0, 8), (1, 4), (2, 4)], [(0, 8), (1, 2)]]
     assert rows_of(whole.slice(0, 2)) == rows[:2]
 
 

@@ -67,8 +67,7 @@ def _paths(workload: Workload, block_size: int) -> Paths:
         zeros = np.zeros(n + 1, dtype=np.int64)
         return Paths(nothing, nothing, nothing, zeros, nothing, zeros[:n])
     most = 2 * (len(content.streams) + n) + 1
-    tree = np.empty((most, 8), dtype=np.int64)
-    slots = np.full(1 << (2 * most - 1).bit_length(), -1, dtype=np.int32)
+    tree, slots = _scratch(most)
     written = np.zeros(n, dtype=np.bool_)
     written[~content.streams[content.streams < 0]] = True
     prompt_end, end = np.empty((2, n), dtype=np.int64)
@@ -102,6 +101,21 @@ def _paths(workload: Workload, block_size: int) -> Paths:
         edges,
         private,
     )
+
+
+_TREES: list[IntArray] = []
+"""The last one, if it is small: making an array can take longer than filling it."""
+_SMALL = 1 << 16
+
+
+def _scratch(most: int) -> tuple[IntArray, Slots]:
+    """Returns room for a tree of so many edges, filled with anything, and empty slots."""
+    slots = np.full(1 << (2 * most - 1).bit_length(), -1, dtype=np.int32)
+    if most > _SMALL:
+        return np.empty((most, 8), dtype=np.int64), slots
+    if not _TREES or len(_TREES[0]) < most:
+        _TREES[:] = [np.empty((2 * most, 8), dtype=np.int64)]
+    return _TREES[0], slots
 
 
 @inlined

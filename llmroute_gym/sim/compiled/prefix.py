@@ -129,7 +129,8 @@ def register(store: int, job: int, upto: int, step: int, ints: IntArray) -> None
     place = ints[job + kv.PATH_AT]
     end = ints[job + kv.PATH_END]
     while place < end and ints[ints[place] + kv.FIRST] < upto:
-        if ints[ints[place] + kv.WRITER] != ints[job + kv.REQUEST]:
+        writer = ints[ints[place] + kv.WRITER]
+        if writer >= 0 and writer != ints[job + kv.REQUEST]:
             settle_writer(store, ints[place], step, ints[job + kv.NUMBER], ints)
         place += 1
     settle(store, job, upto, ints)
@@ -158,7 +159,9 @@ def look_up(store: int, job: int, most: int, step: int, ints: IntArray) -> tuple
         edge = ints[place]
         assume(edge >= 0)
         last = min(ints[edge + kv.LAST], most)
-        written = settle_writer(store, edge, step, ints[store + kv.ADMITTED], ints)
+        written = False
+        if ints[edge + kv.WRITER] >= 0:
+            written = settle_writer(store, edge, step, ints[store + kv.ADMITTED], ints)
         block, more = _along(store, edge, block, last, ints)
         idle += more
         if block < last:
@@ -241,8 +244,9 @@ def reach_on(store: int, edge: int, block: int, last: int, step: int, ints: IntA
     """Returns up to where the blocks of an edge are registered, from `block` to `last`."""
     assume(store >= 0)
     assume(edge >= 0)
-    blocks = written_blocks(store, edge, step, ints[store + kv.ADMITTED], ints)
-    block = max(block, min(blocks, last))
+    if ints[edge + kv.WRITER] >= 0:
+        blocks = written_blocks(store, edge, step, ints[store + kv.ADMITTED], ints)
+        block = max(block, min(blocks, last))
     bit = 1 << (ints[store + kv.INDEX] & 63)
     word = mask_word(store, edge, ints)
     if ints[word + ints[store + kv.MASKS]] & bit != 0:
