@@ -28,6 +28,7 @@ from llmroute_gym.sim.batch_time import FormulaBatchTime
 from llmroute_gym.sim.compiled.paths import paths_of
 from llmroute_gym.sim.content import Content
 from llmroute_gym.sim.conversations import MultiTurn
+from llmroute_gym.sim.prefixes import SharedPrefix
 from llmroute_gym.sim.replica import Cluster, Replica
 from llmroute_gym.sim.sources import TraceWorkload, WorkloadSource
 from llmroute_gym.sim.traces import load_trace
@@ -45,10 +46,12 @@ FEW, MANY = 4, 64  # replicas
 PREPARED_BAR_S = 2e-6  # per request
 READ_BARS = {AZURE: 3e6, MOONCAKE: 2e5}  # rows per second
 ENV_COUNT, EPISODE = 64, 500
-CHATS, DRAWN = "sessions", "multi_turn"
+CHATS, DRAWN, PREFIXES = "sessions", "multi_turn", "shared_prefix"
 ENV_TARGETS = {
     (CHATS, FEW): Target(0.5, 1),
     (CHATS, MANY): Target(0.1, None),
+    (PREFIXES, FEW): Target(0.5, 1),
+    (PREFIXES, MANY): Target(0.1, None),
     (DRAWN, FEW): None,
     (DRAWN, MANY): None,
 }
@@ -221,6 +224,8 @@ def measure_env(requests_from: str, replicas: int, repeats: int, steps: int) -> 
     chats: WorkloadSource = TraceWorkload(case.workload)
     if requests_from == DRAWN:
         chats = MultiTurn(case.workload.qps)
+    elif requests_from == PREFIXES:
+        chats = SharedPrefix(case.workload.qps)
     env = LLMRouteVectorEnv(ENV_COUNT, case.cluster, workload=chats, qps=None)
     column = env.observation_config.columns.index("cached_prefix")
     episodes = min(max(round(steps * FEW / (ENV_COUNT * replicas * EPISODE)), 1), 20)
@@ -307,7 +312,8 @@ def section(
             speed_table(speeds),
             "",
             f"Steps per second of {ENV_COUNT} environments of `LLMRouteVectorEnv` together: "
-            f"windows of the sessions above, or chats drawn anew by `{DRAWN}` at the same rate; "
+            f"windows of the sessions above, and requests drawn anew by `{PREFIXES}` and "
+            f"`{DRAWN}` at the same rate; "
             "all nineteen columns, with the share of the prompt in each replica's cache; random "
             f"actions drawn before, whole episodes of {EPISODE} steps with their resets.",
             "",

@@ -206,7 +206,7 @@ def test_prompts_are_cut_with_their_content() -> None:
 def test_hashes_of_blocks_are_streams_and_the_last_block_is_cut() -> None:
     hashes = np.array([4, 9, 4, -3, 8, -3])
     content = block_content(hashes, np.array([2, 0, 4]), np.array([20, 5, 64]), 16)
-    assert content.rows() == [[(4, 16), (9, 4)], [], [(4, 16), (10, 16), (8, 16), (10, 16)]]
+    assert content.rows() == [[(4, 16), (9, 4)], [], [(4, 16), (12, 16), (8, 16), (12, 16)]]
 
 
 def test_checks_of_large_workloads_are_fast() -> None:
