@@ -9,14 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig, RewardConfig
-from llmroute_gym.errors import InputError, shown, unknown_name
+from llmroute_gym.errors import InputError, checked_name, shown, unknown_name
 from llmroute_gym.ground.checks import count, positive
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.sim.arrivals import arrival_process
-from llmroute_gym.sim.lengths import length_model
+from llmroute_gym.sim.lengths import LENGTH_MODELS, length_model
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
-from llmroute_gym.sim.sources import SyntheticWorkload, WorkloadSource
+from llmroute_gym.sim.sources import (
+    PROMPT_SOURCES,
+    SyntheticWorkload,
+    WorkloadSource,
+    prompt_source,
+)
 from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import Workload
 
@@ -72,15 +77,19 @@ def cluster_and_source(
     if arrivals is not None and not isinstance(workload, str):
         raise InputError(
             f"arrivals={shown(arrivals)} has no meaning beside a WorkloadSource, which has its "
-            "own; leave it out, or give the name of a length model"
+            "own; leave it out, or give the workload by name"
         )
     if isinstance(workload, str):
-        lengths = length_model(workload)
         process = arrival_process("poisson" if arrivals is None else arrivals)
-        workload = SyntheticWorkload(lengths, process, 1.0 if qps is None else qps)
+        rate = 1.0 if qps is None else qps
+        if workload in PROMPT_SOURCES:
+            workload = prompt_source(workload, qps=rate, arrivals=process)
+        else:
+            checked_name("workload", workload, (*LENGTH_MODELS, *PROMPT_SOURCES))
+            workload = SyntheticWorkload(length_model(workload), process, rate)
     elif not hasattr(workload, "with_qps") or not hasattr(workload, "sample"):
         raise InputError(
-            "workload must be the name of a length model or a WorkloadSource, got "
+            "workload must be a WorkloadSource, or the name of a length model or source, got "
             f"{shown(workload)}; put a Workload into reset(options={{'workload': ...}})"
         )
     elif qps is not None:

@@ -71,7 +71,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     Args:
         cluster: a `Cluster`, or the name of a profile.
         replicas: how many, where `cluster` is a name; None is 4.
-        workload: a `WorkloadSource`, or the name of a length model for `SyntheticWorkload`.
+        workload: a `WorkloadSource`, the name of one with shared prompts (`shared_prefix`), or that
+            of a length model for `SyntheticWorkload`.
         qps: mean arrival rate, requests per second; None keeps that of the source.
         arrivals: arrival process, where `workload` is a name; None is Poisson's.
         requests_per_episode: decisions per episode.

@@ -61,7 +61,7 @@ class LLMRouteVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         num_envs: how many, at least 1.
         cluster: as for `LLMRouteEnv`, likewise the next seven.
         replicas: how many, where `cluster` is a name.
-        workload: a source, or the name of a length model.
+        workload: a source, or its name, or that of a length model.
         qps: mean arrival rate, requests per second.
         arrivals: arrival process, where `workload` is a name.
         requests_per_episode: decisions per episode.

@@ -232,7 +232,10 @@ def test_renders(mode: str) -> None:
     ("settings", "words"),
     [
         ({"qps": "fast"}, "qps must be a finite number > 0, got 'fast'"),
-        ({"workload": 7}, "workload must be the name of a length model or a WorkloadSource, got 7"),
+        (
+            {"workload": 7},
+            "workload must be a WorkloadSource, or the name of a length model or source, got 7",
+        ),
         ({"requests_per_episode": "a"}, "requests_per_episode must be an integer >= 1, got 'a'"),
         ({"observation": "oracle"}, "expected a ObservationConfig or a mapping of its fields"),
     ],

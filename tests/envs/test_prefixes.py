@@ -11,6 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from llmroute_gym.envs import LLMRouteEnv
+from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster, Signal
 from llmroute_gym.sim.conversations import AgentLoop, MultiTurn
 from llmroute_gym.sim.engines import EngineName
@@ -112,3 +113,11 @@ def test_the_prefix_view_changes_its_column_alone(
     assert late.sum() < now.sum()
     assert (small <= tree).all()
     assert small.sum() < tree.sum()
+
+
+def test_a_source_can_be_named() -> None:
+    env = LLMRouteEnv(cluster=CLUSTER, workload="shared_prefix", qps=7.0, arrivals="poisson")
+    assert isinstance(env.source, SharedPrefix)
+    assert env.source.qps == 7.0
+    with pytest.raises(InputError, match=r"unknown workload 'shared_prefixes'.*shared_prefix"):
+        LLMRouteEnv(workload="shared_prefixes")
