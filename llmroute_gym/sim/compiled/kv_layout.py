@@ -111,7 +111,6 @@ WAITING: Final = 0
 PARTIAL: Final = 1
 DECODING: Final = 2
 STALLED_JOB: Final = 3
-FINISHED: Final = 4
 KNOWN: Final = 8
 STATES: Final = 7  # what to take of a state without it
 
