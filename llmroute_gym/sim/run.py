@@ -88,8 +88,9 @@ class Run(ABC):
         self.observation = observation.validate() if observation else ObservationConfig()
         self.late_after_s = positive("late_after_s", late_after_s)
         if predicted_output_tokens is None:
-            predicted_output_tokens = np.zeros(len(workload))
-        self.predicted_output_tokens = array("predicted_output_tokens", predicted_output_tokens)
+            self.predicted_output_tokens = np.zeros(len(workload))
+        else:
+            self.predicted_output_tokens = array("predicted_output_tokens", predicted_output_tokens)
         if len(self.predicted_output_tokens) != len(workload):
             raise InputError(
                 f"predicted_output_tokens must be one number per request, {len(workload)}; got "

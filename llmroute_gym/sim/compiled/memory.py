@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
@@ -32,6 +34,7 @@ from llmroute_gym.sim.run import Interval
 from llmroute_gym.sim.submission import output_of
 from llmroute_gym.sim.workload import Workload
 
+Number = TypeVar("Number", bound=np.generic)
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
 
@@ -240,11 +243,13 @@ class Memory:
             Arrays of shape (n_runs, n_requests).
         """
         shape = len(indices), len(workloads[0])
-        arrived_at_s = np.stack([one.arrived_at_s for one in workloads])
+        arrived_at_s = _stacked([one.arrived_at_s for one in workloads])
         scheduled_at_s, first_token_at_s, finished_at_s = (np.empty(shape) for _ in range(3))
         replica, preemptions = (np.empty(shape, dtype=np.int64) for _ in range(2))
         for run, index in enumerate(indices.tolist()):
             if workloads[run].after is not None:
+                if not arrived_at_s.flags.writeable:
+                    arrived_at_s = arrived_at_s.copy()
                 read_arrivals(self.first_request(index), arrived_at_s[run], self.floats)
             read_requests(
                 self.first_request(index),
@@ -263,8 +268,8 @@ class Memory:
             finished_at_s=finished_at_s,
             replica=replica,
             **self._caches.read(self, indices, shape),
-            prompt_tokens=np.stack([one.prompt_tokens for one in workloads]),
-            output_tokens=np.stack(
+            prompt_tokens=_stacked([one.prompt_tokens for one in workloads]),
+            output_tokens=_stacked(
                 [
                     output_of(one, self._cluster, placed)
                     for one, placed in zip(workloads, replica, strict=True)
@@ -332,3 +337,8 @@ class Memory:
         rows[0, at.SLOWDOWN], rows[1:, at.SLOWDOWN] = first_slowdown, ends[:-1]
         rows[:, at.SLOWDOWN_END] = ends
         return rows
+
+
+def _stacked(rows: Sequence[npt.NDArray[Number]]) -> npt.NDArray[Number]:
+    """Returns rows as one array; a single one is not copied, which takes as long as reading it."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
