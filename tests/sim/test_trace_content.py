@@ -79,7 +79,7 @@ def test_outputs_of_rows_that_are_left_out_stay_shared(write: Write) -> None:
     ]
     bad = {**CHAT[1], "output_length": 0}
     skipped = load_trace(write(CHAT[0], bad, *CHAT[2:]), on_error="skip")
-    assert content(skipped) == [[(0, 8)], [(0, 8), (-1, 5)], [(0, 8), (-1, 5), (1, 5)]]
+    assert content(skipped) == [[(0, 8)], [(0, 8), (-1, 5)], [(0, 8), (-1, 5), (2, 5)]]
 
 
 def test_outputs_are_named_by_rows_also_where_those_are_out_of_order(write: Write) -> None:
