@@ -30,6 +30,25 @@ def row_of(store: int, request: int, ints: IntArray) -> int:
 
 
 @inlined
+def fill_job(store: int, job: int, request: int, ints: IntArray) -> None:
+    """Fills the job of a request that uses nothing yet with what its blocks are."""
+    ints[job + kv.STATE] = kv.WAITING
+    ints[job + kv.REQUEST] = request
+    ints[job + kv.ENTRIES] = 0
+    ints[job + kv.SETTLED] = 0
+    ints[job + kv.PRIVATE] = 0
+    ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[job + kv.PATH_END] = 0
+    tree = ints[store + kv.TREE]
+    if tree >= 0:
+        row = tree + row_of(store, request, ints) * kv.TREE_WORDS
+        if ints[row + kv.TREE_PRIVATE] > 0:
+            ints[job + kv.STATE] = kv.KNOWN
+            ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[row + kv.TREE_PATH]
+            ints[job + kv.PATH_END] = ints[row + kv.TREE_PATH_END]
+            ints[job + kv.PRIVATE] = ints[row + kv.TREE_PRIVATE]
+
+
+@inlined
 def known_tokens(job: int, step: int, ints: IntArray) -> int:
     """Returns the prompt and output tokens of a job so far, as of the last step's end."""
     request = ints[job + kv.REQUEST]

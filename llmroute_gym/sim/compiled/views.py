@@ -11,6 +11,7 @@ from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel, lowest_bit
 from llmroute_gym.sim.compiled.prefix import (
+    fill_job,
     give_back,
     hits_of,
     look_up,
@@ -47,18 +48,7 @@ def touch(cluster: int, replica: int, request: int, ints: IntArray) -> None:
     blocks = min(ints[request + at.ORIGINAL_PROMPT] // block_size, ints[store + kv.USABLE])
     job = ints[store + kv.SCRATCH]
     assume(job >= 0)
-    ints[job + kv.STATE] = kv.KNOWN
-    ints[job + kv.REQUEST] = request
-    ints[job + kv.ENTRIES] = 0
-    ints[job + kv.SETTLED] = 0
-    ints[job + kv.PRIVATE] = 0
-    ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[job + kv.PATH_END] = 0
-    tree = ints[store + kv.TREE]
-    if tree >= 0:
-        row = tree + row_of(store, request, ints) * kv.TREE_WORDS
-        ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[row + kv.TREE_PATH]
-        ints[job + kv.PATH_END] = ints[row + kv.TREE_PATH_END]
-        ints[job + kv.PRIVATE] = ints[row + kv.TREE_PRIVATE]
+    fill_job(store, job, request, ints)
     hits, _ = look_up(store, job, blocks, 0, ints)
     use_hits(store, job, hits, ints)
     take(store, blocks - hits, ints)

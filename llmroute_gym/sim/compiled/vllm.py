@@ -26,7 +26,7 @@ from llmroute_gym.sim.compiled.events import (
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.kernel import decode_run, new_pace
 from llmroute_gym.sim.compiled.keys import count_anew, insert_key
-from llmroute_gym.sim.compiled.prefix import give_back, row_of, settle_all
+from llmroute_gym.sim.compiled.prefix import fill_job, give_back, settle_all
 from llmroute_gym.sim.compiled.runs import take
 
 
@@ -95,23 +95,10 @@ def receive(replica: int, request: int, observed: bool, ints: IntArray) -> None:
         ints[arena + kv.NEXT_JOB] = job + kv.JOB_WORDS
     assume(job >= 0)
     ints[request + at.ORDER] = job
-    ints[job + kv.STATE] = kv.WAITING
     ints[job + kv.GENERATED] = 0
     ints[job + kv.DONE] = 0
     ints[job + kv.CHUNK] = 0
-    ints[job + kv.REQUEST] = request
-    ints[job + kv.ENTRIES] = 0
-    ints[job + kv.SETTLED] = 0
-    ints[job + kv.PRIVATE] = 0
-    ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[job + kv.PATH_END] = 0
-    tree = ints[store + kv.TREE]
-    if tree >= 0:
-        row = tree + row_of(store, request, ints) * kv.TREE_WORDS
-        if ints[row + kv.TREE_PRIVATE] > 0:
-            ints[job + kv.STATE] = kv.KNOWN
-            ints[job + kv.PATH] = ints[job + kv.PATH_AT] = ints[row + kv.TREE_PATH]
-            ints[job + kv.PATH_END] = ints[row + kv.TREE_PATH_END]
-            ints[job + kv.PRIVATE] = ints[row + kv.TREE_PRIVATE]
+    fill_job(store, job, request, ints)
     push(replica, request, observed, ints)
 
 
