@@ -85,11 +85,29 @@ class Signal(IntEnum):
     """
     FITS = 19, 1.0, 1.0
     """1 if the replica could ever hold the request to route."""
+    NOW_S = 20, 1.0, 0.0
+    """Time of the decision, seconds, the same in all rows. For rules only, as the next two."""
+    SESSION = 21, 1.0, 0.0
+    """Number of the request's conversation, -1 if it has none, the same in all rows."""
+    PROMPT_HEAD = 22, 1.0, 0.0
+    """Names the first 256 tokens of its prompt, -1 if no one knows them, the same in all rows."""
+    IN_FLIGHT = 23, 1 / 32, BOUND
+    """Requests that the router sent to the replica and that have not ended, by its own count."""
+    UNCACHED_TOKENS = 24, 1 / 8192, BOUND
+    """Prompt tokens of those without first token that it took to be uncached when it sent them."""
+    UNCACHED_PAIRS = 25, 2.0**-24, BOUND
+    """Sum over the same of u (p - u / 2): u uncached ones of p prompt tokens, squared tokens."""
+    VIEW_TOKENS = 26, 2.0**-19, BOUND
+    """Tokens that the router takes to be in the replica's prefix cache, as `prefix_view` has it."""
+    HIT_RATE = 27, 1.0, 1.0, ENGINE
+    """Share of all prompt tokens so far that the replica found in its prefix cache, 0 to 1."""
 
 
 N_SIGNALS = len(Signal)
 AGING = tuple(signal for signal in Signal if signal.ages)
 """The signals that the engines report, in the order in which they do."""
+IDENTITIES = (Signal.NOW_S, Signal.SESSION, Signal.PROMPT_HEAD)
+"""Signals that rules may read and no policy: they are names and times, no quantities."""
 SIGNAL_NAMES = tuple(signal.name.lower() for signal in Signal)
 """What the columns are called in settings, checkpoints and demonstrations."""
 VERSION_1 = SIGNAL_NAMES[: Signal.ROUNDS_SINCE_CHOSEN + 1]

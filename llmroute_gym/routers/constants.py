@@ -1,0 +1,67 @@
+"""The constants of a rule: fields of its class, each with a default and the range of tuning."""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from llmroute_gym.errors import InputError, shown
+from llmroute_gym.ground.checks import count, number
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a constant may be.
+
+    Attributes:
+        low: its least value.
+        high: its largest value.
+        logarithmic: whether tuning searches its logarithm; `low` is above 0 then.
+        whole: whether it is an integer.
+        tuned: whether tuning may change it; a delay of what the router sees, for one, it may not.
+    """
+
+    low: float
+    high: float
+    logarithmic: bool = False
+    whole: bool = False
+    tuned: bool = True
+
+
+def constant(
+    default: float,
+    low: float,
+    high: float,
+    *,
+    logarithmic: bool = False,
+    whole: bool = False,
+    tuned: bool = True,
+) -> Any:
+    """A field of a rule that is one of its constants, see `Range`."""
+    return field(default=default, metadata={"range": Range(low, high, logarithmic, whole, tuned)})
+
+
+def constants_of(rule: Any) -> Mapping[str, Range]:
+    """Returns the constants of a rule, or of its class, and their ranges, in order."""
+    return {one.name: one.metadata["range"] for one in _constant_fields(rule)}
+
+
+def check_constants(rule: Any) -> None:
+    """Checks the constants of a rule against their ranges, and makes them numbers.
+
+    Raises:
+        InputError: naming the constant, the rule, the range and the value.
+    """
+    for name, limits in constants_of(rule).items():
+        called, value = f"{name} of {rule.name}", getattr(rule, name)
+        checked = count(called, value, at_least=0) if limits.whole else number(called, value)
+        if not limits.low <= checked <= limits.high:
+            kind = "an integer" if limits.whole else "a number"
+            raise InputError(
+                f"{called} must be {kind} from {limits.low:g} to {limits.high:g}, "
+                f"got {shown(value)}"
+            )
+        setattr(rule, name, checked)
+
+
+def _constant_fields(rule: Any) -> list[Field[Any]]:
+    return [one for one in fields(rule) if "range" in one.metadata]
