@@ -13,7 +13,7 @@ from llmroute_gym.config.settings import (
     refuse_unread,
 )
 from llmroute_gym.errors import InputError, checked_name, shown
-from llmroute_gym.ground.signals import SIGNAL_NAMES, VERSION_1
+from llmroute_gym.ground.signals import IDENTITIES, SIGNAL_NAMES, VERSION_1
 
 PROMPT_SOURCES = ("agent_loop", "multi_turn", "prefix_repetition", "shared_prefix")
 ENGINES = ("reference", "compiled")
@@ -219,9 +219,10 @@ class ObservationConfig(Settings):
 
     group: ClassVar[str] = "observation"
 
-    information: str = choice("engine", "engine", "router", "oracle")
+    information: str = choice("engine", "engine", "metrics", "router", "oracle")
     """``engine``: all but true output lengths; ``router``: only what a router counts by
-    itself; ``oracle``: adds true remaining tokens (for upper bounds, never to publish)."""
+    itself; ``metrics``: that, and the queue, batch, KV usage and hit rate that engines publish;
+    ``oracle``: adds true remaining tokens to ``engine`` (for upper bounds, never to publish)."""
     signal_interval_s: float = number(0.0, at_least=0)
     """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
     predicted_output_sigma: float | None = number(None, at_least=0)
@@ -237,6 +238,11 @@ class ObservationConfig(Settings):
     """Seconds by which the engines' events are late; ``events`` only."""
     tree_blocks: int = number(32768, at_least=1)
     """Blocks that are kept of each replica, the latest sent; ``tree`` only."""
+    gateways: int = number(1, at_least=1)
+    """Routers that take the decisions in turn. Each counts what it sent itself, has a tree of its
+    own and reads the engines' metrics at times of its own, evenly shifted against the others."""
+    speed_hidden: bool = False
+    """Whether nobody tells how fast a replica is: ``speed`` is 1 then."""
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and every column is a signal."""
@@ -248,6 +254,11 @@ class ObservationConfig(Settings):
             )
         for name in self.columns:
             checked_name("column of observation.columns:", name, SIGNAL_NAMES)
+            if SIGNAL_NAMES.index(name) in IDENTITIES:
+                raise InputError(
+                    f"observation.columns has {name}, which is a name, no quantity; a policy "
+                    "cannot read it, leave it out"
+                )
         check_distinct("observation.columns", self.columns, "column")
         return self
 

@@ -213,7 +213,7 @@ class Episodes:
 
     def rows(self, index: int) -> FloatArray:
         """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS)."""
-        rows = self._memory.rows(index)
+        rows = self._memory.rows(index, self._workload(index))
         rows[:, Signal.AVAILABLE] = self.available[index]
         rows[:, Signal.FITS] = self._fits_now(index)
         return rows

@@ -1,6 +1,7 @@
 """What every engine offers: a run that stops at each routing decision."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import array, positive
+from llmroute_gym.sim.identities import identities
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.submission import (
@@ -109,6 +111,16 @@ class Run(ABC):
     def done(self) -> bool:
         """Whether every request has been placed and all are finished."""
         return self.decision >= len(self.workload)
+
+    @property
+    def gateway(self) -> int:
+        """Which router takes the decision at hand, 0 to gateways - 1: they take turns."""
+        return self.decision % self.observation.gateways
+
+    @cached_property
+    def identities(self) -> FloatArray:
+        """Session and prompt head of each request, (n_requests, 2), see `identities`."""
+        return identities(self.workload)
 
     def fits(self) -> BoolArray:
         """Returns which replicas could ever hold the request at hand, (n_replicas,), read-only."""

@@ -193,7 +193,7 @@ def test_engine_columns_of_a_run_worked_by_hand(engine: EngineName) -> None:
     }
     assert run.rows().shape == (2, N_SIGNALS)
     assert_columns(run.rows()[0], expected)
-    assert not run.rows()[1, : len(AGING)].any()
+    assert not run.rows()[1, list(AGING)].any()
     run.place(0)
     assert run.now_s == 1.5
     expected = {

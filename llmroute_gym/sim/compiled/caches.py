@@ -15,6 +15,7 @@ from llmroute_gym.sim.compiled.stores import (
     mask_words,
     paths_words,
     read_results,
+    show_stores,
     store_words,
     write_copies,
     write_paths,
@@ -76,10 +77,11 @@ class Caches:
         self._view = _view(cluster, observation)
         self.exist = any(kernel_of(replica.scheduler) == at.VLLM_V1 for replica in cluster)
         n_replicas = len(cluster)
-        copies = self._view in (at.TREE_VIEW, at.LATE_VIEW)
-        self._n_stores = n_replicas * (2 if copies else 1)
+        self._copies = {at.TREE_VIEW: observation.gateways, at.LATE_VIEW: 1}.get(self._view, 0)
+        """Stores that are kept of each replica's for routers."""
+        self._n_stores = n_replicas * (1 + self._copies)
         self._store_words = store_words(cluster.replicas) if self.exist else 0
-        self._job_words = self.exist * (n_requests + n_replicas) * kv.JOB_WORDS
+        self._job_words = self.exist * (n_requests + n_replicas * self._copies) * kv.JOB_WORDS
         caching = [replica for replica in cluster if replica.prefix_caching]
         self._result_words = bool(caching) * n_requests * kv.RESULT_WORDS
         self._block_sizes = list({replica.block_size: None for replica in caching})
@@ -114,23 +116,24 @@ class Caches:
         first_store = self._first_store + index * self._n_stores * self._store_words
         first_request = memory.first_request(index)
         write_stores(first_store, self._idle, replicas, arena, first_request, results, memory.ints)
-        if self._n_stores > len(self._cluster):
+        n_replicas, words = len(self._cluster), self._store_words
+        if self._copies:
             tree_blocks = self._observation.tree_blocks if self._view == at.TREE_VIEW else -1
-            write_copies(
-                first_store, len(self._cluster), self._store_words, tree_blocks, memory.ints
-            )
+            write_copies(first_store, n_replicas, words, self._copies, tree_blocks, memory.ints)
         cluster = index * at.CLUSTER_WORDS
+        show_stores(first_store, replicas, words, self._copies, cluster, memory.ints)
         memory.ints[cluster + at.TREE] = -1
         memory.floats[cluster + at.LAG] = self._observation.events_lag_s
         # Without contents nobody finds anything of another's.
         shared = workload.content is not None and bool(self._block_sizes)
-        memory.ints[cluster + at.VIEW] = self._view if shared else at.NO_VIEW
+        grows = self._view == at.TREE_VIEW
+        memory.ints[cluster + at.VIEW] = self._view if shared or grows else at.NO_VIEW
         if shared:
             self._write_paths(memory, index, workload)
 
     def _write_paths(self, memory: Words, index: int, workload: Workload) -> None:
         n_replicas, replicas = len(self._cluster), memory.replicas(index)
-        masks = mask_words(n_replicas) * (self._n_stores // n_replicas)
+        masks = mask_words(n_replicas) * (1 + self._copies)
         trees = [paths_of(workload, block_size) for block_size in self._block_sizes]
         n_words = sum(paths_words(paths, masks) for paths in trees)
         if n_words > self._path_room[index][1]:
@@ -141,8 +144,9 @@ class Caches:
             first_word += paths_words(paths, masks)
             for replica, row in zip(self._cluster, replicas.tolist(), strict=True):
                 if replica.prefix_caching and replica.block_size == block_size:
-                    for store in (at.STORE, at.SEEN_STORE):
-                        memory.ints[memory.ints[row + store] + kv.TREE] = table
+                    store = memory.ints[row + at.STORE] + kv.TREE
+                    for copy in range(1 + self._copies):
+                        memory.ints[store + copy * n_replicas * self._store_words] = table
         alike = all(replica.prefix_caching for replica in self._cluster) and len(trees) == 1
         if alike and n_replicas <= _BITS:
             memory.ints[index * at.CLUSTER_WORDS + at.TREE] = table

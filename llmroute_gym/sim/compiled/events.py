@@ -11,8 +11,39 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.waiting import release
 
+_COUNTS_BITS = 32
+_COUNTS_MASK = (1 << _COUNTS_BITS) - 1
 _KEPT = (1.0 - BATCH_TIME_WEIGHT) ** np.arange(512)
 """What is left of an average after so many batches; nothing that shows after the last."""
+
+
+@inlined
+def note_sender(request: int, counts: int, uncached: int, ints: IntArray) -> None:
+    """Notes for a request that is placed whose counts it enters.
+
+    Args:
+        request: its word.
+        counts: see `layout.COUNTS`.
+        uncached: its prompt tokens that are to be computed, as its router sees it.
+        ints: memory.
+    """
+    ints[request + at.COUNTED] = (uncached << _COUNTS_BITS) | counts
+
+
+@inlined
+def _counts_of(request: int, ints: IntArray) -> int:
+    counts = ints[request + at.COUNTED] & _COUNTS_MASK
+    assume(counts >= 0)
+    return counts
+
+
+@inlined
+def _count_uncached(counted: int, request: int, sign: int, ints: IntArray) -> None:
+    """Adds what is to be computed of a request to a router's counts, or takes it from them."""
+    uncached = ints[request + at.COUNTED] >> _COUNTS_BITS
+    ints[counted + at.UNCACHED] += sign * uncached
+    pairs = uncached * (2 * ints[request + at.ORIGINAL_PROMPT] - uncached)
+    ints[counted + at.UNCACHED_PAIRS] += sign * pairs
 
 
 @inlined
@@ -29,13 +60,15 @@ def push(replica: int, request: int, observed: bool, ints: IntArray) -> None:
     ints[replica + at.WAITING_PROMPT] += prompt
     if observed:
         ints[replica + at.TOTAL] += prompt + ints[request + at.OUTPUT]
-        ints[replica + at.SILENT] += 1
-        ints[replica + at.SILENT_PROMPT] += prompt
-        if ints[replica + at.FIRST_PLACED] < 0:
-            ints[replica + at.FIRST_PLACED] = request
+        counted = replica + _counts_of(request, ints)
+        ints[counted + at.SILENT] += 1
+        ints[counted + at.SILENT_PROMPT] += prompt
+        _count_uncached(counted, request, 1, ints)
+        if ints[counted + at.FIRST_PLACED] < 0:
+            ints[counted + at.FIRST_PLACED] = request
         else:
-            ints[ints[replica + at.LAST_PLACED] + at.NEXT_PLACED] = request
-        ints[replica + at.LAST_PLACED] = request
+            ints[ints[counted + at.LAST_PLACED] + at.NEXT_PLACED] = request
+        ints[counted + at.LAST_PLACED] = request
 
 
 @inlined
@@ -79,6 +112,14 @@ def chain(replica: int, request: int, tokens: int, ints: IntArray) -> None:
     ints[replica + at.CHAIN_TOKENS] += tokens
 
 
+@inlined
+def _add_ttft(counted: int, ttft: float, now: float, floats: FloatArray) -> None:
+    kept = math.exp((floats[counted + at.TTFT_AT] - now) / RATE_TIME_S)
+    floats[counted + at.TTFT_WEIGHT] = floats[counted + at.TTFT_WEIGHT] * kept + 1.0
+    floats[counted + at.TTFT_TOTAL] = floats[counted + at.TTFT_TOTAL] * kept + ttft
+    floats[counted + at.TTFT_AT] = now
+
+
 @kernel
 def note_first_token(
     replica: int, request: int, now: float, ints: IntArray, floats: FloatArray
@@ -87,15 +128,26 @@ def note_first_token(
     assume(replica >= 0)
     assume(request >= 0)
     prompt = ints[request + at.ORIGINAL_PROMPT]
-    ints[replica + at.SILENT] -= 1
-    ints[replica + at.SILENT_PROMPT] -= prompt
-    ints[replica + at.STREAMING] += 1
-    ints[replica + at.STREAMING_PROMPT] += prompt
-    kept = math.exp((floats[replica + at.TTFT_AT] - now) / RATE_TIME_S)
+    counts = _counts_of(request, ints)
+    counted = replica + counts
+    ints[counted + at.SILENT] -= 1
+    ints[counted + at.SILENT_PROMPT] -= prompt
+    ints[counted + at.STREAMING] += 1
+    ints[counted + at.STREAMING_PROMPT] += prompt
+    _count_uncached(counted, request, -1, ints)
     ttft = now - floats[request + at.ARRIVED]
-    floats[replica + at.TTFT_WEIGHT] = floats[replica + at.TTFT_WEIGHT] * kept + 1.0
-    floats[replica + at.TTFT_TOTAL] = floats[replica + at.TTFT_TOTAL] * kept + ttft
-    floats[replica + at.TTFT_AT] = now
+    _add_ttft(replica, ttft, now, floats)
+    if counts > 0:  # one of several routers
+        _add_ttft(counted, ttft, now, floats)
+
+
+@inlined
+def gate_of(cluster: int, request: int, replica: int, ints: IntArray) -> int:
+    """Returns the gate, see `layout.GATE`, of the router that sent a request to a replica."""
+    gateway = ints[replica + _counts_of(request, ints) + at.GATEWAY]
+    gate = ints[cluster + at.FIRST_GATE] + gateway * at.GATE_WORDS
+    assume(gate >= 0)
+    return gate
 
 
 @kernel
@@ -107,8 +159,10 @@ def note_finish(
     assume(cluster >= 0)
     assume(request >= 0)
     ints[replica + at.TOTAL] -= ints[request + at.PROMPT] + ints[request + at.OUTPUT]
-    ints[replica + at.STREAMING] -= 1
-    ints[replica + at.STREAMING_PROMPT] -= ints[request + at.ORIGINAL_PROMPT]
+    counts = _counts_of(request, ints)
+    counted = replica + counts
+    ints[counted + at.STREAMING] -= 1
+    ints[counted + at.STREAMING_PROMPT] -= ints[request + at.ORIGINAL_PROMPT]
     ints[cluster + at.IN_SYSTEM] -= 1
     arrived = floats[request + at.ARRIVED]
     left = floats[cluster + at.UNTIL] - now
@@ -119,6 +173,10 @@ def note_finish(
     kept = math.exp(-left / RATE_TIME_S)
     floats[cluster + at.E2E_WEIGHT] += kept
     floats[cluster + at.E2E_TOTAL] += (now - arrived) * kept
+    if counts > 0:
+        gate = gate_of(cluster, request, replica, ints)
+        floats[gate + at.E2E_WEIGHT] += kept
+        floats[gate + at.E2E_TOTAL] += (now - arrived) * kept
     if ints[cluster + at.WAITS] >= 0:
         release(cluster, request, now, ints, floats)
 

@@ -29,24 +29,39 @@ NEXT_LATE: Final = 8  # number of the first decision whose request may still bec
 UNTIL: Final = 9  # f, end of the interval being run
 DONE_AREA: Final = 10  # f, sum of (until - finish) over the interval's completions
 LATE_AREA: Final = 11  # f, the same over late ones
+# What one router counts of the cluster, GATE_WORDS of them.
 E2E_WEIGHT: Final = 12  # f, exponential average of latencies, as of FADED_AT
 E2E_TOTAL: Final = 13  # f
 ARRIVAL_WEIGHT: Final = 14  # f, exponential count of arrivals, as of FADED_AT
-FADED_AT: Final = 15  # f
-DECISION: Final = 16  # requests placed so far
-NOW: Final = 17  # f, time of the decision
-PREVIOUS_ARRIVAL: Final = 18  # f
-READ_AT: Final = 19  # f, when the engines' signals were read last
+PREVIOUS_ARRIVAL: Final = 15  # f
+READ_AT: Final = 16  # f, when the engines' signals were read last
+FADED_AT: Final = 17  # f
+DECISION: Final = 18  # requests placed so far
+NOW: Final = 19  # f, time of the decision
 LATE_AFTER: Final = 20  # f
 SIGNAL_INTERVAL: Final = 21  # f
-INFORMATION: Final = 22  # ENGINE, ROUTER or ORACLE
+INFORMATION: Final = 22  # ENGINE, ROUTER, ORACLE or METRICS
 WAITS: Final = 23  # what waits for what, see `waiting`; -1 where no request waits for another
 VIEW: Final = (
     24  # what of prefix caches a router sees: NO_VIEW, EVENTS_VIEW, TREE_VIEW or LATE_VIEW
 )
 LAG: Final = 25  # f, seconds that LATE_VIEW is late
 TREE: Final = 26  # the table of paths of all replicas' stores, -1 where they differ
-CLUSTER_WORDS: Final = 27
+GATEWAYS: Final = 27  # routers that decide in turn
+GATE: Final = 28  # of the one whose turn it is: to it E2E_WEIGHT and so on are added
+COUNTS: Final = 29  # to a replica's word and this SILENT and so on are added, likewise
+FIRST_GATE: Final = 30  # the two of the first router
+FIRST_COUNTS: Final = 31
+NAMES: Final = 32  # NAME_WORDS per request, -1 where nobody asks for them or none has any
+CLUSTER_WORDS: Final = 33
+
+GATE_WORDS: Final = READ_AT + 1 - E2E_WEIGHT
+"""A single router counts in the rows of cluster and replicas. Several have rows of their own, and
+those of cluster and replicas hold what all of them would count together."""
+
+SESSION: Final = 0  # f, the names of a request
+PROMPT_HEAD: Final = 1  # f
+NAME_WORDS: Final = 2
 
 CHUNKED: Final = 0
 PREFILL_FIRST: Final = 1
@@ -60,6 +75,7 @@ LATE_VIEW: Final = 3
 ENGINE: Final = 0
 ROUTER: Final = 1
 ORACLE: Final = 2
+METRICS: Final = 3
 
 # A replica. State.
 BATCH_END: Final = 0  # f, of the batch in flight; infinity when idle
@@ -92,47 +108,53 @@ SLOWDOWN: Final = 26  # word of its (start, factor)
 SLOWDOWN_END: Final = 27
 # What only an observed run keeps.
 TOTAL: Final = 28  # prompt and output tokens of all requests in the system
-SILENT: Final = 29  # requests without first token, their prompts; those past it, their prompts
-SILENT_PROMPT: Final = 30
-STREAMING: Final = 31
-STREAMING_PROMPT: Final = 32
-FIRST_PLACED: Final = 33  # no request placed before this one lacks its first token
-LAST_PLACED: Final = 34
-CHOSEN_AT: Final = 35  # number of the decision that last chose it
-MEAN_BATCH_TIME: Final = 36  # f
-TTFT_WEIGHT: Final = 37  # f
-TTFT_TOTAL: Final = 38  # f
-TTFT_AT: Final = 39  # f
+MEAN_BATCH_TIME: Final = 29  # f
 # Limits.
-SCHEDULER: Final = 40  # CHUNKED, PREFILL_FIRST or VLLM_V1
-MAX_BATCH: Final = 41
-MAX_BATCHED_TOKENS: Final = 42
-CHUNK_SIZE: Final = 43
-BLOCK_SIZE: Final = 44
-NUM_BLOCKS: Final = 45
-OPEN_BLOCKS: Final = 46  # num_blocks - watermark_blocks
-KEEP_PROMPT: Final = 47  # 1 for restart="recompute"
-MODEL: Final = 48
-SPEED: Final = 49  # f
-LEAST_SCALE: Final = 50  # f, the smallest SCALE that its slowdowns can bring
+SCHEDULER: Final = 30  # CHUNKED, PREFILL_FIRST or VLLM_V1
+MAX_BATCH: Final = 31
+MAX_BATCHED_TOKENS: Final = 32
+CHUNK_SIZE: Final = 33
+BLOCK_SIZE: Final = 34
+NUM_BLOCKS: Final = 35
+OPEN_BLOCKS: Final = 36  # num_blocks - watermark_blocks
+KEEP_PROMPT: Final = 37  # 1 for restart="recompute"
+MODEL: Final = 38
+SPEED: Final = 39  # f
+LEAST_SCALE: Final = 40  # f, the smallest SCALE that its slowdowns can bring
 # Requests that were sent to it but that it has not been run on to yet, linked by arrival.
-FEED: Final = 51  # the first, -1 if there is none
-FEED_END: Final = 52  # the last
-FEED_COUNT: Final = 53
+FEED: Final = 41  # the first, -1 if there is none
+FEED_END: Final = 42  # the last
+FEED_COUNT: Final = 43
 # When it may next finish a request, whatever arrives; see `waking`.
-SOONEST: Final = 54  # f, a lower bound while memory suffices
-SOONEST_SHORT: Final = 55  # f, another one that needs no memory
-SPARE: Final = 56  # tokens that arrivals may bring before memory can run short
-STEPS_AHEAD: Final = 57  # decode steps until one of its requests finishes
-FIRST_PACE: Final = 58  # f, seconds that a batch takes at least
-PACE: Final = 59  # f, the same of a batch with all that decode now
-STORE: Final = 60  # of `vllm_v1`, see `kv_layout`
-SEEN_STORE: Final = 61  # what a router sees of it; the same, or a copy kept for it
-# Then the engine's own signals as last read (f, one word each), and from HISTOGRAM on one word per
-# token of a block, see `blocks`, followed by 2 max_batch + 2 words of keys and max_batch + 1 to
-# sort them in.
-SEEN: Final = 62
+SOONEST: Final = 44  # f, a lower bound while memory suffices
+SOONEST_SHORT: Final = 45  # f, another one that needs no memory
+SPARE: Final = 46  # tokens that arrivals may bring before memory can run short
+STEPS_AHEAD: Final = 47  # decode steps until one of its requests finishes
+FIRST_PACE: Final = 48  # f, seconds that a batch takes at least
+PACE: Final = 49  # f, the same of a batch with all that decode now
+STORE: Final = 50  # of `vllm_v1`, see `kv_layout`
+TOLD_SPEED: Final = 51  # f, what rows say of SPEED
+# What one router counts of it and is told of it, COUNT_WORDS of them.
+SILENT: Final = 52  # requests without first token, their prompts; those past it, their prompts
+SILENT_PROMPT: Final = 53
+STREAMING: Final = 54
+STREAMING_PROMPT: Final = 55
+UNCACHED: Final = 56  # tokens of the former that were to be computed, as the router saw it then
+UNCACHED_PAIRS: Final = 57  # twice the sum of u (p - u / 2) over u of p tokens
+FIRST_PLACED: Final = 58  # no request placed before this one lacks its first token
+LAST_PLACED: Final = 59
+CHOSEN_AT: Final = 60  # number of the decision that last chose it
+TTFT_WEIGHT: Final = 61  # f
+TTFT_TOTAL: Final = 62  # f
+TTFT_AT: Final = 63  # f
+GATEWAY: Final = 64  # index of the router
+SEEN_STORE: Final = 65  # what it sees of STORE; the same, or a copy kept for it
+SEEN: Final = 66  # f, the engine's own signals as last read, one word each
 HISTOGRAM: Final = SEEN + len(AGING)
+# From HISTOGRAM on one word per token of a block, see `blocks`, followed by 2 max_batch + 2 words
+# of keys and max_batch + 1 to sort them in, then the counts of several routers.
+
+COUNT_WORDS: Final = HISTOGRAM - SILENT
 
 # A request.
 ARRIVED: Final = 0  # f
@@ -147,7 +169,8 @@ PREEMPTIONS: Final = 8
 REPLICA: Final = 9  # index of its replica, or NOT_PLACED or REJECTED
 NEXT_PLACED: Final = 10  # the next request placed on the same replica
 ORIGINAL_PROMPT: Final = 11
-PREDICTED: Final = 12  # f, predicted output tokens
+PREDICTED: Final = 12  # f, predicted output tokens, until it is placed
+COUNTED: Final = 12  # from then on in an observed run: its UNCACHED tokens and COUNTS, see `events`
 REQUEST_WORDS: Final = 13
 
 NOT_PLACED: Final = -1

@@ -45,7 +45,7 @@ def fill_limits(row: IntArray, replica: Replica) -> None:
     row[at.OPEN_BLOCKS] = replica.num_blocks - replica.watermark_blocks
     row[at.KEEP_PROMPT] = replica.restart == "recompute"
     floats[at.BATCH_END] = math.inf
-    floats[at.SPEED] = replica.speed
+    floats[at.SPEED] = floats[at.TOLD_SPEED] = replica.speed
     floats[at.SCALE] = 1.0 / replica.speed
     factors = [1.0, *(factor for _, factor in replica.slowdowns)]
     floats[at.LEAST_SCALE] = min(factors) / replica.speed

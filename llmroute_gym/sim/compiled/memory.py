@@ -28,6 +28,7 @@ from llmroute_gym.sim.compiled.starting import (
 from llmroute_gym.sim.compiled.stepping import place
 from llmroute_gym.sim.compiled.stores import WORDS_PER_LINE, aligned
 from llmroute_gym.sim.compiled.waiting import decided, pop_arrival, write_waits
+from llmroute_gym.sim.identities import identities
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval
@@ -38,7 +39,12 @@ Number = TypeVar("Number", bound=np.generic)
 _ONES = np.ones(N_SIGNALS)
 _UNBOUNDED = np.full(N_SIGNALS, np.inf)
 
-INFORMATION = {"engine": at.ENGINE, "router": at.ROUTER, "oracle": at.ORACLE}
+INFORMATION = {
+    "engine": at.ENGINE,
+    "router": at.ROUTER,
+    "oracle": at.ORACLE,
+    "metrics": at.METRICS,
+}
 
 
 class Memory:
@@ -79,18 +85,21 @@ class Memory:
         replicas = cluster.replicas
         block_size = max(replica.block_size for replica in replicas)
         max_batch = max(replica.max_batch for replica in replicas)
-        self._sorting_words = max_batch + 1
-        self._replica_words = at.HISTOGRAM + block_size + 2 * max_batch + 2 + self._sorting_words
+        several = observation.gateways if observation.gateways > 1 else 0
+        self._words_behind = max_batch + 1 + several * at.COUNT_WORDS
+        self._replica_words = at.HISTOGRAM + block_size + 2 * max_batch + 2 + self._words_behind
         self.clusters = np.arange(n_environments) * at.CLUSTER_WORDS
         self._first_replica = n_environments * at.CLUSTER_WORDS
         per_environment = len(replicas) * self._replica_words
         self._first_request = self._first_replica + n_environments * per_environment
         n_all = n_environments * n_requests
-        first_store = aligned(self._first_request + n_all * at.REQUEST_WORDS)
+        self._first_gate = self._first_request + n_all * at.REQUEST_WORDS
+        first_store = aligned(self._first_gate + n_environments * several * at.GATE_WORDS)
         self._caches = Caches(cluster, observation, n_environments, n_requests, first_store)
         self.stores: at.Stores = 0 if self._caches.exist else None
         self._first_slowdown = self._caches.end
-        self._wait_words = 0
+        self._wait_words = self._name_words = 0
+        self._predicted: list[FloatArray] = [np.zeros(0)] * n_environments
         if first_store > at.REQUEST_MASK:
             raise InputError(
                 f"{n_environments} x {n_requests} requests on {len(replicas)} replicas are more "
@@ -128,9 +137,10 @@ class Memory:
         if waiting and self._wait_words == 0:
             self._wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests
             self._first_wait = self.append(len(self.clusters) * self._wait_words)
+        self._predicted[index] = predicted_output_tokens
         first_replica = self._first_replica + index * self._template.size
         first_request = self.first_request(index)
-        write_replicas(first_replica, self._template, self._sorting_words, self.ints)
+        write_replicas(first_replica, self._template, self._words_behind, self.ints)
         write_requests(
             first_request,
             workload.arrived_at_s,
@@ -152,6 +162,9 @@ class Memory:
             float(self._late_after_s),
             float(self._observation.signal_interval_s),
             self._first_wait + index * self._wait_words if waiting else -1,
+            self._observation.gateways,
+            self._gate(index) - at.E2E_WEIGHT,
+            self._counts(0) - at.SILENT,
             self.ints,
             self.floats,
         )
@@ -162,6 +175,23 @@ class Memory:
             write_waits(cluster, after, gap_s, self.ints, self.floats)
             pop_arrival(cluster, self.ints, self.floats)
         self._caches.start(self, index, workload)
+        if self._name_words:
+            self.show_names(index, workload)
+
+    def show_names(self, index: int, workload: Workload) -> None:
+        """Shows sessions and heads of prompts in the rows from now on, in all environments.
+
+        Args:
+            index: the environment.
+            workload: what it was started with.
+        """
+        if self._name_words == 0:
+            self._name_words = at.NAME_WORDS * self._n_requests
+            self._first_name = self.append(len(self.clusters) * self._name_words)
+        first = self._first_name + index * self._name_words
+        names = identities(workload)
+        self.floats[first : first + names.size] = names.ravel()
+        self.ints[index * at.CLUSTER_WORDS + at.NAMES] = first
 
     def place(self, index: int, replica: int, workload: Workload, n_decisions: int) -> Interval:
         """Places the request that an environment has at hand, see `stepping.place`.
@@ -193,11 +223,10 @@ class Memory:
         cluster = index * at.CLUSTER_WORDS
         words = [decided(cluster, number, self.ints) for number in range(n_decisions)]
         replicas = np.maximum(self.ints[np.array(words, dtype=np.int64) + at.REPLICA], -1)
-        predicted = self.floats[self.requests(index)[: len(workload)] + at.PREDICTED]
         repeated = False
         while not repeated:
             self._caches.add_room(self, index)
-            self.start(index, workload, predicted)
+            self.start(index, workload, self._predicted[index])
             with suppress(NoNodesError):
                 for replica in replicas.tolist():
                     place(cluster, replica, self.stores, self.ints, self.floats)
@@ -221,11 +250,18 @@ class Memory:
         n = len(self._cluster)
         return self._first_replica + (index * n + np.arange(n)) * self._replica_words
 
-    def rows(self, index: int) -> FloatArray:
+    def rows(self, index: int, workload: Workload) -> FloatArray:
         """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS).
 
         Every replica is said to take requests, and to be able to hold the one at hand.
+
+        Args:
+            index: the environment.
+            workload: what it was started with.
         """
+        named = workload.session is not None or workload.content is not None
+        if named and self.ints[index * at.CLUSTER_WORDS + at.NAMES] < 0:
+            self.show_names(index, workload)
         rows = np.zeros((len(self._cluster), N_SIGNALS))
         write_rows(
             index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.stores, self.ints, self.floats
@@ -298,6 +334,20 @@ class Memory:
             self.floats = self.ints.view(np.float64)
         return first
 
+    def _gate(self, index: int) -> int:
+        """Returns the word of the first of what an environment's routers count of the cluster."""
+        gateways = self._observation.gateways
+        if gateways == 1:
+            return index * at.CLUSTER_WORDS + at.E2E_WEIGHT
+        return self._first_gate + index * gateways * at.GATE_WORDS
+
+    def _counts(self, gateway: int) -> int:
+        """Returns where in a replica's row that stands which a router counts of it."""
+        gateways = self._observation.gateways
+        if gateways == 1:
+            return at.SILENT
+        return self._replica_words - (gateways - gateway) * at.COUNT_WORDS
+
     def _flat_models(self, longest_request: int) -> FlatModels:
         """Returns models that reach up to `longest_request` tokens, to be appended next."""
         replicas = self._cluster.replicas
@@ -332,10 +382,20 @@ class Memory:
             else:
                 rows[index, : at.HISTOGRAM] = rows[alike, : at.HISTOGRAM]
         rows[:, at.MODEL] = models.word_of
-        rows[:, at.CHOSEN_AT] = np.arange(len(replicas)) - len(replicas)
         ends = first_slowdown + 2 * np.cumsum([len(replica.slowdowns) for replica in replicas])
         rows[0, at.SLOWDOWN], rows[1:, at.SLOWDOWN] = first_slowdown, ends[:-1]
         rows[:, at.SLOWDOWN_END] = ends
+        if self._observation.speed_hidden:
+            rows.view(np.float64)[:, at.TOLD_SPEED] = 1.0
+        gateways = self._observation.gateways
+        before_all = (np.arange(len(replicas)) - len(replicas)) * gateways
+        idle = rows[:, at.SILENT : at.HISTOGRAM].copy()
+        for gateway in range(gateways):
+            first = self._counts(gateway)
+            rows[:, first : first + at.COUNT_WORDS] = idle
+            moved = first - at.SILENT
+            rows[:, moved + at.CHOSEN_AT] = before_all + gateway
+            rows[:, moved + at.GATEWAY] = gateway
         return rows
 
 

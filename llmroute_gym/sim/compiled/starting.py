@@ -20,10 +20,13 @@ def write_cluster(
     late_after: float,
     signal_interval: float,
     waits: int,
+    gateways: int,
+    first_gate: int,
+    first_counts: int,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
-    """Fills the row of a cluster with nothing in it; arguments as the words of `layout`."""
+    """Fills the rows of a cluster with nothing in it; arguments as the words of `layout`."""
     for column in range(at.CLUSTER_WORDS):
         ints[cluster + column] = 0
     ints[cluster + at.FIRST_REQUEST] = first_request
@@ -35,21 +38,30 @@ def write_cluster(
     ints[cluster + at.INFORMATION] = information
     floats[cluster + at.NOW] = now
     floats[cluster + at.FADED_AT] = now
-    floats[cluster + at.PREVIOUS_ARRIVAL] = now
-    floats[cluster + at.READ_AT] = now
     floats[cluster + at.LATE_AFTER] = late_after
     floats[cluster + at.SIGNAL_INTERVAL] = signal_interval
     ints[cluster + at.WAITS] = waits
+    ints[cluster + at.GATEWAYS] = gateways
+    ints[cluster + at.GATE] = ints[cluster + at.FIRST_GATE] = first_gate
+    ints[cluster + at.COUNTS] = ints[cluster + at.FIRST_COUNTS] = first_counts
+    ints[cluster + at.NAMES] = -1
+    for g in range(gateways):
+        gate = first_gate + g * at.GATE_WORDS
+        floats[gate + at.E2E_WEIGHT] = 0.0
+        floats[gate + at.E2E_TOTAL] = 0.0
+        floats[gate + at.ARRIVAL_WEIGHT] = 0.0
+        floats[gate + at.PREVIOUS_ARRIVAL] = now
+        floats[gate + at.READ_AT] = now
 
 
 @kernel
-def write_replicas(first: int, idle: IntArray, sorting_words: int, ints: IntArray) -> None:
+def write_replicas(first: int, idle: IntArray, words_behind: int, ints: IntArray) -> None:
     """Fills the rows of idle replicas.
 
     Args:
         first: word of the first one.
         idle: (n_replicas, replica words) their rows, but for where their keys stand.
-        sorting_words: words at a row's end that are left for sorting.
+        words_behind: words at a row's end that keys may not take.
         ints: memory.
     """
     replica_words = idle.shape[1]
@@ -58,7 +70,7 @@ def write_replicas(first: int, idle: IntArray, sorting_words: int, ints: IntArra
         for column in range(replica_words):
             ints[replica + column] = idle[r, column]
         ints[replica + at.FIRST_KEY] = replica + at.HISTOGRAM + idle[r, at.BLOCK_SIZE]
-        ints[replica + at.LAST_KEY] = replica + replica_words - sorting_words
+        ints[replica + at.LAST_KEY] = replica + replica_words - words_behind
 
 
 @kernel

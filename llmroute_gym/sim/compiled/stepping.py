@@ -7,10 +7,11 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.signals import RATE_TIME_S
 from llmroute_gym.sim.compiled import layout as at
+from llmroute_gym.sim.compiled.events import gate_of, note_sender
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
 from llmroute_gym.sim.compiled.running import arrive, run_on
-from llmroute_gym.sim.compiled.views import touch
+from llmroute_gym.sim.compiled.views import tokens_seen, touch
 from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
 
 
@@ -41,7 +42,7 @@ def imbalance(cluster: int, ints: IntArray, floats: FloatArray) -> float:
 
 
 @inlined
-def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
+def _fade_to(cluster: int, now: float, ints: IntArray, floats: FloatArray) -> None:
     """Fades the averages of the cluster to `now`."""
     assume(cluster >= 0)
     kept = math.exp((floats[cluster + at.FADED_AT] - now) / RATE_TIME_S)
@@ -49,6 +50,14 @@ def _fade_to(cluster: int, now: float, floats: FloatArray) -> None:
     floats[cluster + at.E2E_TOTAL] *= kept
     floats[cluster + at.ARRIVAL_WEIGHT] *= kept
     floats[cluster + at.FADED_AT] = now
+    if ints[cluster + at.GATEWAYS] > 1:
+        gate = ints[cluster + at.FIRST_GATE]
+        assume(gate >= 0)
+        for _ in range(ints[cluster + at.GATEWAYS]):
+            floats[gate + at.E2E_WEIGHT] *= kept
+            floats[gate + at.E2E_TOTAL] *= kept
+            floats[gate + at.ARRIVAL_WEIGHT] *= kept
+            gate += at.GATE_WORDS
 
 
 @inlined
@@ -68,14 +77,43 @@ def _advance_all(
 
 
 @kernel
-def _read_engines(cluster: int, now: float, ints: IntArray, floats: FloatArray) -> None:
+def _read_engines(
+    cluster: int, gateway: int, now: float, ints: IntArray, floats: FloatArray
+) -> None:
+    """Lets one router read the engines' signals."""
     assume(cluster >= 0)
+    counts = ints[cluster + at.FIRST_COUNTS] + gateway * at.COUNT_WORDS
+    assume(counts >= 0)
     end, words = ints[cluster + at.END_REPLICA], ints[cluster + at.REPLICA_WORDS]
     replica = ints[cluster + at.FIRST_REPLICA]
     while replica < end:
-        read_engine(replica, now, at.ENGINE, ints, floats)
+        read_engine(replica, replica + counts, now, True, ints, floats)
         replica += words
-    floats[cluster + at.READ_AT] = now
+    gate = ints[cluster + at.FIRST_GATE] + gateway * at.GATE_WORDS
+    floats[gate + at.READ_AT] = now
+
+
+@kernel
+def _poll(
+    cluster: int, until: float, stores: at.Stores, ints: IntArray, floats: FloatArray
+) -> None:
+    """Runs to the polls before `until`, each router's latest, in their order, and reads."""
+    assume(cluster >= 0)
+    interval = floats[cluster + at.SIGNAL_INTERVAL]
+    gateways = ints[cluster + at.GATEWAYS]
+    while True:
+        gateway, read_at = -1, math.inf
+        gate = ints[cluster + at.FIRST_GATE]
+        for g in range(gateways):
+            shift = interval * g / gateways
+            latest = min(math.floor((until - shift) / interval) * interval + shift, until)
+            if floats[gate + at.READ_AT] < latest < read_at:
+                gateway, read_at = g, latest
+            gate += at.GATE_WORDS
+        if gateway < 0:
+            break
+        _advance_all(cluster, read_at, stores, ints, floats)
+        _read_engines(cluster, gateway, read_at, ints, floats)
 
 
 @kernel
@@ -111,13 +149,9 @@ def _run_to(
     floats[cluster + at.UNTIL] = until
     floats[cluster + at.DONE_AREA] = 0.0
     floats[cluster + at.LATE_AREA] = 0.0
-    _fade_to(cluster, until, floats)
-    interval = floats[cluster + at.SIGNAL_INTERVAL]
-    if interval > 0.0:
-        read_at = min(math.floor(until / interval) * interval, until)
-        if read_at > floats[cluster + at.READ_AT]:
-            _advance_all(cluster, read_at, stores, ints, floats)
-            _read_engines(cluster, read_at, ints, floats)
+    _fade_to(cluster, until, ints, floats)
+    if floats[cluster + at.SIGNAL_INTERVAL] > 0.0:
+        _poll(cluster, until, stores, ints, floats)
     _advance_all(cluster, until, stores, ints, floats)
     late_area += _newly_late(cluster, until, ints, floats)
     floats[cluster + at.NOW] = until
@@ -187,7 +221,9 @@ def _drain(
         finished = floats[request + at.FINISHED]
         if finished > end:
             end = finished
-    _fade_to(cluster, end, floats)
+    _fade_to(cluster, end, ints, floats)
+    several = ints[cluster + at.GATEWAYS] > 1
+    first_replica, words = ints[cluster + at.FIRST_REPLICA], ints[cluster + at.REPLICA_WORDS]
     area = late_area = 0.0
     for request in range(first, last, at.REQUEST_WORDS):
         finished = floats[request + at.FINISHED]
@@ -198,9 +234,15 @@ def _drain(
             kept = math.exp((finished - end) / RATE_TIME_S)
             floats[cluster + at.E2E_WEIGHT] += kept
             floats[cluster + at.E2E_TOTAL] += (finished - arrived) * kept
+            if several:
+                replica = first_replica + ints[request + at.REPLICA] * words
+                gate = gate_of(cluster, request, replica, ints)
+                floats[gate + at.E2E_WEIGHT] += kept
+                floats[gate + at.E2E_TOTAL] += (finished - arrived) * kept
     floats[cluster + at.NOW] = end
     if floats[cluster + at.SIGNAL_INTERVAL] > 0.0:
-        _read_engines(cluster, end, ints, floats)
+        for gateway in range(ints[cluster + at.GATEWAYS]):
+            _read_engines(cluster, gateway, end, ints, floats)
     return area, late_area
 
 
@@ -229,15 +271,23 @@ def place(
     waits = ints[cluster + at.WAITS]
     if waits >= 0:
         ints[waits + 1 + number] = request
+    gate = ints[cluster + at.GATE]
+    assume(gate >= 0)
     if replica_index >= 0:
         words = ints[cluster + at.REPLICA_WORDS]
         replica = ints[cluster + at.FIRST_REPLICA] + replica_index * words
         assume(replica >= 0)
         ints[request + at.REPLICA] = replica_index
+        counts = ints[cluster + at.COUNTS]
+        assume(counts >= 0)
+        uncached = ints[request + at.ORIGINAL_PROMPT]
+        if stores is not None:
+            uncached -= tokens_seen(cluster, replica, request, ints, floats)
+        note_sender(request, counts, uncached, ints)
         arrive(replica, request, True, stores, ints)
         if stores is not None:
             touch(cluster, replica, request, ints)
-        ints[replica + at.CHOSEN_AT] = number
+        ints[replica + counts + at.CHOSEN_AT] = number
         ints[cluster + at.IN_SYSTEM] += 1
     else:
         ints[request + at.REPLICA] = at.REJECTED
@@ -245,7 +295,10 @@ def place(
             release(cluster, request, start, ints, floats)
     number += 1
     ints[cluster + at.DECISION] = number
+    gateways = ints[cluster + at.GATEWAYS]
     floats[cluster + at.ARRIVAL_WEIGHT] += 1.0
+    if gateways > 1:
+        floats[gate + at.ARRIVAL_WEIGHT] += 1.0
     spread = imbalance(cluster, ints, floats)
     last = ints[cluster + at.LAST_REQUEST]
     if number * at.REQUEST_WORDS == last - ints[cluster + at.FIRST_REQUEST]:
@@ -256,7 +309,11 @@ def place(
     else:
         following = request + at.REQUEST_WORDS
         area, late_area = _run_to(cluster, floats[following + at.ARRIVED], stores, ints, floats)
-    floats[cluster + at.PREVIOUS_ARRIVAL] = start
+    floats[gate + at.PREVIOUS_ARRIVAL] = start
+    if gateways > 1:
+        turn = number % gateways
+        ints[cluster + at.GATE] = ints[cluster + at.FIRST_GATE] + turn * at.GATE_WORDS
+        ints[cluster + at.COUNTS] = ints[cluster + at.FIRST_COUNTS] + turn * at.COUNT_WORDS
     ints[cluster + at.NEXT_REQUEST] = following
     rate = floats[cluster + at.E2E_WEIGHT] / RATE_TIME_S
     return floats[cluster + at.NOW] - start, area, late_area, rate, spread

@@ -105,27 +105,30 @@ def write_stores(
         ints[store + kv.REPLICA] = replicas[r]
         ints[store + kv.FIRST_REQUEST] = first_request
         ints[store + kv.RESULTS] = results
-        ints[replicas[r] + at.STORE] = ints[replicas[r] + at.SEEN_STORE] = store
+        ints[replicas[r] + at.STORE] = store
 
 
 @kernel
-def write_copies(first: int, n_replicas: int, words: int, tree_blocks: int, ints: IntArray) -> None:
-    """Gives a router stores of its own, which follow those of the replicas.
+def write_copies(
+    first: int, n_replicas: int, words: int, copies: int, tree_blocks: int, ints: IntArray
+) -> None:
+    """Makes stores for routers, which follow those of the replicas.
 
     Args:
         first: word of the first replica's store.
         n_replicas: how many there are.
         words: of a store.
+        copies: how many of each replica's: one per router, or one for all.
         tree_blocks: the size of a router's tree, -1 if it is told of the caches' changes.
         ints: memory.
     """
-    for r in range(n_replicas):
-        store = first + r * words
-        copy = store + n_replicas * words
+    for c in range(n_replicas * copies):
+        store = first + (c % n_replicas) * words
+        copy = first + (n_replicas + c) * words
         for column in range(words):
             ints[copy + column] = ints[store + column]
         ints[copy + kv.WRITES] = NOBODY
-        ints[copy + kv.MASK_AT] = kv.HOLDERS + 2 * ints[store + kv.MASKS]
+        ints[copy + kv.MASK_AT] = kv.HOLDERS + 2 * ints[store + kv.MASKS] * (1 + c // n_replicas)
         if tree_blocks >= 0:
             ints[copy + kv.USABLE] = ints[copy + kv.FREE] = ints[copy + kv.BLANK] = tree_blocks
             arena = ints[store + kv.ARENA]
@@ -133,7 +136,31 @@ def write_copies(first: int, n_replicas: int, words: int, tree_blocks: int, ints
             ints[arena + kv.NEXT_JOB] += kv.JOB_WORDS
         else:
             ints[store + kv.LOGGED] = ints[store + kv.CACHING]
-        ints[ints[store + kv.REPLICA] + at.SEEN_STORE] = copy
+
+
+@kernel
+def show_stores(
+    first: int, replicas: IntArray, words: int, copies: int, cluster: int, ints: IntArray
+) -> None:
+    """Says which stores the routers of a cluster see.
+
+    Args:
+        first: word of the first replica's store.
+        replicas: (n_replicas,) the replicas' words.
+        words: of a store.
+        copies: how many follow of each replica's; with none routers see the caches themselves.
+        cluster: its word.
+        ints: memory.
+    """
+    n_replicas = len(replicas)
+    for g in range(ints[cluster + at.GATEWAYS]):
+        copy = min(1 + g, copies)
+        counts = ints[cluster + at.FIRST_COUNTS] + g * at.COUNT_WORDS
+        for r in range(n_replicas):
+            seen = first + (copy * n_replicas + r) * words
+            ints[replicas[r] + counts + at.SEEN_STORE] = seen
+            if g == 0:
+                ints[replicas[r] + at.SEEN_STORE] = seen
 
 
 @kernel

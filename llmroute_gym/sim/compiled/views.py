@@ -34,6 +34,12 @@ from llmroute_gym.sim.compiled.runs import (
 _FULL_MASK = 64
 
 
+@inlined
+def _grow(store: int, blocks: int, ints: IntArray) -> None:
+    """Counts blocks that are new in a router's tree, which forgets as many once it is full."""
+    ints[store + kv.KEPT] = min(ints[store + kv.KEPT] + blocks, ints[store + kv.USABLE])
+
+
 @kernel
 def touch(cluster: int, replica: int, request: int, ints: IntArray) -> None:
     """Notes in a router's tree, if it has one, that it sends a request to a replica."""
@@ -41,19 +47,40 @@ def touch(cluster: int, replica: int, request: int, ints: IntArray) -> None:
     assume(replica >= 0)
     if ints[cluster + at.VIEW] != at.TREE_VIEW:
         return
-    store = ints[replica + at.SEEN_STORE]
+    store = ints[replica + ints[cluster + at.COUNTS] + at.SEEN_STORE]
     if ints[replica + at.SCHEDULER] != at.VLLM_V1 or ints[store + kv.CACHING] == 0:
         return
     block_size = ints[replica + at.BLOCK_SIZE]
     blocks = min(ints[request + at.ORIGINAL_PROMPT] // block_size, ints[store + kv.USABLE])
+    if ints[store + kv.TREE] < 0:
+        _grow(store, blocks, ints)
+        return
     job = ints[store + kv.SCRATCH]
     assume(job >= 0)
     fill_job(store, job, request, ints)
     hits, _ = look_up(store, job, blocks, 0, ints)
+    _grow(store, blocks - hits, ints)
     use_hits(store, job, hits, ints)
     take(store, blocks - hits, ints)
     settle(store, job, blocks, ints)
     give_back(store, job, blocks * block_size, True, ints)
+
+
+@inlined
+def kept_tokens(cluster: int, replica: int, counted: int, ints: IntArray) -> int:
+    """Returns the tokens in a router's tree of a replica, 0 if it has none.
+
+    Args:
+        cluster: its word.
+        replica: its word.
+        counted: the word that the router's counts of it are added to.
+        ints: memory.
+    """
+    tokens = 0
+    if ints[cluster + at.VIEW] == at.TREE_VIEW and ints[replica + at.SCHEDULER] == at.VLLM_V1:
+        kept = ints[ints[counted + at.SEEN_STORE] + kv.KEPT]
+        tokens = kept * ints[replica + at.BLOCK_SIZE]
+    return tokens
 
 
 @kernel
@@ -84,6 +111,26 @@ def catch_up(replica: int, until: float, lag: float, ints: IntArray, floats: Flo
     ints[store + kv.LOG] = change
     if change < 0:
         ints[store + kv.LOG_END] = -1
+
+
+@kernel
+def tokens_seen(
+    cluster: int, replica: int, request: int, ints: IntArray, floats: FloatArray
+) -> int:
+    """Returns the leading tokens of the request at hand that its router sees in a prefix cache."""
+    assume(cluster >= 0)
+    assume(replica >= 0)
+    view = ints[cluster + at.VIEW]
+    if view == at.NO_VIEW or ints[replica + at.SCHEDULER] != at.VLLM_V1:
+        return 0
+    store = ints[replica + ints[cluster + at.COUNTS] + at.SEEN_STORE]
+    if ints[store + kv.CACHING] == 0:
+        return 0
+    if view == at.LATE_VIEW:
+        catch_up(replica, floats[cluster + at.NOW], floats[cluster + at.LAG], ints, floats)
+    block_size = ints[replica + at.BLOCK_SIZE]
+    most = (ints[request + at.ORIGINAL_PROMPT] - 1) // block_size
+    return hits_of(store, request, most, ints[replica + at.STEP], ints) * block_size
 
 
 @inlined
@@ -117,6 +164,7 @@ def write_cached(
         return
     first, words = ints[cluster + at.FIRST_REPLICA], ints[cluster + at.REPLICA_WORDS]
     assume(first >= 0)
+    counts = ints[cluster + at.COUNTS]
     if view == at.LATE_VIEW:
         for r in range(n_replicas):
             catch_up(
@@ -129,7 +177,7 @@ def write_cached(
     for r in range(n_replicas):
         replica = first + r * words
         assume(replica >= 0)
-        store = ints[replica + at.SEEN_STORE]
+        store = ints[replica + counts + at.SEEN_STORE]
         if ints[replica + at.SCHEDULER] == at.VLLM_V1 and ints[store + kv.CACHING] == 1:
             block_size = ints[replica + at.BLOCK_SIZE]
             step = ints[replica + at.STEP]
@@ -148,7 +196,8 @@ def _write_by_masks(
     prompt = ints[request + at.ORIGINAL_PROMPT]
     block_size = ints[first + at.BLOCK_SIZE]
     most = (prompt - 1) // block_size
-    store = ints[first + at.SEEN_STORE]
+    counts = ints[cluster + at.COUNTS]
+    store = ints[first + counts + at.SEEN_STORE]
     row = ints[cluster + at.TREE] + row_of(store, request, ints) * kv.TREE_WORDS
     place, end = ints[row + kv.TREE_PATH], ints[row + kv.TREE_PATH_END]
     going = -1 if n_replicas == _FULL_MASK else (1 << n_replicas) - 1
@@ -177,7 +226,8 @@ def _write_by_masks(
             replica = first + r * words
             assume(replica >= 0)
             step = ints[replica + at.STEP]
-            reach = reach_on(ints[replica + at.SEEN_STORE], edge, here, last, step, ints)
+            seen = ints[replica + counts + at.SEEN_STORE]
+            reach = reach_on(seen, edge, here, last, step, ints)
             if reach < last:
                 going &= ~(1 << r)
                 out[r, column] = _share(reach, block_size, prompt)

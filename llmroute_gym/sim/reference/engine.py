@@ -10,12 +10,14 @@ import simpy
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
-from llmroute_gym.ground.signals import AGING, BATCH_TIME_WEIGHT, N_SIGNALS, Signal
+from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, Signal
 from llmroute_gym.sim.averages import FadingAverage
+from llmroute_gym.sim.identities import NOBODY
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference.block_names import block_names
+from llmroute_gym.sim.reference.gateway import Gateway
 from llmroute_gym.sim.reference.pending import PendingArrivals
-from llmroute_gym.sim.reference.prefix_views import prefix_view
+from llmroute_gym.sim.reference.prefix_views import prefix_views
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
@@ -54,10 +56,12 @@ class ReplicaProcess:
         self.environment = environment
         self.replica = replica
         self.scheduler = make_scheduler(replica)
-        self.prefixes = prefix_view(told, replica, self.scheduler.pool, environment)
+        self.prefixes = prefix_views(told, replica, self.scheduler.pool, environment)
+        """Each gateway's view of the replica's prefix cache."""
         self.in_system: dict[int, Request] = {}
         self.ttft = FadingAverage()
         self.batch_time_s = 0.0
+        self._admitted_tokens = self._found_tokens = 0
         self._completions = completions
         self._work = environment.event()
         environment.process(self._serve())
@@ -66,7 +70,6 @@ class ReplicaProcess:
         """Puts a request into the waiting queue; an idle replica wakes at this instant."""
         request.output_tokens = self.replica.output_of(request.prompt_tokens, request.output_tokens)
         self.in_system[request.index] = request
-        self.prefixes.sent(request)
         self.scheduler.waiting.append(request)
         if not self._work.triggered:
             self._work.succeed()
@@ -85,6 +88,8 @@ class ReplicaProcess:
         for request in batch.requests:
             if math.isnan(request.scheduled_at_s):
                 request.scheduled_at_s = now_s
+                self._admitted_tokens += request.prompt_tokens
+                self._found_tokens += request.cached_tokens
         model = self.replica.batch_time
         base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
         seconds = base_s * self.replica.slowdown_at(now_s) / self.replica.speed
@@ -107,10 +112,6 @@ class ReplicaProcess:
         """Returns the true tokens still to process, prompt and output."""
         return sum(r.prompt_tokens + r.output_tokens - r.done for r in self.in_system.values())
 
-    def cached_share(self, request: Request) -> float:
-        """Returns the share of a new request's prompt that a router takes to be cached, 0 to 1."""
-        return self.prefixes.cached_tokens(request) / request.prompt_tokens
-
     def engine_signals(self, now_s: float) -> list[float]:
         """Returns the columns that the engine itself reports, in order of `Signal`."""
         waiting, admitted = self.scheduler.waiting, self.scheduler.admitted()
@@ -124,21 +125,7 @@ class ReplicaProcess:
             now_s - min((r.arrived_at_s for r in waiting), default=now_s),
             self.batch_time_s,
             self.ttft.mean(now_s),
-        ]
-
-    def router_signals(self, now_s: float, prompt_tokens: IntArray) -> list[float]:
-        """Returns the same columns as a router counts them from what it sent and got back."""
-        silent = [r for r in self.in_system.values() if not r.started]
-        streaming = [r for r in self.in_system.values() if r.started]
-        return [
-            len(silent),
-            len(streaming),
-            0.0,
-            sum(prompt_tokens[r.index] for r in silent),
-            sum(prompt_tokens[r.index] for r in streaming),
-            now_s - min((r.arrived_at_s for r in silent), default=now_s),
-            0.0,
-            self.ttft.mean(now_s),
+            self._found_tokens / max(self._admitted_tokens, 1),
         ]
 
 
@@ -169,23 +156,29 @@ class ReferenceRun(Run):
         self._pending.pop()
         self._replica_of = np.full(len(self.workload), -1, dtype=np.int64)
         self._rejected = np.zeros(len(self.workload), dtype=np.bool_)
-        self._chosen_at = np.arange(len(self.cluster)) - len(self.cluster)
-        self._arrivals = FadingAverage()
+        self._gateways = [
+            Gateway(
+                [process.prefixes[index] for process in self._replicas],
+                self.observation,
+                index,
+                self.now_s,
+            )
+            for index in range(self.observation.gateways)
+        ]
+        self._sender = np.zeros(len(self.workload), dtype=np.int64)
+        """Index of the gateway that took each request."""
         self._latency = FadingAverage()
-        self._previous_arrival_s = self.now_s
         while self._environment.peek() < self.now_s:
             self._environment.step()
         self._environment.move_to(self.now_s)
-        self._read_engines(self.now_s)
+        self._poll()
 
     def _place(self, replica: int, rejected: bool) -> Interval:
         start_s, request = self.now_s, self._requests[self.request]
         self._submit(request, replica, rejected)
-        self._arrivals.add(1.0, start_s)
         imbalance = self._imbalance()
         in_system = [r for process in self._replicas for r in process.in_system.values()]
         self._advance()
-        self._previous_arrival_s = start_s
         return Interval(
             duration_s=self.now_s - start_s,
             request_seconds=sum(self._overlap_s(r, start_s, 0.0) for r in in_system),
@@ -197,13 +190,14 @@ class ReferenceRun(Run):
         )
 
     def _submit(self, request: Request, replica: int, rejected: bool) -> None:
+        self._sender[request.index] = self.gateway
+        self._gateways[self.gateway].decide(request, None if rejected else replica, self.now_s)
         if rejected:
             self._rejected[request.index] = True
             self._release(request, self.now_s)
         else:
             self._replica_of[request.index] = replica
             self._replicas[replica].submit(request)
-            self._chosen_at[replica] = self.decision
 
     def _release(self, request: Request, ended_at_s: float) -> float:
         """Lets those arrive that waited for a request's end; returns when the first one does."""
@@ -239,7 +233,8 @@ class ReferenceRun(Run):
         self._completions.clear()
         self._run_to(self._pending.next_at_s)
         for one in self._completions:
-            self._latency.add(one.finished_at_s - one.arrived_at_s, one.finished_at_s)
+            for latency in (self._latency, self._gateways[self._sender[one.index]].latency):
+                latency.add(one.finished_at_s - one.arrived_at_s, one.finished_at_s)
         if self._pending:
             self.now_s, self.request = self._pending.pop()
         else:
@@ -250,14 +245,21 @@ class ReferenceRun(Run):
         """Sets the clock to the last finish."""
         finished_at_s = [r.finished_at_s for r in self._requests if not math.isnan(r.finished_at_s)]
         self.now_s = max([self.now_s, *finished_at_s])
+        self._poll()
+
+    def _poll(self) -> None:
+        """Lets every gateway read the engines' signals now if it does not read them each time."""
         if self.observation.signal_interval_s > 0:
-            self._read_engines(self.now_s)
+            for gateway in self._gateways:
+                gateway.poll(self.now_s, self._replicas)
 
     def _run_to(self, time_s: float) -> None:
         """Runs all that happens before `time_s`, or before an earlier arrival that it brings."""
         clock, seen = self._environment, len(self._completions)
         while (next_s := min(clock.peek(), time_s)) < math.inf:
-            self._read_as_of(next_s)
+            if self.observation.signal_interval_s > 0:
+                for gateway in self._gateways:
+                    gateway.poll_as_of(next_s, self._replicas)
             if next_s == time_s:
                 break
             clock.step()
@@ -267,44 +269,22 @@ class ReferenceRun(Run):
         if time_s < math.inf:
             clock.move_to(time_s)
 
-    def _read_as_of(self, time_s: float) -> None:
-        """Reads the engines' signals if it is time, with nothing at `time_s` or later done yet."""
-        interval_s = self.observation.signal_interval_s
-        if interval_s > 0 and time_s < math.inf:
-            read_s = min(math.floor(time_s / interval_s) * interval_s, time_s)
-            if read_s > self._read_at_s:
-                self._read_engines(read_s)
-
-    def _read_engines(self, now_s: float) -> None:
-        self._read_at_s = now_s
-        self._seen = np.array([process.engine_signals(now_s) for process in self._replicas])
-
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
-        rows = np.zeros((len(self._replicas), N_SIGNALS))
-        for row, seen, process in zip(rows, self._seen, self._replicas, strict=True):
-            if self.observation.information == "router":
-                row[list(AGING)] = process.router_signals(self.now_s, self.workload.prompt_tokens)
-            elif self.observation.signal_interval_s == 0:
-                row[list(AGING)] = process.engine_signals(self.now_s)
-            else:
-                row[list(AGING)] = seen
+        gateway = self._gateways[self.gateway]
+        rows = gateway.rows(self.now_s, self._replicas)
+        for row, process in zip(rows, self._replicas, strict=True):
             if self.observation.information == "oracle":
                 row[Signal.REMAINING_TOKENS] = process.remaining_tokens()
-            row[Signal.SPEED] = process.replica.speed
-        rows[:, Signal.ROUNDS_SINCE_CHOSEN] = (self.decision - self._chosen_at) / len(rows)
+            row[Signal.SPEED] = 1.0 if self.observation.speed_hidden else process.replica.speed
         rows[:, Signal.AVAILABLE] = self.available()
         rows[:, Signal.FITS] = self.fits()
-        n = len(self._replicas)
-        rows[:, Signal.ARRIVAL_RATE] = self._arrivals.rate(self.now_s) / n
-        rows[:, Signal.COMPLETION_RATE] = self._latency.rate(self.now_s) / n
-        rows[:, Signal.E2E_S] = self._latency.mean(self.now_s)
+        rows[:, [Signal.SESSION, Signal.PROMPT_HEAD]] = NOBODY
         if not self.done:
-            request = self._requests[self.request]
+            gateway.write_request(rows, self._requests[self.request], self.now_s)
             rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.request]
-            rows[:, Signal.CACHED_PREFIX] = [one.cached_share(request) for one in self._replicas]
             rows[:, Signal.PREDICTED_OUTPUT_TOKENS] = self.predicted_output_tokens[self.request]
-            rows[:, Signal.SINCE_LAST_ARRIVAL_S] = self.now_s - self._previous_arrival_s
+            rows[:, [Signal.SESSION, Signal.PROMPT_HEAD]] = self.identities[self.request]
         return rows
 
     def outcome(self) -> Outcome:

@@ -19,6 +19,10 @@ class PrefixView(ABC):
     def cached_tokens(self, request: Request) -> int:
         """Returns how many leading tokens of a new request's prompt it takes to be cached."""
 
+    def known_tokens(self) -> int:
+        """Returns the tokens of all blocks that a router keeps itself, 0 where engines tell it."""
+        return 0
+
     def sent(self, request: Request) -> None:  # noqa: B027  (the engine's events tell enough)
         """Notes that a request goes to the replica."""
 
@@ -104,11 +108,15 @@ class SentPrefixes(PrefixView):
         """Returns its leading tokens that the index holds."""
         return _leading_tokens(request, self._block_size, self._blocks)
 
+    def known_tokens(self) -> int:
+        """Returns the tokens of all blocks in the index."""
+        return len(self._blocks) * self._block_size
 
-def prefix_view(
+
+def prefix_views(
     told: ObservationConfig, replica: Replica, cache: KVCache, environment: simpy.Environment
-) -> PrefixView:
-    """Returns the view of one replica that the settings ask for.
+) -> list[PrefixView]:
+    """Returns each gateway's view of one replica: a tree of its own, or the events told to all.
 
     Args:
         told: the settings.
@@ -117,10 +125,12 @@ def prefix_view(
         environment: the clock.
     """
     if told.prefix_view == "tree" and cache.remembers:
-        return SentPrefixes(replica.block_size, told.tree_blocks)
+        size, most = replica.block_size, told.tree_blocks
+        return [SentPrefixes(size, most) for _ in range(told.gateways)]
+    view: PrefixView = CacheNow(cache)
     if told.prefix_view == "events" and told.events_lag_s > 0:
-        return LateEvents(cache, replica.block_size, environment, told.events_lag_s)
-    return CacheNow(cache)
+        view = LateEvents(cache, replica.block_size, environment, told.events_lag_s)
+    return [view] * told.gateways
 
 
 def _leading_tokens(request: Request, block_size: int, known: Container[int]) -> int:

@@ -5,7 +5,7 @@ from llmroute_gym.sim import FormulaBatchTime, Replica
 from llmroute_gym.sim.reference.block_names import BlockNames, Names
 from llmroute_gym.sim.reference.engine import Clock
 from llmroute_gym.sim.reference.prefix_cache import PrefixCache
-from llmroute_gym.sim.reference.prefix_views import prefix_view
+from llmroute_gym.sim.reference.prefix_views import prefix_views
 from llmroute_gym.sim.reference.request import Request
 
 ONE_SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
@@ -19,7 +19,7 @@ class Seen:
         self.clock = Clock()
         self.cache = PrefixCache(usable + 1, 4, 0, remembers)
         settings = ObservationConfig(**told)  # type: ignore[arg-type]
-        self.view = prefix_view(settings, REPLICA, self.cache, self.clock)
+        self.view = prefix_views(settings, REPLICA, self.cache, self.clock)[0]
         self._names = Names()
         self._requests = 0
 

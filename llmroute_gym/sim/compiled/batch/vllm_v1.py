@@ -270,6 +270,8 @@ def admit_waiting(
         take(store, new, ints)
         if math.isnan(floats[request + at.SCHEDULED]):
             floats[request + at.SCHEDULED] = now
+            ints[store + kv.ADMITTED_TOKENS] += ints[request + at.PROMPT]
+            ints[store + kv.FOUND_TOKENS] += cached
             if cached > 0:
                 row = ints[store + kv.RESULTS] + row_of(store, request, ints) * kv.RESULT_WORDS
                 ints[row + kv.CACHED] = cached
