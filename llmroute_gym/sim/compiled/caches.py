@@ -116,17 +116,18 @@ class Caches:
         first_store = self._first_store + index * self._n_stores * self._store_words
         first_request = memory.first_request(index)
         write_stores(first_store, self._idle, replicas, arena, first_request, results, memory.ints)
+        # Without contents nobody finds anything of another's, but a router's tree grows.
+        shared = workload.content is not None and bool(self._block_sizes)
         n_replicas, words = len(self._cluster), self._store_words
-        if self._copies:
-            tree_blocks = self._observation.tree_blocks if self._view == at.TREE_VIEW else -1
-            write_copies(first_store, n_replicas, words, self._copies, tree_blocks, memory.ints)
+        grows = self._view == at.TREE_VIEW
+        copies = self._copies if shared or grows else 0
+        if copies:
+            tree_blocks = self._observation.tree_blocks if grows else -1
+            write_copies(first_store, n_replicas, words, copies, tree_blocks, memory.ints)
         cluster = index * at.CLUSTER_WORDS
-        show_stores(first_store, replicas, words, self._copies, cluster, memory.ints)
+        show_stores(first_store, replicas, words, copies, cluster, memory.ints)
         memory.ints[cluster + at.TREE] = -1
         memory.floats[cluster + at.LAG] = self._observation.events_lag_s
-        # Without contents nobody finds anything of another's.
-        shared = workload.content is not None and bool(self._block_sizes)
-        grows = self._view == at.TREE_VIEW
         memory.ints[cluster + at.VIEW] = self._view if shared or grows else at.NO_VIEW
         if shared:
             self._write_paths(memory, index, workload)
