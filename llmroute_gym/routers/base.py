@@ -4,11 +4,9 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
-from llmroute_gym.ground.signals import Signal
 
 DRAWS = 32
 """How often a rule is asked what it might choose."""
@@ -85,49 +83,3 @@ class ScoreRouter(Router):
     @abstractmethod
     def scores(self, rows: FloatArray) -> FloatArray:
         """Returns one number per replica, shape (n_replicas,); lower is better."""
-
-
-def in_flight(rows: FloatArray) -> FloatArray:
-    """Returns the requests that the router has in flight to each replica, shape (n_replicas,)."""
-    return rows[:, Signal.WAITING] + rows[:, Signal.RUNNING]
-
-
-class UniformDraws:
-    """Uniform numbers, drawn before the run so that both engines see the same ones.
-
-    Args:
-        per_request: numbers per request.
-    """
-
-    def __init__(self, per_request: int = 1) -> None:
-        self.per_request = per_request
-        self.values: npt.NDArray[np.float64] = np.empty((0, per_request))
-        self._next = 0
-
-    def reset(self, n_requests: int, rng: np.random.Generator) -> None:
-        """Draws the numbers of a run, shape (n_requests, per_request)."""
-        self.values = rng.random((n_requests, self.per_request))
-        self._next = 0
-
-    def take(self) -> FloatArray:
-        """Returns the numbers of the next request, shape (per_request,)."""
-        row: FloatArray = self.values[self._next]
-        self._next += 1
-        return row
-
-
-class DrawingRouter(Router):
-    """A router with randomness, drawn before the run.
-
-    Attributes:
-        draws: the uniform numbers of the run.
-    """
-
-    per_request: ClassVar[int] = 1
-
-    def __init__(self) -> None:
-        self.draws = UniformDraws(self.per_request)
-
-    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
-        """Draws the numbers of the run."""
-        self.draws.reset(n_requests, rng)

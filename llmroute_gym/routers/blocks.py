@@ -1,11 +1,30 @@
-"""What decisions are composed of: filters that narrow the mask, and picks.
+"""What decisions are composed of: filters that narrow the mask, scores that add up, and picks.
 
-A score is an array of one number per replica, which a decision fills as it likes.
+Scores are an array of at least one number per replica, which a decision fills as it likes; those of
+replicas that the mask leaves out mean nothing. A rule of one's own, of the shape that llm-d's have:
+
+```python
+@decision
+def warm_then_idle(rows, mask, draws, constants, memory):
+    keep_cached(rows, mask, 0.5)
+    scores = np.zeros(len(mask))
+    add_queue(scores, rows, mask, constants[0])
+    add_free_memory(scores, rows, mask, constants[1])
+    return highest_at_random(scores, mask, draws[0])
+
+@dataclass
+class WarmThenIdle(SeeingRule):
+    name, decide, per_request, view = "warm_then_idle", warm_then_idle, 1, "events"
+    queue: float = constant(2.0, 0.0, 10.0)
+    memory_free: float = constant(1.0, 0.0, 10.0)
+    poll_s: float = poll(0.1)
+```
 """
 
 import math
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.jit import block
 
 
@@ -28,6 +47,100 @@ def keep_at_least(mask: BoolArray, values: FloatArray, least: float) -> bool:
         for r in range(len(mask)):
             mask[r] = mask[r] and values[r] >= least
     return some
+
+
+@block
+def keep_cached(rows: FloatArray, mask: BoolArray, share: float) -> bool:
+    """Narrows the mask to replicas that hold at least such a share of the prompt, unless none does.
+
+    Returns:
+        Whether one did; if not, the mask is as before.
+    """
+    return keep_at_least(mask, rows[:, Signal.CACHED_PREFIX], share)
+
+
+@block
+def add_queue(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float) -> None:
+    """Adds 1 for the shortest waiting queue of those allowed down to 0 for the longest.
+
+    Where all are of one length that is 1 for each. Source: llm-d's queue scorer.
+    """
+    low, high = math.inf, -math.inf
+    for r in range(len(mask)):
+        if mask[r]:
+            low = min(low, rows[r, Signal.WAITING])
+            high = max(high, rows[r, Signal.WAITING])
+    for r in range(len(mask)):
+        if high > low:
+            scores[r] += weight * (high - rows[r, Signal.WAITING]) / (high - low)
+        else:
+            scores[r] += weight
+
+
+@block
+def add_free_memory(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float) -> None:
+    """Adds the share of KV blocks that is free. Source: llm-d's KV-cache scorer."""
+    for r in range(len(mask)):
+        scores[r] += weight * (1.0 - rows[r, Signal.KV_USAGE])
+
+
+@block
+def add_prefix(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float) -> None:
+    """Adds the share of the prompt that is cached. Source: llm-d's prefix scorer."""
+    for r in range(len(mask)):
+        scores[r] += weight * rows[r, Signal.CACHED_PREFIX]
+
+
+@block
+def add_token_load(
+    scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float, most: float
+) -> None:
+    """Adds 1 for no uncached prompt tokens in flight without first token, down to 0 for `most`.
+
+    Source: llm-d's token-load scorer.
+    """
+    for r in range(len(mask)):
+        scores[r] += weight * (1.0 - min(1.0, rows[r, Signal.UNCACHED_TOKENS] / most))
+
+
+@block
+def cached_somewhere(rows: FloatArray, mask: BoolArray) -> bool:
+    """Returns whether an allowed replica holds some of the prompt."""
+    some = False
+    for r in range(len(mask)):
+        some = some or (mask[r] and rows[r, Signal.CACHED_PREFIX] > 0.0)
+    return some
+
+
+@block
+def add_no_hit_lru(
+    scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float, last: FloatArray
+) -> None:
+    """Spreads requests that are cached nowhere: adds 1 for who got one longest ago, down to 0.
+
+    Those that never got one come first, by index. Adds 0.5 to all where the request is cached
+    somewhere. Source: llm-d's no-hit-LRU scorer.
+
+    Args:
+        scores: changed.
+        rows: (n_replicas, N_SIGNALS).
+        mask: who is ranked.
+        weight: of the score.
+        last: (n_replicas,) when each last got one, in any increasing count; 0 for never.
+    """
+    n, warm = len(mask), cached_somewhere(rows, mask)
+    others = -1
+    for r in range(n):
+        others += mask[r]
+    for r in range(n):
+        before = 0
+        for s in range(n):
+            earlier = last[s] < last[r] or (last[s] == last[r] and s < r)
+            before += mask[s] and earlier
+        if warm:
+            scores[r] += weight * 0.5
+        else:
+            scores[r] += weight * (1.0 - before / max(others, 1))
 
 
 @block
@@ -57,6 +170,24 @@ def lowest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
 
 
 @block
+def highest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
+    """Returns an allowed replica with the highest score; `draw` from [0, 1) settles a tie."""
+    best, most = -1, -math.inf
+    tied = 0
+    for r in range(len(mask)):
+        if mask[r] and (best < 0 or scores[r] > most):
+            best, most, tied = r, scores[r], 0
+        tied += mask[r] and scores[r] == most
+    left = int(draw * tied)
+    for r in range(len(mask)):
+        if mask[r] and scores[r] == most:
+            if left == 0:
+                return r
+            left -= 1
+    return best
+
+
+@block
 def lowest_in_turn(scores: FloatArray, mask: BoolArray, turn: int) -> int:
     """Returns an allowed replica with the lowest score, on a tie the first from `turn` on."""
     least = scores[lowest(scores, mask)]
@@ -66,3 +197,34 @@ def lowest_in_turn(scores: FloatArray, mask: BoolArray, turn: int) -> int:
         if mask[r] and scores[r] == least:
             return r
     return -1
+
+
+@block
+def how_many(mask: BoolArray) -> int:
+    """Returns how many replicas are allowed."""
+    count = 0
+    for r in range(len(mask)):
+        count += mask[r]
+    return count
+
+
+@block
+def allowed_at(mask: BoolArray, index: int) -> int:
+    """Returns the allowed replica that so many others come before."""
+    for r in range(len(mask)):
+        if mask[r]:
+            if index == 0:
+                return r
+            index -= 1
+    return -1
+
+
+@block
+def pair_at_random(mask: BoolArray, first: float, second: float) -> tuple[int, int]:
+    """Returns two of the allowed replicas, drawn without replacement, or the only one twice."""
+    count = how_many(mask)
+    one = int(first * count)
+    other = int(second * (count - 1))
+    if count > 1:
+        other += other >= one
+    return allowed_at(mask, one), allowed_at(mask, other)

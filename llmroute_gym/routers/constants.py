@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from llmroute_gym.errors import InputError, shown
-from llmroute_gym.ground.checks import count, number
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Range:
     logarithmic: bool = False
     whole: bool = False
     tuned: bool = True
+
+    def __str__(self) -> str:
+        """Returns it in words."""
+        kind = "an integer" if self.whole else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
 
 
 def constant(
@@ -52,15 +57,12 @@ def check_constants(rule: Any) -> None:
         InputError: naming the constant, the rule, the range and the value.
     """
     for name, limits in constants_of(rule).items():
-        called, value = f"{name} of {rule.name}", getattr(rule, name)
-        checked = count(called, value, at_least=0) if limits.whole else number(called, value)
-        if not limits.low <= checked <= limits.high:
-            kind = "an integer" if limits.whole else "a number"
-            raise InputError(
-                f"{called} must be {kind} from {limits.low:g} to {limits.high:g}, "
-                f"got {shown(value)}"
-            )
-        setattr(rule, name, checked)
+        value: Any = getattr(rule, name)
+        is_one = isinstance(value, Integral if limits.whole else Real)
+        is_one = is_one and not isinstance(value, bool)
+        if not (is_one and limits.low <= value <= limits.high):
+            raise InputError(f"{name} of {rule.name} must be {limits}, got {shown(value)}")
+        setattr(rule, name, int(value) if limits.whole else float(value))
 
 
 def _constant_fields(rule: Any) -> list[Field[Any]]:

@@ -1,15 +1,35 @@
 """A rule that weighs requests in flight against memory in use."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
-from llmroute_gym.ground.checks import number
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.base import Router, in_flight
+from llmroute_gym.routers.blocks import lowest_in_turn
+from llmroute_gym.routers.constants import constant
+from llmroute_gym.routers.decision import decision
+from llmroute_gym.routers.rule import Rule, Source
 
 
-class LeastOutstandingHybrid(Router):
+@decision
+def _load_and_memory(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    n, a = len(mask), constants[0]
+    most = 1.0
+    for r in range(n):
+        memory[r] = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
+        most = max(most, memory[r])
+    for r in range(n):
+        memory[r] = a * (memory[r] / most) + (1.0 - a) * rows[r, Signal.KV_USAGE]
+    replica = lowest_in_turn(memory, mask, int(memory[n]))
+    memory[n] = (replica + 1) % n
+    return replica
+
+
+@dataclass
+class LeastOutstandingHybrid(Rule):
     """Lowest a n / max(n) + (1 - a) k, n requests in flight and k the share of KV blocks in use.
 
     Ties go round robin: to the first tied replica after the last one chosen. Where nothing is in
@@ -23,28 +43,11 @@ class LeastOutstandingHybrid(Router):
     """
 
     name = "lor_hybrid"
+    decide = _load_and_memory
+    source = Source("ours, named in the tuning log", "-", "2026-11")
 
-    def __init__(self, a: float = 0.5) -> None:
-        self.a = number("a of lor_hybrid", a, at_least=0)
-        if self.a > 1:
-            raise InputError(f"a of lor_hybrid must be a number from 0 to 1, got {shown(a)}")
-        self._next = 0
+    a: float = constant(0.5, 0.0, 1.0)
 
-    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
-        """Lets the first tie go to the lowest index."""
-        self._next = 0
-
-    def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns the allowed replica with the lowest score, on a tie the next in turn."""
-        scores = np.where(mask, self.scores(rows), np.inf)
-        tied = np.flatnonzero(scores == scores.min())
-        replica = int(tied[np.argmax(tied >= self._next)])
-        self._next = (replica + 1) % len(mask)
-        return replica
-
-    def scores(self, rows: FloatArray) -> FloatArray:
-        """Returns one number per replica, shape (n_replicas,); lower is better."""
-        n = in_flight(rows)
-        load = n / max(float(n.max()), 1.0)
-        score: FloatArray = self.a * load + (1.0 - self.a) * rows[:, Signal.KV_USAGE]
-        return score
+    def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
+        """Returns room for the scores, and the first turn: of replica 0."""
+        return np.zeros(n_replicas + 1)

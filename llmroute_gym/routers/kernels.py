@@ -19,7 +19,7 @@ def _in_turn(run: CompiledRun, router: Router) -> None:
 
 def _at_random(run: CompiledRun, router: Router) -> None:
     assert isinstance(router, routers.Random)
-    run.replay((router.draws.values[:, 0] * len(run.cluster)).astype(np.int64))
+    run.replay((router.draws[:, 0] * len(run.cluster)).astype(np.int64))
 
 
 def _better_of_two(run: CompiledRun, router: Router) -> None:
@@ -27,7 +27,7 @@ def _better_of_two(run: CompiledRun, router: Router) -> None:
     if len(run.cluster) == 1:
         _in_turn(run, router)
     else:
-        run.serve_better_of_two(router.draws.values)
+        run.serve_better_of_two(router.draws)
 
 
 def _least(rule: int, *, lazily: bool) -> Serve:

@@ -58,8 +58,11 @@ class Rule(Router):
         return np.array([getattr(self, name) for name in constants_of(self)], dtype=np.float64)
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
-        """Returns the memory that a run starts with, of a length of the rule's own."""
-        return np.zeros(0)
+        """Returns the memory that a run starts with, of a length of the rule's own.
+
+        Unless overwritten, one number per replica, which a decision may fill with scores.
+        """
+        return np.zeros(n_replicas)
 
     def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
         """Forgets the past and draws the numbers of a run."""

@@ -1,41 +1,96 @@
-"""Routers that count requests or tokens, or nothing at all."""
+"""Rules that count requests or tokens, or nothing at all."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.base import DrawingRouter, Router, ScoreRouter, in_flight
+from llmroute_gym.routers.blocks import allowed_at, how_many, lowest, pair_at_random
+from llmroute_gym.routers.decision import decision
+from llmroute_gym.routers.rule import Rule, Source
 
 
-class Random(DrawingRouter):
+@decision
+def _any(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    return allowed_at(mask, int(draws[0] * how_many(mask)))
+
+
+@decision
+def _in_turn(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    n = len(mask)
+    replica = int(memory[0])
+    while not mask[replica]:
+        replica = (replica + 1) % n
+    memory[0] = (replica + 1) % n
+    return replica
+
+
+@decision
+def _least_waiting(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    return lowest(rows[:, Signal.WAITING], mask)
+
+
+@decision
+def _least_in_flight(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    for r in range(len(mask)):
+        memory[r] = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
+    return lowest(memory, mask)
+
+
+@decision
+def _less_of_two(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    one, other = pair_at_random(mask, draws[0], draws[1])
+    load = rows[one, Signal.WAITING] + rows[one, Signal.RUNNING]
+    return other if rows[other, Signal.WAITING] + rows[other, Signal.RUNNING] < load else one
+
+
+@decision
+def _least_tokens(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    for r in range(len(mask)):
+        memory[r] = rows[r, Signal.PENDING_PROMPT_TOKENS] + rows[r, Signal.PROMPT_TOKENS]
+    return lowest(memory, mask)
+
+
+@decision
+def _least_by_speed(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    for r in range(len(mask)):
+        load = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
+        memory[r] = (load + 1.0) / rows[r, Signal.SPEED]
+    return lowest(memory, mask)
+
+
+@dataclass
+class Random(Rule):
     """Uniform over the replicas."""
 
     name = "random"
-
-    def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns one of the allowed replicas."""
-        allowed = np.flatnonzero(mask)
-        return int(allowed[int(self.draws.take()[0] * len(allowed))])
+    decide = _any
+    per_request = 1
+    source = Source("all", "any", "2026-11")
 
 
-class RoundRobin(Router):
+@dataclass
+class RoundRobin(Rule):
     """Cyclic: request i goes to replica i mod N, skipping replicas that may not be chosen."""
 
     name = "round_robin"
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
-        """Starts again at replica 0."""
-        self._next = 0
-
-    def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns the next allowed replica."""
-        allowed = np.flatnonzero(mask)
-        replica = int(allowed[np.argmax(allowed >= self._next)])
-        self._next = (replica + 1) % len(mask)
-        return replica
+    decide = _in_turn
+    source = Source("all", "any", "2026-11")
 
     def possible(
         self, rows: FloatArray, mask: BoolArray, rng: np.random.Generator, *, ordered: bool = True
@@ -46,76 +101,64 @@ class RoundRobin(Router):
         return turn
 
 
-class JoinShortestQueue(ScoreRouter):
+@dataclass
+class JoinShortestQueue(Rule):
     """Fewest waiting requests; restarted ones count; ties by lowest index. Textbook JSQ."""
 
     name = "jsq"
-
-    def scores(self, rows: FloatArray) -> FloatArray:
-        """Returns the waiting requests."""
-        return rows[:, Signal.WAITING]
+    decide = _least_waiting
+    source = Source("textbook", "-", "2026-11")
 
 
+@dataclass
 class LeastPending(JoinShortestQueue):
     """What Vidur calls `lor`: the same rule as `jsq`, kept by its own name for parity."""
 
     name = "lor_pending"
+    source = Source("Vidur lor", "2024", "2026-01")
 
 
-class LeastOutstanding(ScoreRouter):
+@dataclass
+class LeastOutstanding(Rule):
     """Fewest requests in flight, waiting and running; ties by lowest index.
 
     Source: Envoy least-request (full scan), AIBrix least-request, LiteLLM least-busy.
     """
 
     name = "lor"
-
-    def scores(self, rows: FloatArray) -> FloatArray:
-        """Returns the requests in flight."""
-        return in_flight(rows)
+    decide = _least_in_flight
+    source = Source("Envoy least-request, AIBrix, LiteLLM least-busy", "2026", "2026-11")
 
 
-class PowerOfTwo(DrawingRouter):
+@dataclass
+class PowerOfTwo(Rule):
     """Two replicas at random without replacement, the one with fewer requests in flight.
 
     The first drawn wins a tie. Source: Envoy, Ray Serve, SGLang; Mitzenmacher 2001.
     """
 
     name = "power_of_two"
+    decide = _less_of_two
     per_request = 2
-
-    def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns the less loaded of two allowed replicas."""
-        allowed = np.flatnonzero(mask)
-        u, v = self.draws.take()
-        first = int(u * len(allowed))
-        if len(allowed) == 1:
-            return int(allowed[0])
-        second = int(v * (len(allowed) - 1))
-        second += second >= first
-        load = in_flight(rows)
-        a, b = int(allowed[first]), int(allowed[second])
-        return b if load[b] < load[a] else a
+    source = Source("Envoy, Ray Serve, SGLang", "2026", "2026-11")
 
 
-class LeastTokens(ScoreRouter):
+@dataclass
+class LeastTokens(Rule):
     """Fewest prompt tokens still to prefill, this request's included; ties by lowest index.
 
     Source: the token join-shortest-queue of splitwise-sim, llm-d's token-load scorer.
     """
 
     name = "least_tokens"
-
-    def scores(self, rows: FloatArray) -> FloatArray:
-        """Returns the outstanding prompt tokens."""
-        return rows[:, Signal.PENDING_PROMPT_TOKENS] + rows[:, Signal.PROMPT_TOKENS]
+    decide = _least_tokens
+    source = Source("splitwise-sim token_jsq, llm-d token load", "2026", "2026-11")
 
 
-class SpeedLeastOutstanding(ScoreRouter):
+@dataclass
+class SpeedLeastOutstanding(Rule):
     """Least (requests in flight + 1) / speed; ties by lowest index. Queueing folklore."""
 
     name = "speed_lor"
-
-    def scores(self, rows: FloatArray) -> FloatArray:
-        """Returns the requests in flight per unit of speed."""
-        return (in_flight(rows) + 1.0) / rows[:, Signal.SPEED]
+    decide = _least_by_speed
+    source = Source("queueing folklore", "-", "2026-11")

@@ -26,10 +26,10 @@ def fresh(load_weight: float = 0.5, n_replicas: int = 3) -> LeastOutstandingHybr
 ALL = np.ones(3, dtype=np.bool_)
 
 
-def test_the_scores_are_those_of_the_formula() -> None:
-    table = rows([(2, 6), (0, 4), (1, 0)], [0.1, 0.8, 0.9])
-    assert fresh().scores(table) == pytest.approx([0.5 + 0.05, 0.25 + 0.4, 0.0625 + 0.45])
-    assert fresh().route(table, ALL) == 2
+def test_the_lowest_sum_of_load_and_memory_wins() -> None:
+    # 0.5 + 0.05, 0.25 + 0.4, 0.0625 + 0.45; then the last has 0.5625.
+    assert fresh().route(rows([(2, 6), (0, 4), (1, 0)], [0.1, 0.8, 0.9]), ALL) == 2
+    assert fresh().route(rows([(2, 6), (0, 4), (1, 0)], [0.1, 0.8, 1.0]), ALL) == 0
 
 
 @pytest.mark.parametrize(("load_weight", "chosen"), [(1.0, 2), (0.0, 0)])

@@ -74,7 +74,7 @@ def test_settings_refuse_what_is_no_rule() -> None:
     ("rule", "message"),
     [
         ("lor_hybrid:a=2", "a of lor_hybrid must be a number from 0 to 1, got 2"),
-        ("lor_hybrid:a=x", "a of lor_hybrid must be a finite number >= 0, got 'x'"),
+        ("lor_hybrid:a=x", "a of lor_hybrid must be a number from 0 to 1, got 'x'"),
         ("lor_hybrid:b=1", "unknown option of router 'lor_hybrid': 'b'; available: a"),
         ("lor:a=1", "unknown option of router 'lor': 'a'"),
         ("lor_hybrid:a", "'lor_hybrid:a' is no router with options; write name:option=value"),

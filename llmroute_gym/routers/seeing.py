@@ -1,0 +1,49 @@
+"""What a rule sees, said by its options."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llmroute_gym.config import ObservationConfig
+from llmroute_gym.errors import checked_name
+from llmroute_gym.routers.constants import constant
+from llmroute_gym.routers.rule import Rule
+
+BLOCK = 16
+"""Tokens of a block of a router's own tree."""
+VIEWS = ("tree", "events")
+OWN = ObservationConfig(information="router")
+"""The router's own counts and nothing else."""
+
+
+def poll(default: float) -> Any:
+    """A field of a rule: seconds between two polls of the engines' metrics, 0 for always fresh."""
+    return constant(default, 0.0, 3600.0, tuned=False)
+
+
+@dataclass
+class SeeingRule(Rule):
+    """A rule whose options say what it sees, beside the router's own counts.
+
+    A subclass with an option `poll_s` sees the engines' metrics of that age.
+
+    Attributes:
+        view: what its prefixes are looked up in, ``"tree"`` or ``"events"``; an option or fixed.
+        tree_tokens: how many tokens of each replica the tree keeps.
+
+    Raises:
+        InputError: a constant is out of its range, or no view has this name.
+    """
+
+    view: ClassVar[str] = "events"
+    tree_tokens: ClassVar[int] = 2**19
+
+    def __post_init__(self) -> None:
+        """Checks the options and makes of them what the router is told."""
+        super().__post_init__()
+        polled = getattr(self, "poll_s", None)
+        self.observation = ObservationConfig(
+            information="router" if polled is None else "metrics",
+            signal_interval_s=polled or 0.0,
+            prefix_view=checked_name(f"view of {self.name}:", self.view, VIEWS),
+            tree_blocks=self.tree_tokens // BLOCK,
+        )
