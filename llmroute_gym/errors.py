@@ -29,18 +29,23 @@ class InputError(ValueError):
         return sentence
 
 
-def unknown_name(kind: str, name: object, options: Iterable[str]) -> InputError:
+def unknown_name(
+    kind: str, name: object, options: Iterable[str], notes: Mapping[str, str] | None = None
+) -> InputError:
     """Returns the error for a name that is not among the known ones.
 
     Args:
         kind: what the name stands for, such as ``"router"``.
         name: the name that was given.
         options: the names that would have been accepted.
+        notes: what to say of some of them, such as ``"a number from 0 to 1"``.
     """
     known = sorted(options)
     close = get_close_matches(str(name), known, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return InputError(f"unknown {kind} {name!r}; available: {', '.join(known)}{hint}")
+    said = {one: f"{one} ({note})" for one, note in (notes or {}).items() if note}
+    listed = ", ".join(said.get(one, one) for one in known) or "none"
+    return InputError(f"unknown {kind} {name!r}; available: {listed}{hint}")
 
 
 def given_twice(key: str, value: object, other_key: str, other_value: object) -> InputError:

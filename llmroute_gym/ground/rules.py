@@ -4,6 +4,9 @@
 routers=[lor,"lor_hybrid:a=0.7"]
 routers=[lor,{name:lor_hybrid,a:0.7}]
 ```
+
+An option that is a rule with options of its own stands in brackets, or is a mapping in a mapping:
+``smg_veto:rule=(llmd_default:queue=3,kv=1)``.
 """
 
 from collections.abc import Mapping
@@ -22,8 +25,10 @@ def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     if isinstance(rule, str):
         name, colon, given = rule.partition(":")
-        pairs = [one.partition("=") for one in given.split(",")] if colon else []
+        pairs = [one.partition("=") for one in _split(given)] if colon else []
         options = {key.strip(): _value(rule, key, sign, value) for key, sign, value in pairs}
+        if rule.count("(") != rule.count(")"):
+            raise InputError(f"{shown(rule)} opens a bracket that it does not close")
         if len(options) < len(pairs):
             raise InputError(f"{shown(rule)} gives an option twice; give it once")
         return name.strip(), options
@@ -35,11 +40,26 @@ def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     )
 
 
+def _split(given: str) -> list[str]:
+    """Splits at the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in given:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
 def _value(rule: str, key: str, sign: str, value: str) -> Any:
     if not (key.strip() and sign and value.strip()):
         raise InputError(
             f"{shown(rule)} is no router with options; write name:option=value,option=value"
         )
+    value = value.strip()
+    if value.startswith("(") and value.endswith(")"):
+        return value[1:-1]
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
@@ -63,4 +83,8 @@ def rule_texts(rules: Any) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = rule_text(value)
+    if isinstance(value, str) and ":" in value:
+        return f"({value})"
     return str(value).lower() if isinstance(value, bool) else str(value)

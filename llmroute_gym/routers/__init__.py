@@ -1,14 +1,27 @@
 """The routing rules of production systems, one class each, and the interface of learned ones."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from llmroute_gym.errors import checked_name, unknown_name
 from llmroute_gym.ground.rules import parsed_rule
 from llmroute_gym.routers.adapters import register_adapter
+from llmroute_gym.routers.aibrix import (
+    AibrixLoadBalance,
+    AibrixPrefix,
+    AibrixPrefixHelm,
+    LeastKv,
+)
 from llmroute_gym.routers.base import Router, ScoreRouter
+from llmroute_gym.routers.constants import constants_of
+from llmroute_gym.routers.description import Description, description
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
+from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
+from llmroute_gym.routers.prefill import DynamoKv, Lmetric
+from llmroute_gym.routers.rule import Rule
 from llmroute_gym.routers.simple import (
+    EnvoyWeighted,
     JoinShortestQueue,
     LeastOutstanding,
     LeastPending,
@@ -18,20 +31,44 @@ from llmroute_gym.routers.simple import (
     RoundRobin,
     SpeedLeastOutstanding,
 )
+from llmroute_gym.routers.smg import SmgLeastLoad, SmgPowerOfTwo, SmgVeto
+from llmroute_gym.routers.vllm import Smetric, VllmDataParallel
 from llmroute_gym.sim.registry import build
 
 _ROUTERS: dict[str, type[Router]] = {
     router.name: router
     for router in (
-        Random,
-        RoundRobin,
+        # aibrix
+        AibrixLoadBalance,
+        AibrixPrefix,
+        AibrixPrefixHelm,
+        LeastKv,
+        # hybrid
+        LeastOutstandingHybrid,
+        # llmd
+        LlmdBaseline,
+        LlmdDefault,
+        LlmdToken,
+        # prefill
+        DynamoKv,
+        Lmetric,
+        # simple
+        EnvoyWeighted,
         JoinShortestQueue,
         LeastOutstanding,
-        LeastOutstandingHybrid,
         LeastPending,
-        PowerOfTwo,
         LeastTokens,
+        PowerOfTwo,
+        Random,
+        RoundRobin,
         SpeedLeastOutstanding,
+        # smg
+        SmgLeastLoad,
+        SmgPowerOfTwo,
+        SmgVeto,
+        # vllm
+        Smetric,
+        VllmDataParallel,
     )
 }
 
@@ -39,6 +76,11 @@ _ROUTERS: dict[str, type[Router]] = {
 def available() -> tuple[str, ...]:
     """Returns the names of the routers, sorted."""
     return tuple(sorted(_ROUTERS))
+
+
+def describe() -> list[Description]:
+    """Returns where each router is from and what it sees, sorted by name."""
+    return [description(make(name)) for name in available()]
 
 
 def make(rule: str | Mapping[str, Any]) -> Router:
@@ -54,24 +96,53 @@ def make(rule: str | Mapping[str, Any]) -> Router:
     if not isinstance(rule, str) and not (isinstance(rule, Mapping) and "name" in rule):
         raise unknown_name("router", rule, _ROUTERS)
     name, options = parsed_rule(rule)
-    if not options:
-        return _ROUTERS[checked_name("router", name, _ROUTERS)]()
+    kind = _ROUTERS[checked_name("router", name, _ROUTERS)]
+    accepted = _options(kind)
+    for option in options:
+        if option not in accepted:
+            raise unknown_name(f"option of router {name!r}:", option, accepted, accepted)
+    for option in getattr(kind, "nested", ()):
+        if isinstance(options.get(option), str | Mapping):
+            options[option] = make(options[option])
     return build("router", _ROUTERS, name, options)
 
 
+def _options(kind: type[Router]) -> dict[str, str]:
+    """Returns the options of a router, and what each may be."""
+    ranges = constants_of(kind) if issubclass(kind, Rule) else {}
+    return {name: str(ranges.get(name, "")) for name in inspect.signature(kind).parameters}
+
+
 __all__ = [
+    "AibrixLoadBalance",
+    "AibrixPrefix",
+    "AibrixPrefixHelm",
+    "DynamoKv",
+    "EnvoyWeighted",
     "JoinShortestQueue",
+    "LeastKv",
     "LeastOutstanding",
     "LeastOutstandingHybrid",
     "LeastPending",
     "LeastTokens",
+    "LlmdBaseline",
+    "LlmdDefault",
+    "LlmdToken",
+    "Lmetric",
     "PowerOfTwo",
     "Random",
     "RoundRobin",
     "Router",
+    "Rule",
     "ScoreRouter",
+    "Smetric",
+    "SmgLeastLoad",
+    "SmgPowerOfTwo",
+    "SmgVeto",
     "SpeedLeastOutstanding",
+    "VllmDataParallel",
     "available",
+    "describe",
     "make",
     "register_adapter",
 ]

@@ -60,6 +60,13 @@ def keep_cached(rows: FloatArray, mask: BoolArray, share: float) -> bool:
 
 
 @block
+def keep_one(mask: BoolArray, replica: int) -> None:
+    """Narrows the mask to one replica."""
+    for r in range(len(mask)):
+        mask[r] = r == replica
+
+
+@block
 def add_queue(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float) -> None:
     """Adds 1 for the shortest waiting queue of those allowed down to 0 for the longest.
 
@@ -150,6 +157,16 @@ def lowest(scores: FloatArray, mask: BoolArray) -> int:
     for r in range(len(mask)):
         if mask[r] and (best < 0 or scores[r] < least):
             best, least = r, scores[r]
+    return best
+
+
+@block
+def fewest_in_flight(rows: FloatArray, mask: BoolArray) -> int:
+    """Returns the allowed replica with the fewest requests in flight, the first on a tie."""
+    best = -1
+    for r in range(len(mask)):
+        if mask[r] and (best < 0 or rows[r, Signal.IN_FLIGHT] < rows[best, Signal.IN_FLIGHT]):
+            best = r
     return best
 
 

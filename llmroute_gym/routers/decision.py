@@ -49,8 +49,9 @@ class Decision:
     def compiled(self) -> Any:
         """The compiled function, with the one signature that all decisions have."""
         if self._compiled is None:
-            # Kept on disk only where it is known to be up to date.
+            # Kept on disk only where it is known to be up to date, and found again: not a closure.
             ours = _HERE in Path(self.plain.__code__.co_filename).parents
+            ours = ours and self.plain.__closure__ is None
             if ours:
                 _drop_stale()
             compile_it = njit([SIGNATURE], cache=ours, error_model="numpy")

@@ -11,8 +11,6 @@ from llmroute_gym.routers.rule import Rule
 BLOCK = 16
 """Tokens of a block of a router's own tree."""
 VIEWS = ("tree", "events")
-OWN = ObservationConfig(information="router")
-"""The router's own counts and nothing else."""
 
 
 def poll(default: float) -> Any:
@@ -22,28 +20,28 @@ def poll(default: float) -> Any:
 
 @dataclass
 class SeeingRule(Rule):
-    """A rule whose options say what it sees, beside the router's own counts.
+    """A rule that sees the router's own counts, and more where its options say so.
 
-    A subclass with an option `poll_s` sees the engines' metrics of that age.
+    With an option `poll_s` it sees the engines' metrics of that age. An option `view`, or an
+    attribute, says what prefixes are looked up in, ``"tree"`` or ``"events"`` (if there is none).
 
     Attributes:
-        view: what its prefixes are looked up in, ``"tree"`` or ``"events"``; an option or fixed.
-        tree_tokens: how many tokens of each replica the tree keeps.
+        tree_tokens: how many tokens of each replica a tree keeps.
 
     Raises:
         InputError: a constant is out of its range, or no view has this name.
     """
 
-    view: ClassVar[str] = "events"
     tree_tokens: ClassVar[int] = 2**19
 
     def __post_init__(self) -> None:
         """Checks the options and makes of them what the router is told."""
         super().__post_init__()
         polled = getattr(self, "poll_s", None)
+        view = checked_name(f"view of {self.name}:", getattr(self, "view", "events"), VIEWS)
         self.observation = ObservationConfig(
             information="router" if polled is None else "metrics",
             signal_interval_s=polled or 0.0,
-            prefix_view=checked_name(f"view of {self.name}:", self.view, VIEWS),
+            prefix_view=view,
             tree_blocks=self.tree_tokens // BLOCK,
         )

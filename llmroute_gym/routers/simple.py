@@ -7,8 +7,10 @@ import numpy as np
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.blocks import allowed_at, how_many, lowest, pair_at_random
+from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.rule import Rule, Source
+from llmroute_gym.routers.seeing import SeeingRule
 
 
 @decision
@@ -71,6 +73,15 @@ def _least_by_speed(
     for r in range(len(mask)):
         load = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
         memory[r] = (load + 1.0) / rows[r, Signal.SPEED]
+    return lowest(memory, mask)
+
+
+@decision
+def _most_speed(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    for r in range(len(mask)):
+        memory[r] = -rows[r, Signal.SPEED] / (rows[r, Signal.IN_FLIGHT] + 1.0) ** constants[0]
     return lowest(memory, mask)
 
 
@@ -162,3 +173,20 @@ class SpeedLeastOutstanding(Rule):
     name = "speed_lor"
     decide = _least_by_speed
     source = Source("queueing folklore", "-", "2026-11")
+
+
+@dataclass
+class EnvoyWeighted(SeeingRule):
+    """Largest w / (n + 1) ** bias, w the replica's speed, n in flight; ties by lowest index.
+
+    Source: Envoy least-request with unequal weights.
+
+    Args:
+        bias: how much the requests in flight count.
+    """
+
+    name = "envoy_weighted"
+    decide = _most_speed
+    source = Source("Envoy least-request, unequal weights", "2026", "2026-11")
+
+    bias: float = constant(1.0, 0.0, 10.0)

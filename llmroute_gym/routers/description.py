@@ -1,0 +1,81 @@
+"""Where a router is from and what it sees, read from its class and its very code."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba.core.dispatcher import Dispatcher
+
+from llmroute_gym.ground.signals import Signal
+from llmroute_gym.routers.base import Router
+from llmroute_gym.routers.constants import constants_of
+from llmroute_gym.routers.decision import Decision
+from llmroute_gym.routers.rule import Rule
+
+POLLED = (Signal.WAITING, Signal.RUNNING, Signal.KV_USAGE, Signal.HIT_RATE)
+"""What a gateway reads from the engines' metrics."""
+PREFIX = (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
+"""What depends on where prefixes are looked up."""
+
+
+class Description(NamedTuple):
+    """One line of the table of rules."""
+
+    name: str
+    """As in `available()`."""
+    system: str
+    """That ships it, and its name there; empty if it says none."""
+    version: str
+    """Of the system."""
+    read: str
+    """When it was read there."""
+    sees: str
+    """Own counts, polled metrics with their age, a tree or events; empty if it is not known."""
+    signals: tuple[Signal, ...]
+    """The columns of a row that its decision reads, in their order."""
+    constants: str
+    """Its constants with their defaults."""
+
+
+def description(router: Router) -> Description:
+    """Returns what there is to say of a router."""
+    source = getattr(router, "source", None)
+    decide = getattr(router, "decide", None)
+    signals = signals_of(decide.plain) if isinstance(decide, Decision) else set()
+    constants = constants_of(router) if isinstance(router, Rule) else {}
+    return Description(
+        router.name,
+        source.system if source else "",
+        source.version if source else "",
+        source.read if source else "",
+        _sees(router, signals),
+        tuple(sorted(signals)),
+        ", ".join(f"{name}={getattr(router, name):.10g}" for name in constants),
+    )
+
+
+def signals_of(function: Callable[..., Any]) -> set[Signal]:
+    """Returns the signals that a function names, itself or in the blocks that it calls."""
+    known = inspect.getclosurevars(function)
+    found = {Signal[name] for name in known.unbound if name in Signal.__members__}
+    for called in (*known.globals.values(), *known.nonlocals.values()):
+        if isinstance(called, Dispatcher):
+            found |= signals_of(called.py_func)
+    return found
+
+
+def _sees(router: Router, signals: set[Signal]) -> str:
+    seen = router.observation
+    if seen is None:
+        fresh = "engines, always fresh" if signals.intersection(POLLED) else "own"
+        return fresh if signals else ""
+    words = ["own"]
+    if seen.information == "metrics" and signals.intersection(POLLED):
+        words.append(f"poll [{seen.signal_interval_s:g} s]")
+    if signals.intersection(PREFIX):
+        words.append("tree or events" if _may_choose_view(router) else seen.prefix_view)
+    return ", ".join(words)
+
+
+def _may_choose_view(router: Router) -> bool:
+    return "view" in inspect.signature(type(router)).parameters

@@ -1,0 +1,49 @@
+"""Rows written by hand, and what a rule makes of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
+from llmroute_gym.routers import Router, make
+
+N_REQUESTS = 6000
+
+
+def rows(n_replicas: int, **columns: Any) -> FloatArray:
+    """Rows of idle replicas of speed 1, with some columns filled in.
+
+    In flight are those that wait and run, unless it is given.
+    """
+    table = np.zeros((n_replicas, N_SIGNALS))
+    table[:, [Signal.SPEED, Signal.AVAILABLE]] = 1.0
+    for name, values in columns.items():
+        table[:, Signal[name.upper()]] = values
+    if "in_flight" not in columns:
+        table[:, Signal.IN_FLIGHT] = table[:, Signal.WAITING] + table[:, Signal.RUNNING]
+    return table
+
+
+def ready(rule: str | Mapping[str, Any], n_replicas: int, seed: int = 0) -> Router:
+    """A rule at the start of a run."""
+    router = make(rule)
+    router.reset(n_replicas, N_REQUESTS, np.random.default_rng(seed))
+    return router
+
+
+def route(
+    rule: str | Mapping[str, Any],
+    table: FloatArray,
+    mask: list[bool] | None = None,
+    seed: int = 0,
+) -> int:
+    """What a rule chooses for the first request of a run."""
+    allowed = np.ones(len(table), dtype=np.bool_) if mask is None else np.array(mask)
+    return ready(rule, len(table), seed).route(table, allowed)
+
+
+def chosen(rule: str | Mapping[str, Any], table: FloatArray, times: int = 200) -> set[int]:
+    """What a rule may choose: with other random numbers each time, and no memory."""
+    return {route(rule, table, seed=seed) for seed in range(times)}
