@@ -58,7 +58,8 @@ def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) 
         Whether it did; if not, nothing has happened.
     """
     serve = _SERVE.get(type(router))
-    if serve is None or not run.plain:
+    seen = run.observation
+    if serve is None or not run.plain or seen.signal_interval_s > 0 or seen.gateways > 1:
         return False
     router.reset(len(run.cluster), len(run.workload), rng)
     serve(run, router)

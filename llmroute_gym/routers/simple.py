@@ -6,11 +6,17 @@ import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import allowed_at, how_many, lowest, pair_at_random
+from llmroute_gym.routers.blocks import (
+    allowed_at,
+    fewest_in_flight,
+    how_many,
+    lowest,
+    pair_at_random,
+)
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.rule import Rule, Source
-from llmroute_gym.routers.seeing import SeeingRule
+from llmroute_gym.routers.seeing import SeeingRule, poll
 
 
 @decision
@@ -43,9 +49,7 @@ def _least_waiting(
 def _least_in_flight(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
-    for r in range(len(mask)):
-        memory[r] = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
-    return lowest(memory, mask)
+    return fewest_in_flight(rows, mask)
 
 
 @decision
@@ -53,8 +57,7 @@ def _less_of_two(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
     one, other = pair_at_random(mask, draws[0], draws[1])
-    load = rows[one, Signal.WAITING] + rows[one, Signal.RUNNING]
-    return other if rows[other, Signal.WAITING] + rows[other, Signal.RUNNING] < load else one
+    return other if rows[other, Signal.IN_FLIGHT] < rows[one, Signal.IN_FLIGHT] else one
 
 
 @decision
@@ -71,8 +74,7 @@ def _least_by_speed(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
     for r in range(len(mask)):
-        load = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
-        memory[r] = (load + 1.0) / rows[r, Signal.SPEED]
+        memory[r] = (rows[r, Signal.IN_FLIGHT] + 1.0) / rows[r, Signal.SPEED]
     return lowest(memory, mask)
 
 
@@ -113,25 +115,32 @@ class RoundRobin(Rule):
 
 
 @dataclass
-class JoinShortestQueue(Rule):
-    """Fewest waiting requests; restarted ones count; ties by lowest index. Textbook JSQ."""
+class JoinShortestQueue(SeeingRule):
+    """Fewest waiting requests; restarted ones count; ties by lowest index. Textbook JSQ.
+
+    Args:
+        poll_s: age of the engines' counts, seconds.
+    """
 
     name = "jsq"
     decide = _least_waiting
     source = Source("textbook", "-", "2026-11")
 
+    poll_s: float = poll(0.0)
+
 
 @dataclass
-class LeastPending(JoinShortestQueue):
+class LeastPending(Rule):
     """What Vidur calls `lor`: the same rule as `jsq`, kept by its own name for parity."""
 
     name = "lor_pending"
+    decide = _least_waiting
     source = Source("Vidur lor", "2024", "2026-01")
 
 
 @dataclass
 class LeastOutstanding(Rule):
-    """Fewest requests in flight, waiting and running; ties by lowest index.
+    """Fewest requests in flight, by the router's own count; ties by lowest index.
 
     Source: Envoy least-request (full scan), AIBrix least-request, LiteLLM least-busy.
     """

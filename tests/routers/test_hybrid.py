@@ -12,7 +12,7 @@ from llmroute_gym.routers import LeastOutstandingHybrid
 def rows(in_flight: list[tuple[int, int]], kv_usage: list[float]) -> FloatArray:
     """Rows with the given waiting and running requests and shares of KV blocks in use."""
     table = np.zeros((len(kv_usage), N_SIGNALS))
-    table[:, [Signal.WAITING, Signal.RUNNING]] = in_flight
+    table[:, Signal.IN_FLIGHT] = np.sum(in_flight, axis=1)
     table[:, Signal.KV_USAGE] = kv_usage
     return table
 

@@ -9,9 +9,17 @@ from llmroute_gym import Cluster, Outcome, Replica, Workload, simulate
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.sim import FormulaBatchTime
 
-IN_PYTHON = ("lor_hybrid",)
-IN_KERNELS = sorted(set(available()) - set(IN_PYTHON))
-"""A rule that is new is expected here, where it is fast."""
+IN_KERNELS = (
+    "jsq",
+    "least_tokens",
+    "lor",
+    "lor_pending",
+    "power_of_two",
+    "random",
+    "round_robin",
+    "speed_lor",
+)
+IN_PYTHON = sorted(set(available()) - set(IN_KERNELS))
 N = 120
 MODEL = FormulaBatchTime(c0=0.01, c1=6e-5, n0=60, c2=3e-7, c3=5e-9)
 
