@@ -6,6 +6,7 @@ from typing import Any
 
 from llmroute_gym.errors import checked_name, unknown_name
 from llmroute_gym.ground.rules import parsed_rule
+from llmroute_gym.routers import description
 from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.aibrix import (
     AibrixLoadBalance,
@@ -15,7 +16,7 @@ from llmroute_gym.routers.aibrix import (
 )
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.constants import constants_of
-from llmroute_gym.routers.description import Description, description
+from llmroute_gym.routers.description import Description
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
 from llmroute_gym.routers.prefill import DynamoKv, Lmetric
@@ -80,7 +81,12 @@ def available() -> tuple[str, ...]:
 
 def describe() -> list[Description]:
     """Returns where each router is from and what it sees, sorted by name."""
-    return [description(make(name)) for name in available()]
+    return [description.described(make(name)) for name in available()]
+
+
+def table() -> str:
+    """Returns what `describe` says as Markdown: the page docs/routers.md."""
+    return description.table(describe())
 
 
 def make(rule: str | Mapping[str, Any]) -> Router:
@@ -145,4 +151,5 @@ __all__ = [
     "describe",
     "make",
     "register_adapter",
+    "table",
 ]

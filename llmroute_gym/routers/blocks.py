@@ -4,6 +4,13 @@ Scores are an array of at least one number per replica, which a decision fills a
 replicas that the mask leaves out mean nothing. A rule of one's own, of the shape that llm-d's have:
 
 ```python
+from dataclasses import dataclass
+import numpy as np
+from llmroute_gym.routers.blocks import add_free_memory, add_queue, highest_at_random, keep_cached
+from llmroute_gym.routers.constants import constant
+from llmroute_gym.routers.decision import decision
+from llmroute_gym.routers.seeing import SeeingRule, poll
+
 @decision
 def warm_then_idle(rows, mask, draws, constants, memory):
     keep_cached(rows, mask, 0.5)
@@ -14,9 +21,9 @@ def warm_then_idle(rows, mask, draws, constants, memory):
 
 @dataclass
 class WarmThenIdle(SeeingRule):
-    name, decide, per_request, view = "warm_then_idle", warm_then_idle, 1, "events"
+    name, decide, per_request, view = "warm_then_idle", warm_then_idle, 1, "tree"
     queue: float = constant(2.0, 0.0, 10.0)
-    memory_free: float = constant(1.0, 0.0, 10.0)
+    kv: float = constant(1.0, 0.0, 10.0)
     poll_s: float = poll(0.1)
 ```
 """

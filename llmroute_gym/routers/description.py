@@ -1,7 +1,7 @@
 """Where a router is from and what it sees, read from its class and its very code."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from numba.core.dispatcher import Dispatcher
@@ -37,7 +37,7 @@ class Description(NamedTuple):
     """Its constants with their defaults."""
 
 
-def description(router: Router) -> Description:
+def described(router: Router) -> Description:
     """Returns what there is to say of a router."""
     source = getattr(router, "source", None)
     decide = getattr(router, "decide", None)
@@ -54,6 +54,25 @@ def description(router: Router) -> Description:
     )
 
 
+def table(descriptions: Iterable[Description]) -> str:
+    """Returns them as a page of Markdown."""
+    lines = [
+        "# Rules",
+        "",
+        "Written from the code by `llmroute_gym.routers.table()`; the docstring of each class says",
+        "the rule itself, its ties and its options.",
+        "",
+        "| name | from | version | read | sees | signals | constants |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in descriptions:
+        signals = ", ".join(f"`{signal.name.lower()}`" for signal in one.signals)
+        constants = f"`{one.constants}`" if one.constants else ""
+        cells = (f"`{one.name}`", one.system, one.version, one.read, one.sees, signals, constants)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def signals_of(function: Callable[..., Any]) -> set[Signal]:
     """Returns the signals that a function names, itself or in the blocks that it calls."""
     known = inspect.getclosurevars(function)
@@ -67,8 +86,8 @@ def signals_of(function: Callable[..., Any]) -> set[Signal]:
 def _sees(router: Router, signals: set[Signal]) -> str:
     seen = router.observation
     if seen is None:
-        fresh = "engines, always fresh" if signals.intersection(POLLED) else "own"
-        return fresh if signals else ""
+        engines = any(signal.ages for signal in signals)
+        return "engines, always fresh" if engines else "own" if signals else ""
     words = ["own"]
     if seen.information == "metrics" and signals.intersection(POLLED):
         words.append(f"poll [{seen.signal_interval_s:g} s]")

@@ -1,0 +1,81 @@
+"""Every rule by its name, with the defaults that its system ships, written here by hand."""
+
+from typing import Any
+
+import pytest
+
+from llmroute_gym.errors import InputError
+from llmroute_gym.routers import Rule, available, make
+from llmroute_gym.routers.constants import constants_of
+
+GUIDE: dict[str, dict[str, Any]] = {
+    "aibrix_load_balance": {"window_s": 60},
+    "aibrix_prefix": {"imbalance": 8, "deviations": 1},
+    "aibrix_prefix_helm": {"imbalance": 16, "deviations": 2},
+    "dynamo_kv": {"block": 64},
+    "envoy_weighted": {"bias": 1},
+    "jsq": {},
+    "least_kv": {},
+    "least_tokens": {},
+    "llmd_baseline": {"queue": 2, "kv": 2, "prefix": 3, "no_hit": 2, "poll_s": 0.05},
+    "llmd_default": {"queue": 2, "kv": 2, "prefix": 3, "poll_s": 0.05},
+    "llmd_token": {
+        "share": 0.8,
+        "wait_s": 18,
+        "tokens_per_s": 15_928,
+        "most_tokens": 4_194_304,
+    },
+    "lmetric": {},
+    "lor": {},
+    "lor_hybrid": {"a": 0.5},
+    "lor_pending": {},
+    "power_of_two": {},
+    "random": {},
+    "round_robin": {},
+    "smetric": {},
+    "smg_least_load": {
+        "tokens_per_s": 2000,
+        "tokens_per_request": 1024,
+        "memory_s": 0.15,
+        "poll_s": 10,
+    },
+    "smg_power_of_two": {
+        "tokens_per_s": 2000,
+        "tokens_per_request": 1024,
+        "memory_s": 0.15,
+        "poll_s": 10,
+    },
+    "smg_veto": {"queue": 8, "kv": 0.8, "poll_s": 10},
+    "speed_lor": {},
+    "vllm_dp": {"waiting": 4, "poll_s": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_a_rule_has_its_systems_defaults(name: str) -> None:
+    router = make(name)
+    assert name in available()
+    assert {option: getattr(router, option) for option in GUIDE[name]} == GUIDE[name]
+    assert isinstance(router, Rule)
+    assert router.source is not None
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_each_constant_says_its_range_when_it_is_left(name: str) -> None:
+    for constant, limits in constants_of(make(name)).items():
+        assert limits.low <= getattr(make(name), constant) <= limits.high
+        assert limits.low > 0 or not limits.logarithmic
+        for wrong in (limits.low - 1, limits.high * 2 + 1, "much"):
+            expected = f"{constant} of {name} must be {limits}, got "
+            with pytest.raises(InputError) as error:
+                make({"name": name, constant: wrong})
+            assert str(error.value).startswith(expected)
+
+
+def test_an_unknown_option_names_the_known_ones_with_their_ranges() -> None:
+    with pytest.raises(InputError) as error:
+        make("lor_hybrid:poll=1")
+    assert str(error.value) == (
+        "unknown option of router 'lor_hybrid': 'poll'; available: a (a number from 0 to 1), "
+        "poll_s (a number from 0 to 3600); did you mean 'poll_s'?"
+    )
