@@ -36,6 +36,15 @@ from llmroute_gym.routers.jit import block
 
 
 @block
+def how_many(mask: BoolArray) -> int:
+    """Returns how many replicas are allowed."""
+    count = 0
+    for r in range(len(mask)):
+        count += mask[r]
+    return count
+
+
+@block
 def keep_at_least(mask: BoolArray, values: FloatArray, least: float) -> bool:
     """Narrows the mask to replicas whose value is at least so much, unless none is.
 
@@ -142,19 +151,17 @@ def add_no_hit_lru(
         weight: of the score.
         last: (n_replicas,) when each last got one, in any increasing count; 0 for never.
     """
-    n, warm = len(mask), cached_somewhere(rows, mask)
-    others = -1
+    n, ranked = len(mask), not cached_somewhere(rows, mask)
+    others = max(how_many(mask) - 1, 1)
     for r in range(n):
-        others += mask[r]
-    for r in range(n):
-        before = 0
-        for s in range(n):
-            earlier = last[s] < last[r] or (last[s] == last[r] and s < r)
-            before += mask[s] and earlier
-        if warm:
-            scores[r] += weight * 0.5
-        else:
-            scores[r] += weight * (1.0 - before / max(others, 1))
+        score = 0.5
+        if ranked:
+            before = 0
+            for s in range(n):
+                earlier = last[s] < last[r] or (last[s] == last[r] and s < r)
+                before += mask[s] and earlier
+            score = 1.0 - before / others
+        scores[r] += weight * score
 
 
 @block
@@ -221,15 +228,6 @@ def lowest_in_turn(scores: FloatArray, mask: BoolArray, turn: int) -> int:
         if mask[r] and scores[r] == least:
             return r
     return -1
-
-
-@block
-def how_many(mask: BoolArray) -> int:
-    """Returns how many replicas are allowed."""
-    count = 0
-    for r in range(len(mask)):
-        count += mask[r]
-    return count
 
 
 @block

@@ -128,6 +128,12 @@ class JoinShortestQueue(SeeingRule):
 
     poll_s: float = poll(0.0)
 
+    def __post_init__(self) -> None:
+        """Checks the age; what is always fresh may be seen by whatever the router is told."""
+        super().__post_init__()
+        if self.poll_s == 0.0:
+            self.observation = None
+
 
 @dataclass
 class LeastPending(Rule):

@@ -38,7 +38,7 @@ def test_signals_are_read_from_the_decision_and_its_blocks() -> None:
         ("lor", "own"),
         ("lor_pending", "engines, always fresh"),
         ("random", ""),
-        ("jsq", "own, poll [0 s]"),
+        ("jsq", "engines, always fresh"),
         ("vllm_dp", "own, poll [0.1 s]"),
         ("smg_least_load", "own, poll [10 s]"),
         ("llmd_default", "own, poll [0.05 s], tree or events"),
