@@ -8,7 +8,7 @@ import numpy as np
 from llmroute_gym.config import EvaluationConfig, ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers import Router
-from llmroute_gym.routers.simulation import route_all
+from llmroute_gym.routers.simulation import serve_all
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -57,7 +57,7 @@ def serve(
         _route_together(runs, cast(RoutesMany, router), on_run)
     else:
         for run, rng in zip(runs, randomness, strict=True):
-            route_all(run, router, rng)
+            serve_all(run, router, rng)
             on_run()
     return [run.outcome() for run in runs]
 

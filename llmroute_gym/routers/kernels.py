@@ -1,12 +1,18 @@
 """Which routers the compiled engine runs without Python, thousands of times faster."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from llmroute_gym import routers
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers import Router
+from llmroute_gym.routers.answers import wrong_answer
+from llmroute_gym.routers.decision import Address
+from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim.compiled import CompiledRun, routing
+from llmroute_gym.sim.run import Run
 
 Serve = Callable[[CompiledRun, Router], None]
 
@@ -51,16 +57,58 @@ def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) 
 
     Args:
         run: not started yet.
-        router: compared by its very class: a subclass may route otherwise.
+        router: one of the package is compared by its very class: a subclass may route otherwise.
         rng: the router's randomness.
 
     Returns:
         Whether it did; if not, nothing has happened.
+
+    Raises:
+        InputError: a rule chose a replica that its mask forbids.
     """
     serve = _SERVE.get(type(router))
-    seen = run.observation
-    if serve is None or not run.plain or seen.signal_interval_s > 0 or seen.gateways > 1:
-        return False
+    if serve is None or not run.plain or not _told_as_usual(run.observation):
+        return serve_by_rule(run, router, rng)
     router.reset(len(run.cluster), len(run.workload), rng)
     serve(run, router)
     return True
+
+
+def serve_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
+    """Serves the whole run by a `Rule`, decision by decision as Python would.
+
+    Args:
+        run: not started yet.
+        router: of any class.
+        rng: the router's randomness.
+
+    Returns:
+        Whether it did; if not, since run or router are of another kind, nothing has happened.
+
+    Raises:
+        InputError: the rule chose a replica that its mask forbids.
+    """
+    if not isinstance(run, CompiledRun) or not isinstance(router, Rule):
+        return False
+    if type(router).route is not Rule.route:
+        return False
+    router.reset(len(run.cluster), len(run.workload), rng)
+    draws, memory = router.draws[None], router.memory[None]
+    choice = run.serve_by(Address(router.decide), draws, router.constants(), memory)
+    if choice is not None:
+        raise wrong_answer(run, router, choice)
+    return True
+
+
+def _told_as_usual(observation: ObservationConfig) -> bool:
+    """Whether rules see the engines as they are, which is what the kernels of some assume."""
+    usual = ObservationConfig()
+    same = replace(
+        observation,
+        predicted_output_sigma=usual.predicted_output_sigma,
+        columns=usual.columns,
+        prefix_view=usual.prefix_view,
+        events_lag_s=usual.events_lag_s,
+        tree_blocks=usual.tree_blocks,
+    )
+    return same == usual

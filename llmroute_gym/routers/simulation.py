@@ -10,6 +10,7 @@ from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.adapters import adapted
+from llmroute_gym.routers.answers import wrong_answer
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -84,6 +85,22 @@ def _served_in_kernel(run: Run, router: Router, rng: np.random.Generator) -> boo
     return isinstance(run, CompiledRun) and serve_in_kernel(run, router, rng)
 
 
+def serve_all(run: Run, router: Router, rng: np.random.Generator) -> None:
+    """Places every request of a run as `route_all` does, in one kernel call where that is possible.
+
+    Raises:
+        InputError: as there.
+    """
+    if not _served_by_rule(run, router, rng):
+        route_all(run, router, rng)
+
+
+def _served_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
+    from llmroute_gym.routers.kernels import serve_by_rule
+
+    return serve_by_rule(run, router, rng)
+
+
 def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
     """Places every request of a run where the router says.
 
@@ -96,8 +113,5 @@ def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
         choice = router.route(run.rows(), mask)
         replica = replica_index(choice, len(mask))
         if replica is None or not mask[replica]:
-            raise InputError(
-                f"router {router!r} chose replica {shown(choice)} for request "
-                f"{run.request}; it may choose {np.flatnonzero(mask).tolist()}"
-            )
+            raise wrong_answer(run, router, choice)
         run.place(replica)

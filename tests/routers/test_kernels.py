@@ -7,19 +7,10 @@ import pytest
 
 from llmroute_gym import Cluster, Outcome, Replica, Workload, simulate
 from llmroute_gym.routers import Router, available, make
+from llmroute_gym.routers.decision import Decision
+from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim import FormulaBatchTime
 
-IN_KERNELS = (
-    "jsq",
-    "least_tokens",
-    "lor",
-    "lor_pending",
-    "power_of_two",
-    "random",
-    "round_robin",
-    "speed_lor",
-)
-IN_PYTHON = sorted(set(available()) - set(IN_KERNELS))
 N = 120
 MODEL = FormulaBatchTime(c0=0.01, c1=6e-5, n0=60, c2=3e-7, c3=5e-9)
 
@@ -44,57 +35,48 @@ def assert_same(one: Outcome, other: Outcome) -> None:
 def asked(router: type[Router], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Notes from now on each answer of a rule in Python."""
     answers: list[int] = []
-    route = router.route
+    kind, name = (Decision, "__call__") if issubclass(router, Rule) else (router, "route")
+    answer = getattr(kind, name)
 
-    def noted(self: Router, rows: Any, mask: Any) -> int:
-        answers.append(route(self, rows, mask))
+    def noted(self: object, *told: Any) -> int:
+        answers.append(answer(self, *told))
         return answers[-1]
 
-    monkeypatch.setattr(router, "route", noted)
+    monkeypatch.setattr(kind, name, noted)
     return answers
 
 
-@pytest.mark.parametrize("n_replicas", [1, 4, 33])
-@pytest.mark.parametrize("name", IN_KERNELS)
-def test_a_rule_of_the_kernels_is_never_asked_in_python(
-    name: str, n_replicas: int, monkeypatch: pytest.MonkeyPatch
+def mixed() -> Cluster:
+    """Three replicas, the last of which cannot hold the longest prompts."""
+    return Cluster((*cluster(2), Replica(MODEL, num_blocks=50, watermark_blocks=0)))
+
+
+@pytest.mark.parametrize("several", [cluster(1), cluster(4), cluster(33), mixed()])
+@pytest.mark.parametrize("name", available())
+def test_a_rule_is_never_asked_in_python(
+    name: str, several: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = asked(type(make(name)), monkeypatch)
-    compiled = simulate(workload(), cluster(n_replicas), name, seed=5)
+    compiled = simulate(workload(), several, name, seed=5)
     assert answers == []
-    reference = simulate(workload(), cluster(n_replicas), name, seed=5, engine="reference")
+    reference = simulate(workload(), several, name, seed=5, engine="reference")
     assert answers == reference.replica.tolist()
     assert_same(compiled, reference)
+    if len(several) == 3:
+        long = workload().prompt_tokens > 800
+        assert long.any()
+        assert (compiled.replica[long] < 2).all()
 
 
-@pytest.mark.parametrize("name", IN_KERNELS)
+@pytest.mark.parametrize("name", available())
 def test_a_subclass_is_asked_for_each_request(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(type(make(name))):  # type: ignore[misc]
         """May route otherwise, so no kernel serves it."""
+
+        def route(self, rows: Any, mask: Any) -> int:
+            return int(super().route(rows, mask))
 
     answers = asked(Own, monkeypatch)
     outcome = simulate(workload(), cluster(4), Own(), seed=5)
     assert answers == outcome.replica.tolist()
     assert_same(outcome, simulate(workload(), cluster(4), name, seed=5))
-
-
-@pytest.mark.parametrize("name", IN_PYTHON)
-def test_a_rule_without_a_kernel_is_asked_for_each_request(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = asked(type(make(name)), monkeypatch)
-    outcome = simulate(workload(), cluster(4), name)
-    assert answers == outcome.replica.tolist()
-
-
-@pytest.mark.parametrize("name", IN_KERNELS)
-def test_a_rule_is_asked_where_a_request_may_not_go_everywhere(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = asked(type(make(name)), monkeypatch)
-    mixed = Cluster((*cluster(2), Replica(MODEL, num_blocks=50, watermark_blocks=0)))
-    outcome = simulate(workload(), mixed, name, seed=5)
-    assert answers == outcome.replica.tolist()
-    long = workload().prompt_tokens > 800
-    assert long.any()
-    assert (outcome.replica[long] < 2).all()

@@ -36,8 +36,9 @@ from llmroute_gym.sim.submission import output_of
 from llmroute_gym.sim.workload import Workload
 
 Number = TypeVar("Number", bound=np.generic)
-_ONES = np.ones(N_SIGNALS)
-_UNBOUNDED = np.full(N_SIGNALS, np.inf)
+ONES = np.ones(N_SIGNALS)
+UNBOUNDED = np.full(N_SIGNALS, np.inf)
+"""Scale and bound of rows in physical units, see `observing.write_rows`."""
 
 INFORMATION = {
     "engine": at.ENGINE,
@@ -264,7 +265,7 @@ class Memory:
             self.show_names(index, workload)
         rows = np.zeros((len(self._cluster), N_SIGNALS))
         write_rows(
-            index * at.CLUSTER_WORDS, _ONES, _UNBOUNDED, rows, self.stores, self.ints, self.floats
+            index * at.CLUSTER_WORDS, ONES, UNBOUNDED, rows, self.stores, self.ints, self.floats
         )
         return rows
 

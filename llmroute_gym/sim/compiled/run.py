@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import Signal
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.sim.compiled import layout as at
-from llmroute_gym.sim.compiled.memory import Memory
+from llmroute_gym.sim.compiled.memory import ONES, UNBOUNDED, Memory
 from llmroute_gym.sim.compiled.routing import (
     pairs_of,
     serve_assigned,
@@ -17,6 +17,7 @@ from llmroute_gym.sim.compiled.routing import (
     serve_least_in_flight,
 )
 from llmroute_gym.sim.compiled.runs import NoNodesError
+from llmroute_gym.sim.compiled.serving import serve_by
 from llmroute_gym.sim.compiled.tournament import tournament
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.run import Interval, Run
@@ -91,6 +92,66 @@ class CompiledRun(Run):
         """
         pairs = pairs_of(draws, len(self.cluster))
         self._serve(lambda *arrays: serve_better_of_two(pairs, *arrays))
+
+    def serve_by(
+        self,
+        choose: Any,
+        draws: FloatArray,
+        constants: FloatArray,
+        memory: FloatArray,
+        *,
+        until: int | None = None,
+    ) -> int | None:
+        """Takes decisions by a rule, in one kernel call.
+
+        Args:
+            choose: see `serving.serve_by`.
+            draws: (n_gateways, n_requests, n_draws) uniform numbers for each decision of a gateway.
+            constants: (n_constants,).
+            memory: (n_gateways, size) the rule's memories, changed.
+            until: the decision before which to stop; None takes all that are left.
+
+        Returns:
+            None, or what the rule chose but may not choose for the request at hand.
+        """
+        n_replicas, begun = len(self.cluster), self.decision
+        end = len(self.workload) if until is None else min(until, len(self.workload))
+        none = np.zeros((0, n_replicas), dtype=np.bool_)
+        # Copies: Numba would compile another kernel for arrays that are read-only.
+        fits = none if self._fits is None else self._fits.copy()
+        choosable = none if self._choosable is None else self._choosable.copy()
+        available = self._available.copy()
+        rows, mask = np.zeros((n_replicas, N_SIGNALS)), np.empty(n_replicas, dtype=np.bool_)
+        before, room = memory.copy(), self._memory
+        while True:
+            try:
+                stopped, choice = serve_by(
+                    choose,
+                    0,
+                    end,
+                    draws,
+                    constants,
+                    memory,
+                    fits,
+                    choosable,
+                    available,
+                    ONES,
+                    UNBOUNDED,
+                    rows,
+                    mask,
+                    room.stores,
+                    room.ints,
+                    room.floats,
+                )
+            except NoNodesError:
+                memory[:] = before
+                room.repeat(0, self.workload, begun)
+            else:
+                break
+        self.decision = int(room.ints[at.DECISION])
+        self.request = room.request(0)
+        self.now_s = room.now_s(0)
+        return int(choice) if stopped else None
 
     @property
     def plain(self) -> bool:
