@@ -8,7 +8,7 @@ import numpy as np
 from llmroute_gym.config import EvaluationConfig, ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers import Router
-from llmroute_gym.routers.simulation import serve_all
+from llmroute_gym.routers.simulation import route_all, served_by_rule
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -53,12 +53,17 @@ def serve(
         start = ENGINES[config.engine]
         runs.append(start(workload, cluster, observation=told, predicted_output_tokens=predicted))
         randomness.append(choices)
-    if hasattr(router, "route_many"):
-        _route_together(runs, cast(RoutesMany, router), on_run)
-    else:
-        for run, rng in zip(runs, randomness, strict=True):
-            serve_all(run, router, rng)
+    left = []
+    for run, rng in zip(runs, randomness, strict=True):
+        if served_by_rule(run, router, rng):
             on_run()
+        elif hasattr(router, "route_many"):
+            left.append(run)
+        else:
+            route_all(run, router, rng)
+            on_run()
+    if left:
+        _route_together(left, cast(RoutesMany, router), on_run)
     return [run.outcome() for run in runs]
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from llmroute_gym import routers
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers import Router
-from llmroute_gym.routers.answers import wrong_answer
+from llmroute_gym.routers.asking import ask, wrong_answer
 from llmroute_gym.routers.decision import Address
 from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim.compiled import CompiledRun, routing
@@ -52,6 +53,15 @@ _SERVE: dict[type[Router], Serve] = {
 }
 
 
+@runtime_checkable
+class NearlyRule(Protocol):
+    """A router that chooses as a rule does wherever that answers with a replica."""
+
+    def sure_rule(self) -> Rule | None:
+        """Returns the rule, None where there is none after all."""
+        ...
+
+
 def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) -> bool:
     """Serves the whole run where the router's rule is known to the kernels.
 
@@ -75,7 +85,9 @@ def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) 
 
 
 def serve_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
-    """Serves the whole run by a `Rule`, decision by decision as Python would.
+    """Serves the whole run by a `Rule`, or by one that nearly stands in for the router.
+
+    Every decision is what `route_all` would take.
 
     Args:
         run: not started yet.
@@ -88,15 +100,25 @@ def serve_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
     Raises:
         InputError: the rule chose a replica that its mask forbids.
     """
-    if not isinstance(run, CompiledRun) or not isinstance(router, Rule):
+    if not isinstance(run, CompiledRun):
         return False
-    if type(router).route is not Rule.route:
+    rule: Rule | None = None
+    if isinstance(router, Rule):
+        rule = router if type(router).route is Rule.route else None
+    elif isinstance(router, NearlyRule):
+        rule = router.sure_rule()
+    if rule is None:
         return False
     router.reset(len(run.cluster), len(run.workload), rng)
-    draws, memory = router.draws[None], router.memory[None]
-    choice = run.serve_by(Address(router.decide), draws, router.constants(), memory)
-    if choice is not None:
-        raise wrong_answer(run, router, choice)
+    if rule is not router:
+        rule.reset(len(run.cluster), len(run.workload), rng)
+    draws, memory, choose = rule.draws[None], rule.memory[None], Address(rule.decide)
+    while not run.done:
+        choice = run.serve_by(choose, draws, rule.constants(), memory)
+        if choice is not None and rule is router:
+            raise wrong_answer(run, router, choice)
+        if choice is not None:
+            ask(run, router)
     return True
 
 

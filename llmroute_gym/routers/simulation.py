@@ -10,13 +10,12 @@ from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.adapters import adapted
-from llmroute_gym.routers.answers import wrong_answer
+from llmroute_gym.routers.asking import ask
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.predictions import predicted_output_tokens
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
-from llmroute_gym.sim.submission import replica_index
 from llmroute_gym.sim.workload import Workload
 
 
@@ -85,17 +84,15 @@ def _served_in_kernel(run: Run, router: Router, rng: np.random.Generator) -> boo
     return isinstance(run, CompiledRun) and serve_in_kernel(run, router, rng)
 
 
-def serve_all(run: Run, router: Router, rng: np.random.Generator) -> None:
-    """Places every request of a run as `route_all` does, in one kernel call where that is possible.
+def served_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
+    """Serves a run as `route_all` does, but in one kernel call.
+
+    Returns:
+        Whether it did; if not, since run or router are of another kind, nothing has happened.
 
     Raises:
         InputError: as there.
     """
-    if not _served_by_rule(run, router, rng):
-        route_all(run, router, rng)
-
-
-def _served_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
     from llmroute_gym.routers.kernels import serve_by_rule
 
     return serve_by_rule(run, router, rng)
@@ -109,9 +106,4 @@ def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
     """
     router.reset(len(run.cluster), len(run.workload), rng)
     while not run.done:
-        mask = run.mask()
-        choice = router.route(run.rows(), mask)
-        replica = replica_index(choice, len(mask))
-        if replica is None or not mask[replica]:
-            raise wrong_answer(run, router, choice)
-        run.place(replica)
+        ask(run, router)

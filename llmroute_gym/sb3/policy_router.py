@@ -12,9 +12,11 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.routers import Router, register_adapter
+from llmroute_gym.routers.policy_network import PolicyNetwork
 from llmroute_gym.sb3.checkpoint import Checkpoint, check_observations
+from llmroute_gym.sb3.plain_network import plain_network
 from llmroute_gym.sb3.replica_set import ReplicaSetMixin
-from llmroute_gym.sb3.row_normalizer import observation_transform
+from llmroute_gym.sb3.row_normalizer import observation_transform, observation_wrapper
 
 
 class PolicyRouter(Router):
@@ -55,6 +57,7 @@ class PolicyRouter(Router):
         self.policy = network
         self._columns = Columns(self.observation.columns)
         self._normalize = observation_transform(model)
+        self._wrapped = observation_wrapper(model) is not None
         assert model.observation_space.shape is not None
         self._replicas = model.observation_space.shape[0]
 
@@ -87,6 +90,18 @@ class PolicyRouter(Router):
             distribution = self.policy.get_distribution(observations.to(self.policy.device))
             scores = distribution.distribution.logits.cpu().numpy()  # type: ignore[union-attr]
         return self._chosen(np.where(masks, scores, -np.inf))
+
+    def sure_rule(self) -> PolicyNetwork | None:
+        """Returns the rule by which the kernels choose as it does, but where scores nearly tie.
+
+        None where they cannot: its networks are of another kind, or a subclass routes otherwise.
+        """
+        own = (PolicyRouter.route, PolicyRouter.route_many, PolicyRouter._chosen)
+        kind = type(self)
+        if self._wrapped or (kind.route, kind.route_many, kind._chosen) != own:
+            return None
+        network = plain_network(self.policy, self._columns.signals.tolist())
+        return None if network is None else PolicyNetwork(network=network)
 
     def _chosen(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Returns replicas (n,) by their log-probabilities (n, n_replicas), -inf where masked."""

@@ -1,0 +1,74 @@
+"""A policy's weights as plain arrays, from which the kernels choose as PyTorch does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from torch import nn
+
+from llmroute_gym.routers.policy_network import Layer, Network
+from llmroute_gym.sb3.replica_set import (
+    MaskableReplicaSetPolicy,
+    ReplicaSetPolicy,
+    RowNetworks,
+    RowScore,
+)
+from llmroute_gym.sb3.row_normalizer import EPSILON, RelativeRows, RowNormalizer
+
+
+def plain_network(policy: nn.Module, signals: Sequence[int]) -> Network | None:
+    """Returns all that a policy's most probable choice depends on.
+
+    Args:
+        policy: of any class.
+        signals: (n_columns,) which columns of a router's rows it reads.
+
+    Returns:
+        None where the policy is of another kind than `Network` describes.
+    """
+    if type(policy) not in (ReplicaSetPolicy, MaskableReplicaSetPolicy):
+        return None
+    parts: Any = policy
+    extractor, networks, action = (
+        parts.pi_features_extractor,
+        parts.mlp_extractor,
+        parts.action_net,
+    )
+    rectified = {nn.Tanh: False, nn.ReLU: True}.get(type(networks.activation))
+    known = (
+        type(extractor) is RelativeRows
+        and type(networks) is RowNetworks
+        and type(action) is RowScore
+        and extractor.normalizer.mean.shape == (len(signals),)
+    )
+    if not known or rectified is None:
+        return None
+    shift, factor = _affine(extractor.normalizer)
+    return Network(
+        signals=signals,
+        shift=shift,
+        factor=factor,
+        layers=[_layer(part) for part in networks.actor.rows if isinstance(part, nn.Linear)],
+        joint=_layer(networks.actor_joint),
+        context=_layer(networks.actor.context),
+        score=_layer(action.score),
+        rectified=rectified,
+        temperature=float(parts.temperature),
+    )
+
+
+def _affine(normalizer: RowNormalizer) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns what a normaliser subtracts and multiplies by, as it computes them."""
+    epsilon = normalizer.count.clamp(max=EPSILON)
+    return _singles(normalizer.mean), _singles(th.rsqrt(normalizer.variance + epsilon))
+
+
+def _layer(linear: nn.Linear) -> Layer:
+    return Layer(_singles(linear.weight), _singles(linear.bias))
+
+
+def _singles(tensor: th.Tensor) -> npt.NDArray[np.float32]:
+    copied: npt.NDArray[np.float32] = tensor.detach().cpu().numpy().astype(np.float32)
+    return copied
