@@ -24,8 +24,8 @@ from llmroute_gym.routers.rule import Rule
 Singles = npt.NDArray[np.float32]
 UNDECIDED = -1
 """The answer where two scores are too close to say which one PyTorch would find the larger."""
-_MARGIN = 2e-5
-"""Of the sum of a score's terms: what rounding may do to it, some ten times over."""
+MARGIN = 2e-5
+"""Of the sum of a score's terms: what rounding may do to it, ten times over."""
 _FLOOR = 2e-6
 """The same of a log-probability near 0."""
 _HEADER = 8
@@ -373,7 +373,7 @@ def _packed(network: Network, sure: bool) -> FloatArray:
     widths = [2 * len(signals), *(len(layer.bias) for layer in network.layers)]
     for layer, (n_in, n_out) in zip(network.layers, pairwise(widths), strict=True):
         assert layer.weights.shape == (n_out, n_in)
-    margin, floor = (_MARGIN, _FLOOR * max(network.temperature, 1.0)) if sure else (-1.0, 0.0)
+    margin, floor = (MARGIN, _FLOOR * max(network.temperature, 1.0)) if sure else (-1.0, 0.0)
     header = [len(signals), len(network.layers), network.rectified, margin, floor, max(widths[1:])]
     parts: list[npt.ArrayLike] = [header, np.zeros(_HEADER - len(header)), widths, network.signals]
     parts += [network.shift, network.factor]

@@ -131,6 +131,11 @@ class RowCategorical(CategoricalDistribution):
 class MaskableRowCategorical(MaskableCategoricalDistribution):
     """A choice among rows that may be masked."""
 
+    def proba_distribution(self, action_logits: th.Tensor) -> Self:
+        """Sets the distribution, among as many rows as there are logits."""
+        self.action_dim = action_logits.shape[-1]
+        return super().proba_distribution(action_logits)
+
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """Returns the layer that gives the logits."""
         return RowScore(latent_dim)
