@@ -234,6 +234,7 @@ def play(
     )
     streams = _streams(settings, plan.episode)
     router = make(name)
+    router.meet(cluster)
     router.reset(len(cluster), settings.requests_per_episode, streams["router"])
     decider = _DisturbedRouter(router, plan.disturbed, streams["placements"])
     env_seed = int(streams["env"].integers(2**31))

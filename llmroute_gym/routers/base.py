@@ -1,12 +1,16 @@
 """The interface of a router: rows in, the index of a replica out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.routers.lessons import Lesson
+from llmroute_gym.sim.replica import Cluster
+from llmroute_gym.sim.run import Run
 
 DRAWS = 32
 """How often a rule is asked what it might choose."""
@@ -21,10 +25,15 @@ class Router(ABC):
     Attributes:
         name: as in `llmroute_gym.routers.available()`.
         observation: what it wants to be told; None takes what it gets.
+        upper_bound: whether it knows what no router can, so that nobody competes with it.
     """
 
     name: ClassVar[str]
+    upper_bound: ClassVar[bool] = False
     observation: ObservationConfig | None = None
+
+    def meet(self, cluster: Cluster) -> None:  # noqa: B027  (most rules know nothing of it)
+        """Tells which replicas it is going to choose from; called before `reset`."""
 
     def reset(  # noqa: B027  (many rules have no memory)
         self, n_replicas: int, n_requests: int, rng: np.random.Generator
@@ -36,6 +45,20 @@ class Router(ABC):
             n_requests: requests to come.
             rng: all of the router's randomness.
         """
+
+    def attend(self, run: Run) -> None:  # noqa: B027  (no router but an upper bound looks)
+        """Shows the run itself, before the first decision; all that is true stands in it."""
+
+    def lessons(self, n_requests: int) -> Sequence[int]:
+        """Returns before which of its own decisions it is to be taught, rising, each above 0.
+
+        Args:
+            n_requests: most decisions that there will be.
+        """
+        return ()
+
+    def learn(self, lesson: Lesson) -> None:  # noqa: B027  (few rules learn)
+        """Tells what has become of the requests placed so far, at each of its `lessons`."""
 
     @abstractmethod
     def route(self, rows: FloatArray, mask: BoolArray) -> int:

@@ -11,6 +11,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers import Router
 from llmroute_gym.routers.asking import ask, wrong_answer
 from llmroute_gym.routers.decision import Address
+from llmroute_gym.routers.gateways import Gateways
 from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim.compiled import CompiledRun, routing
 from llmroute_gym.sim.run import Run
@@ -79,7 +80,7 @@ def serve_in_kernel(run: CompiledRun, router: Router, rng: np.random.Generator) 
     serve = _SERVE.get(type(router))
     if serve is None or not run.plain or not _told_as_usual(run.observation):
         return serve_by_rule(run, router, rng)
-    router.reset(len(run.cluster), len(run.workload), rng)
+    Gateways(run, router, rng)
     serve(run, router)
     return True
 
@@ -100,26 +101,33 @@ def serve_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
     Raises:
         InputError: the rule chose a replica that its mask forbids.
     """
-    if not isinstance(run, CompiledRun):
+    if not isinstance(run, CompiledRun) or _rule_of(router) is None:
         return False
-    rule: Rule | None = None
-    if isinstance(router, Rule):
-        rule = router if type(router).route is Rule.route else None
-    elif isinstance(router, NearlyRule):
-        rule = router.sure_rule()
-    if rule is None:
-        return False
-    router.reset(len(run.cluster), len(run.workload), rng)
-    if rule is not router:
-        rule.reset(len(run.cluster), len(run.workload), rng)
-    draws, memory, choose = rule.draws[None], rule.memory[None], Address(rule.decide)
+    gateways = Gateways(run, router, rng)
+    rules = [rule for one in gateways.routers if (rule := _rule_of(one)) is not None]
+    for rule in rules:
+        if rule not in gateways.routers:
+            rule.reset(len(run.cluster), len(run.workload), rng)
+    draws = np.stack([rule.draws for rule in rules])
+    memory = np.stack([rule.memory for rule in rules])
+    for rule, own in zip(rules, memory, strict=True):
+        rule.memory = own  # what it is taught later stands where the kernel looks
+    choose, constants = Address(rules[0].decide), rules[0].constants()
     while not run.done:
-        choice = run.serve_by(choose, draws, rule.constants(), memory)
-        if choice is not None and rule is router:
+        asked = gateways.router()
+        choice = run.serve_by(choose, draws, constants, memory, until=gateways.next_lesson)
+        if choice is not None and isinstance(asked, Rule):
             raise wrong_answer(run, router, choice)
         if choice is not None:
-            ask(run, router)
+            ask(run, gateways.router())
     return True
+
+
+def _rule_of(router: Router) -> Rule | None:
+    """Returns the rule that a kernel may serve by in a router's place."""
+    if isinstance(router, Rule):
+        return router if type(router).route is Rule.route else None
+    return router.sure_rule() if isinstance(router, NearlyRule) else None
 
 
 def _told_as_usual(observation: ObservationConfig) -> bool:

@@ -11,6 +11,7 @@ from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.adapters import adapted
 from llmroute_gym.routers.asking import ask
+from llmroute_gym.routers.gateways import Gateways
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.predictions import predicted_output_tokens
@@ -99,11 +100,11 @@ def served_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
 
 
 def route_all(run: Run, router: Router, rng: np.random.Generator) -> None:
-    """Places every request of a run where the router says.
+    """Places every request of a run where the router says, or its copies at several gateways.
 
     Raises:
         InputError: the router answers with no integer, or with a replica that its mask forbids.
     """
-    router.reset(len(run.cluster), len(run.workload), rng)
+    gateways = Gateways(run, router, rng)
     while not run.done:
-        ask(run, router)
+        ask(run, gateways.router())

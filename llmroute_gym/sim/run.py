@@ -225,6 +225,16 @@ class Run(ABC):
             raise oversize_error(self.workload, self.cluster, request, replica)
         return True
 
+    def decided(self) -> IntArray:
+        """Returns which request each decision so far was about, shape (decision,)."""
+        if self.workload.after is None:
+            return np.arange(self.decision)
+        return self._decided()
+
+    @abstractmethod
+    def _decided(self) -> IntArray:
+        """Returns the same where requests wait for each other."""
+
     @abstractmethod
     def _place(self, replica: int, rejected: bool) -> Interval:
         """Places the request at hand (or drops it); sets `request` and `now_s` to the next."""

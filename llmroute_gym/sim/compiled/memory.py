@@ -222,8 +222,8 @@ class Memory:
             n_decisions: placed before that decision.
         """
         cluster = index * at.CLUSTER_WORDS
-        words = [decided(cluster, number, self.ints) for number in range(n_decisions)]
-        replicas = np.maximum(self.ints[np.array(words, dtype=np.int64) + at.REPLICA], -1)
+        words = self.first_request(index) + self.decided(index, n_decisions) * at.REQUEST_WORDS
+        replicas = np.maximum(self.ints[words + at.REPLICA], -1)
         repeated = False
         while not repeated:
             self._caches.add_room(self, index)
@@ -232,6 +232,13 @@ class Memory:
                 for replica in replicas.tolist():
                     place(cluster, replica, self.stores, self.ints, self.floats)
                 repeated = True
+
+    def decided(self, index: int, n_decisions: int) -> IntArray:
+        """Returns which requests an environment's first decisions were about, (n_decisions,)."""
+        cluster = index * at.CLUSTER_WORDS
+        words = [decided(cluster, number, self.ints) for number in range(n_decisions)]
+        first = self.first_request(index)
+        return (np.array(words, dtype=np.int64) - first) // at.REQUEST_WORDS
 
     def request(self, index: int) -> int:
         """Returns which request an environment has at hand, as many as it has once all are done."""

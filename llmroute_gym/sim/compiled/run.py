@@ -158,6 +158,9 @@ class CompiledRun(Run):
         """Whether a rule may serve it whole: every replica takes every request, none waits."""
         return self._fits is None and self.workload.after is None and bool(self.available().all())
 
+    def _decided(self) -> IntArray:
+        return self._memory.decided(0, self.decision)
+
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
         rows = self._memory.rows(0, self.workload)

@@ -136,6 +136,7 @@ class ReferenceRun(Run):
         super().__init__(*args, **kwargs)
         self._environment = Clock()
         self._completions: list[Request] = []
+        self._order: list[int] = []
         self._requests = [
             Request(index, arrived_at_s, prompt, output, names)
             for index, (arrived_at_s, prompt, output, names) in enumerate(
@@ -175,6 +176,7 @@ class ReferenceRun(Run):
 
     def _place(self, replica: int, rejected: bool) -> Interval:
         start_s, request = self.now_s, self._requests[self.request]
+        self._order.append(self.request)
         self._submit(request, replica, rejected)
         imbalance = self._imbalance()
         in_system = [r for process in self._replicas for r in process.in_system.values()]
@@ -268,6 +270,9 @@ class ReferenceRun(Run):
             seen = len(self._completions)
         if time_s < math.inf:
             clock.move_to(time_s)
+
+    def _decided(self) -> IntArray:
+        return np.array(self._order, dtype=np.int64)
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
