@@ -21,6 +21,7 @@ from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
 from llmroute_gym.routers.prefill import DynamoKv, Lmetric
 from llmroute_gym.routers.rule import Rule
+from llmroute_gym.routers.sessions import ConditionalHash, SessionHash, StickyLeastLoaded
 from llmroute_gym.routers.simple import (
     EnvoyWeighted,
     JoinShortestQueue,
@@ -53,6 +54,10 @@ _ROUTERS: dict[str, type[Router]] = {
         # prefill
         DynamoKv,
         Lmetric,
+        # sessions
+        ConditionalHash,
+        SessionHash,
+        StickyLeastLoaded,
         # simple
         EnvoyWeighted,
         JoinShortestQueue,
@@ -123,6 +128,7 @@ __all__ = [
     "AibrixLoadBalance",
     "AibrixPrefix",
     "AibrixPrefixHelm",
+    "ConditionalHash",
     "DynamoKv",
     "EnvoyWeighted",
     "JoinShortestQueue",
@@ -141,11 +147,13 @@ __all__ = [
     "Router",
     "Rule",
     "ScoreRouter",
+    "SessionHash",
     "Smetric",
     "SmgLeastLoad",
     "SmgPowerOfTwo",
     "SmgVeto",
     "SpeedLeastOutstanding",
+    "StickyLeastLoaded",
     "VllmDataParallel",
     "available",
     "describe",
