@@ -287,6 +287,7 @@ def _decisions(
     observations, masks, rewards = [], [], []
     actions: list[int] = []
     observation, info = env.reset(seed=seed)
+    decider.router.attend(env.run)
     terminated = False
     while not terminated:
         mask = info["action_mask"].astype(np.bool_)

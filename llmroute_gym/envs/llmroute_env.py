@@ -203,6 +203,11 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         """Returns what a router knows now, (n_replicas, N_SIGNALS), in physical units."""
         return self._running().rows()
 
+    @property
+    def run(self) -> Run:
+        """The run of the episode: what a router that is an upper bound looks into."""
+        return self._running()
+
     def set_available(self, replica: int, available: bool) -> None:
         """Says whether a replica takes requests from now on, for the rest of the episode.
 

@@ -19,7 +19,10 @@ from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.description import Description
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
+from llmroute_gym.routers.oracle import Oracle
+from llmroute_gym.routers.preble import Preble
 from llmroute_gym.routers.prefill import DynamoKv, Lmetric
+from llmroute_gym.routers.prefix_trees import RayPrefix, SmgCacheAware, VllmRouterCacheAware
 from llmroute_gym.routers.rule import Rule
 from llmroute_gym.routers.sessions import ConditionalHash, SessionHash, StickyLeastLoaded
 from llmroute_gym.routers.simple import (
@@ -58,6 +61,14 @@ _ROUTERS: dict[str, type[Router]] = {
         ConditionalHash,
         SessionHash,
         StickyLeastLoaded,
+        # preble
+        Preble,
+        # prefix_trees
+        RayPrefix,
+        SmgCacheAware,
+        VllmRouterCacheAware,
+        # oracle
+        Oracle,
         # simple
         EnvoyWeighted,
         JoinShortestQueue,
@@ -141,20 +152,25 @@ __all__ = [
     "LlmdDefault",
     "LlmdToken",
     "Lmetric",
+    "Oracle",
     "PowerOfTwo",
+    "Preble",
     "Random",
+    "RayPrefix",
     "RoundRobin",
     "Router",
     "Rule",
     "ScoreRouter",
     "SessionHash",
     "Smetric",
+    "SmgCacheAware",
     "SmgLeastLoad",
     "SmgPowerOfTwo",
     "SmgVeto",
     "SpeedLeastOutstanding",
     "StickyLeastLoaded",
     "VllmDataParallel",
+    "VllmRouterCacheAware",
     "available",
     "describe",
     "make",
