@@ -18,6 +18,7 @@ from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.description import Description
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
+from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
 from llmroute_gym.routers.oracle import Oracle
 from llmroute_gym.routers.preble import Preble
@@ -69,6 +70,8 @@ _ROUTERS: dict[str, type[Router]] = {
         VllmRouterCacheAware,
         # oracle
         Oracle,
+        # latency_predictor
+        LatencyPredictor,
         # simple
         EnvoyWeighted,
         JoinShortestQueue,
@@ -143,6 +146,7 @@ __all__ = [
     "DynamoKv",
     "EnvoyWeighted",
     "JoinShortestQueue",
+    "LatencyPredictor",
     "LeastKv",
     "LeastOutstanding",
     "LeastOutstandingHybrid",
