@@ -20,6 +20,7 @@ from llmroute_gym.routers.description import Description
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
+from llmroute_gym.routers.llmd_predicted import LlmdPredicted
 from llmroute_gym.routers.oracle import Oracle
 from llmroute_gym.routers.preble import Preble
 from llmroute_gym.routers.prefill import DynamoKv, Lmetric
@@ -72,6 +73,8 @@ _ROUTERS: dict[str, type[Router]] = {
         Oracle,
         # latency_predictor
         LatencyPredictor,
+        # llmd_predicted
+        LlmdPredicted,
         # simple
         EnvoyWeighted,
         JoinShortestQueue,
@@ -154,6 +157,7 @@ __all__ = [
     "LeastTokens",
     "LlmdBaseline",
     "LlmdDefault",
+    "LlmdPredicted",
     "LlmdToken",
     "Lmetric",
     "Oracle",

@@ -9,8 +9,9 @@ from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.blocks import lowest
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
-from llmroute_gym.routers.prefix_trees import keep_highest, told_by_tree
-from llmroute_gym.routers.rule import Rule, Source
+from llmroute_gym.routers.prefix_trees import keep_highest
+from llmroute_gym.routers.rule import Source
+from llmroute_gym.routers.seeing import SeeingRule
 
 # Memory: what was sent as a queue of (time, replica, cost), and of each replica
 # the number and the cost of those in the window.
@@ -49,7 +50,7 @@ def _preble(
 
 
 @dataclass
-class Preble(Rule):
+class Preble(SeeingRule):
     """The longest match if it covers most of the prompt, else the least cost of a recent window.
 
     Over `match_above` of the prompt, the replica among those with the longest match that got the
@@ -76,11 +77,7 @@ class Preble(Rule):
     decode_tokens: float = constant(45, 1, 4096, logarithmic=True, whole=True)
     decode_s_per_token: float = constant(0.15, 1e-4, 1.0, logarithmic=True)
     tree_tokens: int = 2**25
-
-    def __post_init__(self) -> None:
-        """Checks the options and says what the rule is told."""
-        super().__post_init__()
-        self.observation = told_by_tree(self)
+    view = "tree"
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
         """Returns a memory in which nothing has been sent."""

@@ -2,20 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from llmroute_gym.config import ObservationConfig
-from llmroute_gym.errors import InputError, checked_name, shown
+from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
-from llmroute_gym.ground.checks import count
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.blocks import lowest, lowest_at_random
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.jit import block
-from llmroute_gym.routers.rule import Rule, Source
+from llmroute_gym.routers.rule import Source
+from llmroute_gym.routers.seeing import SeeingRule
 
 
 @block
@@ -40,15 +38,6 @@ def _range(values: FloatArray, mask: BoolArray) -> tuple[float, float]:
     return least, most
 
 
-def told_by_tree(rule: Any, view: str = "tree") -> ObservationConfig:
-    """Returns what a rule with a tree sees: its own counts, and blocks of 16 tokens."""
-    return ObservationConfig(
-        information="router",
-        prefix_view=checked_name(f"view of {rule.name}:", view, ("tree", "events")),
-        tree_blocks=count(f"tree_tokens of {rule.name}", rule.tree_tokens, at_least=16) // 16,
-    )
-
-
 @decision
 def _vllm_router(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
@@ -64,7 +53,7 @@ def _vllm_router(
 
 
 @dataclass
-class VllmRouterCacheAware(Rule):
+class VllmRouterCacheAware(SeeingRule):
     """The longest match in the router's tree, unless load is uneven.
 
     Uneven is where the largest and the least number of requests in flight differ by more than
@@ -87,11 +76,7 @@ class VllmRouterCacheAware(Rule):
     absolute: float = constant(64, 0, 1024, whole=True)
     relative: float = constant(1.5, 1.0, 10.0, logarithmic=True)
     tree_tokens: int = 2**25
-
-    def __post_init__(self) -> None:
-        """Checks the options and says what the rule is told."""
-        super().__post_init__()
-        self.observation = told_by_tree(self)
+    view = "tree"
 
 
 @block
@@ -149,7 +134,7 @@ def _smg(
 
 
 @dataclass
-class SmgCacheAware(Rule):
+class SmgCacheAware(SeeingRule):
     """The least loaded of the replicas with the deepest match; what is hot spills over.
 
     Candidates are the replicas that hold the deepest match, the first `candidates` of them, if it
@@ -182,11 +167,6 @@ class SmgCacheAware(Rule):
     least_margin: float = constant(4, 0, 64, whole=True)
     tree_tokens: int = 2**26
     view: str = "tree"
-
-    def __post_init__(self) -> None:
-        """Checks the options and says what the rule is told."""
-        super().__post_init__()
-        self.observation = told_by_tree(self, self.view)
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
         """Returns the requests sent to each replica so far."""
@@ -228,7 +208,7 @@ def _ray(
 
 
 @dataclass
-class RayPrefix(Rule):
+class RayPrefix(SeeingRule):
     """The longest match if it covers a tenth of the prompt, else the smallest tree.
 
     Of several such replicas, two at random without replacement, the one with fewer requests in
@@ -248,6 +228,7 @@ class RayPrefix(Rule):
     match_from: float = constant(0.1, 0.0, 1.0)
     imbalance: float = math.inf
     tree_tokens: int = 2**25
+    view = "tree"
 
     def __post_init__(self) -> None:
         """Checks the options and says what the rule is told."""
@@ -257,7 +238,6 @@ class RayPrefix(Rule):
                 f"imbalance of ray_prefix must be a number of requests >= 0 or .inf, got "
                 f"{shown(self.imbalance)}"
             )
-        self.observation = told_by_tree(self)
 
     def constants(self) -> FloatArray:
         """Returns what the decision is given: the constant, and the threshold of imbalance."""
