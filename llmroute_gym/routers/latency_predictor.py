@@ -107,7 +107,7 @@ class LatencyPredictor(Rule):
 
     name = "latency_predictor"
     decide = _least_latency
-    source = Source("of this package, in the spirit of llm-d", "1", "2026-11")
+    source = Source("ours, in the spirit of llm-d", "-", "2026-11")
     output_tokens: float = constant(256.0, 1.0, 8192.0, logarithmic=True)
 
     def __post_init__(self) -> None:
@@ -136,6 +136,15 @@ class LatencyPredictor(Rule):
                 f"{n_replicas} replicas; call meet(cluster) before reset"
             )
         return np.concatenate([np.zeros(n_replicas), self._tables])
+
+    def possible(
+        self, rows: FloatArray, mask: BoolArray, rng: np.random.Generator, *, ordered: bool = True
+    ) -> FloatArray:
+        """Returns how probable each choice is; all are alike to one who knows no batch times."""
+        if self._tables is None:
+            shares: FloatArray = mask / mask.sum()
+            return shares
+        return super().possible(rows, mask, rng, ordered=ordered)
 
 
 def _timed(replica: Replica) -> FloatArray:

@@ -8,6 +8,7 @@ import numpy as np
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers.base import Router
+from llmroute_gym.routers.rule import Source
 from llmroute_gym.sim.content import Content, recorded_content
 from llmroute_gym.sim.engines import ENGINES
 from llmroute_gym.sim.replica import Cluster, Replica
@@ -32,6 +33,7 @@ class Oracle(Router):
 
     name = "oracle"
     upper_bound = True
+    source = Source("ours, an upper bound", "-", "2026-11")
 
     def __init__(self) -> None:
         self._run: Run | None = None
@@ -71,6 +73,13 @@ class Oracle(Router):
         self._noted[run.request] = True
         self._decisions = run.decision + 1
         return chosen
+
+    def possible(
+        self, rows: FloatArray, mask: BoolArray, rng: np.random.Generator, *, ordered: bool = True
+    ) -> FloatArray:
+        """Returns that all are alike to one who sees the rows only."""
+        shares: FloatArray = mask / mask.sum()
+        return shares
 
     def _note_others(self, run: Run) -> None:
         """Notes what was placed without asking it."""

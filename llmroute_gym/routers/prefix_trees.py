@@ -8,7 +8,7 @@ import numpy as np
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest, lowest_at_random
+from llmroute_gym.routers.blocks import lowest, lowest_at_random, pair_at_random
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.jit import block
@@ -173,24 +173,6 @@ class SmgCacheAware(SeeingRule):
         return np.zeros(n_replicas)
 
 
-@block
-def _better_of_two(load: FloatArray, mask: BoolArray, u: float, v: float) -> int:
-    """Returns the less loaded of two allowed replicas drawn without replacement, or the first."""
-    allowed = mask.sum()
-    first = int(u * allowed)
-    second = int(v * (allowed - 1))
-    second += second >= first
-    one, other, number = -1, -1, 0
-    for r in range(len(mask)):
-        if mask[r]:
-            if number == first:
-                one = r
-            elif number == second:
-                other = r
-            number += 1
-    return other if other >= 0 and load[other] < load[one] else one
-
-
 @decision
 def _ray(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
@@ -204,7 +186,8 @@ def _ray(
             mask[:] = candidates
         else:
             keep_highest(-rows[:, Signal.VIEW_TOKENS], mask)
-    return _better_of_two(load, mask, draws[0], draws[1])
+    one, other = pair_at_random(mask, draws[0], draws[1])
+    return other if load[other] < load[one] else one
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.routers import Router, make
+from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica
 
 N_REQUESTS = 6000
 
@@ -29,6 +30,7 @@ def rows(n_replicas: int, **columns: Any) -> FloatArray:
 def ready(rule: str | Mapping[str, Any], n_replicas: int, seed: int = 0) -> Router:
     """A rule at the start of a run."""
     router = make(rule)
+    router.meet(Cluster((Replica(FormulaBatchTime(0.01, 0, 0, 0, 0, 1e-4)),) * n_replicas))
     router.reset(n_replicas, N_REQUESTS, np.random.default_rng(seed))
     return router
 

@@ -33,12 +33,12 @@ def test_it_learns_the_quantile(quantile: float, deviations: float) -> None:
 
 
 def test_one_question_is_worked_out_by_hand() -> None:
-    """Values 1 below and 3 above: from the quantile 3, each tree mends 15% of what is left."""
+    """Values 1 below and 3 above: from the mean 2, each tree mends 30% of what is left."""
     features = np.array([[0.0], [0.0], [1.0], [1.0]])
     model = boosted(features, np.array([1.0, 1.0, 3.0, 3.0]), 0.5)
     above, below = (predicted(model, np.array([x])) for x in (1.0, 0.0))
-    assert above == pytest.approx(3.0)
-    assert below == pytest.approx(1 + 2 * (1 - RATE) ** TREES)
+    assert above == pytest.approx(3 - (1 - RATE) ** TREES)
+    assert below == pytest.approx(1 + (1 - RATE) ** TREES)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])

@@ -1,5 +1,6 @@
 """Every rule by its name, with the defaults that its system ships, written here by hand."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,34 @@ from llmroute_gym.routers import Rule, available, make
 from llmroute_gym.routers.constants import constants_of
 
 GUIDE: dict[str, dict[str, Any]] = {
+    "conditional_hash": {"factor": 1.25},
+    "session_hash": {},
+    "sticky_least_loaded": {"forget_after_s": 7200},
+    "vllm_router_cache_aware": {
+        "match_above": 0.3,
+        "absolute": 64,
+        "relative": 1.5,
+        "tree_tokens": 2**25,
+    },
+    "smg_cache_aware": {
+        "match_above": 0.3,
+        "candidates": 8,
+        "factor": 1.5,
+        "margin": 64,
+        "deviations": 2,
+        "least_margin": 4,
+    },
+    "preble": {"match_above": 0.5, "window_s": 180},
+    "ray_prefix": {"match_from": 0.1, "imbalance": math.inf},
+    "latency_predictor": {},
+    "llmd_predicted": {
+        "warm": 0.99,
+        "later_s": 5,
+        "near": 0.8,
+        "ttft_weight": 0.8,
+        "tpot_weight": 0.2,
+        "poll_s": 0.05,
+    },
     "aibrix_load_balance": {"window_s": 60},
     "aibrix_prefix": {"imbalance": 8, "deviations": 1},
     "aibrix_prefix_helm": {"imbalance": 16, "deviations": 2},
