@@ -5,13 +5,14 @@ from llmroute_gym.config import (
     check_distinct,
 )
 from llmroute_gym.errors import InputError, unknown_name
+from llmroute_gym.ground.rules import rule_title
 from llmroute_gym.routers import Router, make
 
 POLICY = "policy"
 
 
 def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Router]:
-    """Makes the routers that the settings name.
+    """Makes the routers that the settings name, each under its title.
 
     Args:
         config: the names, and that of the baseline.
@@ -20,8 +21,8 @@ def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Ro
     Raises:
         InputError: a name is unknown, none is given, or the baseline is not among them.
     """
-    check_distinct("routers", config.routers)
-    routers = {name: make(name) for name in config.routers}
+    check_distinct("routers", [rule_title(rule) for rule in config.routers])
+    routers = {rule_title(rule): make(rule) for rule in config.routers}
     if not routers and not with_policy:
         raise InputError("routers is empty; name at least one, such as routers=[round_robin,lor]")
     compared = [*routers, *([POLICY] if with_policy else [])]

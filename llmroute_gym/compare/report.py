@@ -18,6 +18,7 @@ from llmroute_gym.config import (
     TrainConfig,
 )
 from llmroute_gym.ground.metrics import METRICS
+from llmroute_gym.ground.rules import rule_title
 from llmroute_gym.routers import Router
 from llmroute_gym.runs.folder import ALL_METRICS, FINISHED, RunFolder
 from llmroute_gym.sim import Cluster, Workload
@@ -102,7 +103,7 @@ def report(
     Returns:
         One result per router.
     """
-    baseline = config.baseline or next(iter(config.routers or routers))
+    baseline = config.baseline or rule_title(next(iter(config.routers or routers)))
     outcomes = {}
     with tqdm(total=len(routers) * len(workloads), desc="evaluation", unit="run") as bar:
         for name, router in routers.items():

@@ -13,7 +13,7 @@ from llmroute_gym.config.settings import (
     number,
 )
 from llmroute_gym.errors import InputError, given_twice
-from llmroute_gym.ground.rules import rule_texts
+from llmroute_gym.ground.rules import FILES, rule_texts, rule_title
 
 LARGEST_SEED = 2**32 - 1
 """Stable-Baselines3 seeds NumPy's old generator, which takes no more."""
@@ -47,7 +47,7 @@ class EvaluationConfig(Settings):
 
     routers: list[Any] = many("round_robin", "lor")
     """Beside the trained policy; names, with options where wanted: ``lor_hybrid:a=0.7`` or
-    ``{name: lor_hybrid, a: 0.7}``. Kept in the former way."""
+    ``{name: lor_hybrid, a: 0.7}``, or YAML files that hold such. Kept in the first way."""
     baseline: str | None = None
     """The router that the paired differences refer to; None means the first of ``routers``."""
     runs: int = number(20, at_least=2)
@@ -66,6 +66,8 @@ class EvaluationConfig(Settings):
     def __post_init__(self) -> None:
         """Words every router alike."""
         self.routers = rule_texts(self.routers)
+        if self.baseline is not None and self.baseline.endswith(FILES):
+            self.baseline = rule_title(self.baseline)
 
 
 @dataclass

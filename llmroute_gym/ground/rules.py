@@ -1,28 +1,40 @@
-"""How settings name a rule and its options: ``lor_hybrid:a=0.7``, or a mapping that says the same.
+"""How settings name a rule and its options: a text, a mapping, or a YAML file that holds a mapping.
 
 ```
 routers=[lor,"lor_hybrid:a=0.7"]
 routers=[lor,{name:lor_hybrid,a:0.7}]
+routers=[lor,runs/mine/router.yaml]
 ```
 
 An option that is a rule with options of its own stands in brackets, or is a mapping in a mapping:
 ``smg_veto:rule=(llmd_default:queue=3,kv=1)``.
+
+The option ``title`` is no option of the rule: tables and pictures call it so.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llmroute_gym.errors import InputError, shown
 
+TITLE = "title"
+"""The option that only says what tables call a rule."""
+FILES = (".yaml", ".yml")
+"""What the path of a file that holds a rule ends in."""
+
 
 def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Returns a rule's name and its options.
+    """Returns a rule's name and its options, ``title`` among them if there is one.
 
     Raises:
-        InputError: it is neither a text nor a mapping with a name, or is malformed.
+        InputError: it is neither a text nor a mapping with a name, or is malformed, or the file that
+            it names cannot be read.
     """
+    if isinstance(rule, str) and rule.endswith(FILES):
+        rule = _read(Path(rule))
     if isinstance(rule, str):
         name, colon, given = rule.partition(":")
         pairs = [one.partition("=") for one in _split(given)] if colon else []
@@ -52,6 +64,23 @@ def _split(given: str) -> list[str]:
     return parts
 
 
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"cannot read the router {file}: {reason}; give a file such as "
+            "python -m llmroute_gym.search writes"
+        ) from error
+    if not isinstance(held, Mapping) or not isinstance(held.get("name"), str):
+        raise InputError(
+            f"{file} holds no router; it is a mapping with the rule's name and its options, such "
+            "as {name: lor_hybrid, a: 0.7}"
+        )
+    return held
+
+
 def _value(rule: str, key: str, sign: str, value: str) -> Any:
     if not (key.strip() and sign and value.strip()):
         raise InputError(
@@ -73,8 +102,23 @@ def rule_text(rule: str | Mapping[str, Any]) -> str:
         InputError: as `parsed_rule`.
     """
     name, options = parsed_rule(rule)
+    title = str(options.get(TITLE, name))
+    if not title.strip() or set(title) & set(",:=()"):
+        raise InputError(
+            f"the title of {name} must be a text without commas, colons, brackets and equals signs, got "
+            f"{shown(title)}"
+        )
     given = ",".join(f"{key}={_text(value)}" for key, value in options.items())
     return f"{name}:{given}" if given else name
+
+
+def rule_title(rule: str | Mapping[str, Any]) -> str:
+    """Returns what tables call a rule: its ``title``, or else its text.
+
+    Raises:
+        InputError: as `parsed_rule`.
+    """
+    return str(parsed_rule(rule)[1].get(TITLE, rule_text(rule)))
 
 
 def rule_texts(rules: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmroute_gym.errors import checked_name, unknown_name
-from llmroute_gym.ground.rules import parsed_rule
+from llmroute_gym.ground.rules import TITLE, parsed_rule
 from llmroute_gym.routers import description
 from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.aibrix import (
@@ -115,15 +115,18 @@ def make(rule: str | Mapping[str, Any]) -> Router:
     """Returns a router.
 
     Args:
-        rule: a name, a name with options such as ``"lor_hybrid:a=0.7"``, or a mapping that says the
-            same, ``{"name": "lor_hybrid", "a": 0.7}``; what it leaves out has its default.
+        rule: a name, a name with options such as ``"lor_hybrid:a=0.7"``, a mapping that says the
+            same, ``{"name": "lor_hybrid", "a": 0.7}``, or the path of a YAML file that holds one;
+            what it leaves out has its default.
 
     Raises:
-        InputError: no router has this name, it has no such option, or a value is out of range.
+        InputError: no router has this name, it has no such option, a value is out of range, or the
+            file cannot be read.
     """
     if not isinstance(rule, str) and not (isinstance(rule, Mapping) and "name" in rule):
         raise unknown_name("router", rule, _ROUTERS)
     name, options = parsed_rule(rule)
+    options.pop(TITLE, None)
     kind = _ROUTERS[checked_name("router", name, _ROUTERS)]
     accepted = _options(kind)
     for option in options:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from llmroute_gym.config import EvaluationConfig
 from llmroute_gym.demos.file import Demos
+from llmroute_gym.ground.rules import rule_title
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,6 @@ def comparison(config: EvaluationConfig, demos: Demos) -> EvaluationConfig:
     routers = config.routers or imitated
     others = (name for name in routers if name in imitated)
     usual = "round_robin" if "round_robin" in routers else next(others, routers[0])
-    baseline = config.baseline or usual
+    baseline = config.baseline or rule_title(usual)
     log.info("compared with %s; the baseline is %s", ", ".join(routers), baseline)
     return replace(config, routers=routers, baseline=baseline)

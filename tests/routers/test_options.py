@@ -52,6 +52,53 @@ def test_settings_take_both_forms_and_tables_call_them_alike() -> None:
     assert WarmStartConfig(policies=rules).policies == texts
 
 
+def test_a_file_is_a_router(tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text("name: lor_hybrid\na: 0.7\n")
+    router = make(str(file))
+    assert isinstance(router, LeastOutstandingHybrid)
+    assert router.a == 0.7
+    assert EvaluationConfig(routers=[str(file)], baseline=str(file)) == EvaluationConfig(
+        routers=["lor_hybrid:a=0.7"], baseline="lor_hybrid:a=0.7"
+    )
+
+
+def test_a_title_is_what_tables_say(tmp_path: Path) -> None:
+    file = tmp_path / "router.yml"
+    file.write_text("name: lor_hybrid\na: 0.7\ntitle: tuned by us\n")
+    config = EvaluationConfig(routers=["lor", str(file)], baseline=str(file))
+    assert config.baseline == "tuned by us"
+    # What a run's config.yaml holds says the same without the file.
+    file.unlink()
+    assert config.routers == ["lor", "lor_hybrid:a=0.7,title=tuned by us"]
+    routers = rule_routers(config, with_policy=False)
+    assert list(routers) == ["lor", "tuned by us"]
+    assert routers["tuned by us"].a == 0.7  # type: ignore[attr-defined]
+    twice = EvaluationConfig(routers=["lor", "lor_hybrid:title=lor"])
+    with pytest.raises(InputError, match="routers names lor twice"):
+        rule_routers(twice, with_policy=False)
+    with pytest.raises(InputError, match="the title of lor must be a text without commas"):
+        EvaluationConfig(routers=[{"name": "lor", "title": "a, b"}])
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (None, r"cannot read the router .*router.yaml: No such file or directory; give a file"),
+        ("[", r"cannot read the router .*router.yaml: while parsing"),
+        ("a: 1", r"router.yaml holds no router; it is a mapping with the rule's name"),
+        ("name: lor_hybrd", r"unknown router 'lor_hybrd'.*did you mean 'lor_hybrid'"),
+        ("name: lor_hybrid\na: 2", "a of lor_hybrid must be a number from 0 to 1, got 2"),
+    ],
+)
+def test_wrong_files_get_one_sentence(held: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    if held is not None:
+        file.write_text(held)
+    with pytest.raises(InputError, match=message):
+        make(str(file))
+
+
 @pytest.mark.cli
 def test_the_command_compares_one_rule_under_two_constants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
