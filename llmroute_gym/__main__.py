@@ -5,6 +5,7 @@ COMMANDS = {
     "evaluate": "compare routers, a trained one among them",
     "collect_demos": "record the decisions of routers",
     "pretrain": "clone recorded decisions into a policy",
+    "search": "choose the constants of a rule by what they achieve",
     "fetch": "download a public trace",
     "sim.fit": "make a profile of measured iteration times",
 }

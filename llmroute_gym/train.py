@@ -9,9 +9,10 @@ from llmroute_gym.config import TrainConfig
 from llmroute_gym.routers import make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
+from llmroute_gym.runs.resuming import resumed
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.training.checks import warn_of_unread
-from llmroute_gym.training.resuming import check_state, interrupted, with_whole_paths
+from llmroute_gym.training.resuming import check_state, with_whole_paths
 
 
 def train(settings: TrainConfig) -> float:
@@ -27,8 +28,7 @@ def train(settings: TrainConfig) -> float:
         InputError: a setting is wrong, and nothing is written; or the training met numbers that
             are not finite.
     """
-    settings = with_whole_paths(settings)
-    settings = settings if settings.resume is None else interrupted(settings)
+    settings = resumed(with_whole_paths(settings))
     warn_of_unread(settings.warm_start, settings.stabilization, settings.curriculum)
     cluster = build_cluster(settings.cluster)
     make(settings.stabilization.policy)

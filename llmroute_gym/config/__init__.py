@@ -30,6 +30,7 @@ from llmroute_gym.config.learning import (
     TrainingConfig,
     WarmStartConfig,
 )
+from llmroute_gym.config.searching import SearchConfig, SearchingConfig
 from llmroute_gym.config.settings import (
     Settings,
     changed,
@@ -69,6 +70,8 @@ __all__ = [
     "ObservationConfig",
     "PretrainConfig",
     "RewardConfig",
+    "SearchConfig",
+    "SearchingConfig",
     "Settings",
     "StabilizationConfig",
     "TemperatureConfig",

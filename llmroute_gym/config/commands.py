@@ -11,8 +11,9 @@ from llmroute_gym.config.settings import (
     choice,
     many,
     number,
+    with_short,
 )
-from llmroute_gym.errors import InputError, given_twice
+from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import FILES, rule_texts, rule_title
 
 LARGEST_SEED = 2**32 - 1
@@ -181,17 +182,7 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         """Moves what was given without the group into it."""
-        moved = {name: getattr(self, name) for name in self.short}
-        moved = {name: value for name, value in moved.items() if value is not None}
-        untouched = EvaluationConfig()
-        for name, value in moved.items():
-            there = getattr(self.evaluation, name)
-            if there not in (value, getattr(untouched, name)):
-                raise given_twice(name, value, self.short[name], there)
-            setattr(self, name, None)
-        # Here, so that the sentence has the key that was given.
-        EvaluationConfig(**moved).validate("")
-        self.evaluation = replace(self.evaluation, **moved)
+        self.evaluation = with_short(self, self.evaluation)
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from llmroute_gym.errors import InputError, shown, unknown_name
+from llmroute_gym.errors import InputError, given_twice, shown, unknown_name
+
+Group = TypeVar("Group", bound="Settings")
 
 
 def number(
@@ -90,6 +92,30 @@ def _check_range(
         or (at_most is not None and float(value) > at_most)
     ):
         raise InputError(f"{key} must be {' and '.join(bounds)}, got {value}")
+
+
+def with_short(settings: Settings, group: Group) -> Group:
+    """Returns a group with what was given without its name, which is None there afterwards.
+
+    Args:
+        settings: of a command; its `short` lists the fields that stand for one of the group.
+        group: of these settings.
+
+    Raises:
+        InputError: what was given so is out of range, or given both ways with different values.
+    """
+    moved = {name: getattr(settings, name) for name in settings.short}
+    moved = {name: value for name, value in moved.items() if value is not None}
+    # Here, so that the sentence has the key that was given.
+    alone = type(group)(**moved)
+    alone.validate("")
+    untouched = type(group)()
+    for name, value in moved.items():
+        there = getattr(group, name)
+        if there not in (value, getattr(alone, name), getattr(untouched, name)):
+            raise given_twice(name, value, settings.short[name], there)
+        setattr(settings, name, None)
+    return replace(group, **moved)
 
 
 def changed(settings: Settings, names: Sequence[str]) -> list[str]:

@@ -30,8 +30,8 @@ def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns a rule's name and its options, ``title`` among them if there is one.
 
     Raises:
-        InputError: it is neither a text nor a mapping with a name, or is malformed, or the file that
-            it names cannot be read.
+        InputError: it is neither a text nor a mapping with a name, is malformed, or is a file that
+            cannot be read.
     """
     if isinstance(rule, str) and rule.endswith(FILES):
         rule = _read(Path(rule))

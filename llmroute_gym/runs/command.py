@@ -17,25 +17,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llmroute_gym.config import CollectDemosConfig, EvaluateConfig, PretrainConfig, TrainConfig
+from llmroute_gym.config import (
+    CollectDemosConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    SearchConfig,
+    TrainConfig,
+)
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.interrupts import end_interrupted, swallowed
 from llmroute_gym.runs import sweep
-from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE
+from llmroute_gym.runs.folder import HISTORY_FILE, MODEL_FILE, STATE_FILE
 from llmroute_gym.runs.sentences import NO_ROOM, reject_added_keys, reject_twice, sentence
 from llmroute_gym.runs.streams import to_people
 from llmroute_gym.runs.sweep import REFUSED_FILE
 
 WRONG_INPUT = 2
 
-Config = TypeVar("Config", TrainConfig, EvaluateConfig, CollectDemosConfig, PretrainConfig)
+Config = TypeVar(
+    "Config", TrainConfig, EvaluateConfig, CollectDemosConfig, PretrainConfig, SearchConfig
+)
 
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "collect_demos": CollectDemosConfig,
     "pretrain": PretrainConfig,
+    "search": SearchConfig,
 }
 """Command to its settings."""
 
@@ -153,7 +162,8 @@ def _output_dir() -> Path:
 
 def _how_to_go_on(settings: Any) -> str:
     folder = getattr(settings, "resume", None) or getattr(settings, "run_dir", None)
-    if folder is not None and (Path(folder) / STATE_FILE).is_file():
+    left = (STATE_FILE, HISTORY_FILE)
+    if folder is not None and any((Path(folder) / name).is_file() for name in left):
         return f"interrupted; go on with resume={folder}"
     if folder is not None and (Path(folder) / MODEL_FILE).is_file():
         return (

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 import yaml
 from filelock import FileLock, Timeout
 
-from llmroute_gym.config import Settings, TrainConfig
+from llmroute_gym.config import Settings
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 
@@ -21,8 +21,14 @@ FINISHED = "comparison.csv"
 STATE_FILE = "training_state.zip"
 """What an interrupted run goes on from; removed when the run is finished."""
 MODEL_FILE = "model.zip"
+HISTORY_FILE = "history.csv"
+"""The candidates of a search; an interrupted one goes on from it."""
+ROUTER_FILE = "router.yaml"
+"""What a search has found, written last."""
 LOCK_FILE = ".in_use.lock"
 """Held by the process that writes to the folder; what a killed one leaves of it holds nobody up."""
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 class RunFolder:
@@ -30,7 +36,7 @@ class RunFolder:
 
     Args:
         path: created if need be.
-        resuming: whether the interrupted training in it goes on.
+        resuming: whether the interrupted run in it goes on.
 
     Raises:
         InputError: the folder cannot be written to, is in use by another run, or holds a finished
@@ -83,16 +89,17 @@ class RunFolder:
         self._lock.release()
 
     def _check_free(self) -> None:
-        if (self.path / FINISHED).exists():
+        if any((self.path / name).exists() for name in (FINISHED, ROUTER_FILE)):
             raise InputError(
                 f"the run folder {self.path} already holds a finished run, which is kept; "
                 "choose another with run_dir=FOLDER"
             )
-        if (self.path / STATE_FILE).exists() and not self._resuming:
-            raise InputError(
-                f"the run folder {self.path} holds an interrupted training, which is kept; go on "
-                f"with resume={self.path}, or choose another with run_dir=FOLDER"
-            )
+        for kind, name in (("training", STATE_FILE), ("search", HISTORY_FILE)):
+            if (self.path / name).exists() and not self._resuming:
+                raise InputError(
+                    f"the run folder {self.path} holds an interrupted {kind}, which is kept; go "
+                    f"on with resume={self.path}, or choose another with run_dir=FOLDER"
+                )
         if (self.path / MODEL_FILE).exists() and not self._resuming:
             raise InputError(
                 f"the run folder {self.path} holds a trained policy, which is kept; compare it "
@@ -120,8 +127,12 @@ def settings_text(settings: Settings) -> str:
     return yaml.safe_dump(named, sort_keys=False)
 
 
-def read_training_settings(folder: Path) -> TrainConfig:
-    """Reads the ``config.yaml`` of a training.
+def read_settings(folder: Path, kind: type[Kind]) -> Kind:
+    """Reads the ``config.yaml`` of a run.
+
+    Args:
+        folder: of the run.
+        kind: the settings of its command.
 
     Raises:
         InputError: there is none, or it is not one of this version.
@@ -131,13 +142,13 @@ def read_training_settings(folder: Path) -> TrainConfig:
 
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{file} does not exist; give the folder of an interrupted training")
+        raise InputError(f"{file} does not exist; give the folder of an interrupted run")
     try:
-        stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
-        settings = cast(TrainConfig, OmegaConf.to_object(stored))
+        stored = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(file))
+        settings = cast(Kind, OmegaConf.to_object(stored))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(
-            f"{file} holds no settings of this version's training "
+            f"{file} holds no settings of this version's runs "
             f"({str(error).splitlines()[0]}); start the run anew"
         ) from error
     return settings.validate()

@@ -1,56 +1,12 @@
-"""Whether an interrupted run can go on, and with which settings."""
+"""Whether an interrupted training can go on."""
 
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.runs.command import run_dir_is_typed, typed_overrides
-from llmroute_gym.runs.folder import (
-    CONFIG_FILE,
-    FINISHED,
-    STATE_FILE,
-    read_training_settings,
-    settings_text,
-)
-
-
-def interrupted(settings: TrainConfig) -> TrainConfig:
-    """Returns the settings of the run that is to be resumed.
-
-    Raises:
-        InputError: there is no such run, it is finished, or other settings were given too.
-    """
-    assert settings.resume is not None
-    folder = Path(settings.resume)
-    if not settings.resume.strip():
-        raise InputError("resume is empty; give the folder of an interrupted run")
-    if not folder.is_dir():
-        raise InputError(f"resume={folder} is no folder; give the folder of an interrupted run")
-    if (folder / FINISHED).exists():
-        raise InputError(f"resume={folder}: the run is finished, there is nothing to go on with")
-    stored = read_training_settings(folder)
-    known, given, default = (_flat(asdict(one)) for one in (stored, settings, TrainConfig()))
-    for key in sorted(set(known) - {"run_dir", "resume"}):
-        unsaid = given[key] == default[key] and not _typed_settings()
-        if given[key] != known[key] and not unsaid:
-            raise InputError(
-                f"resume={folder} goes on with {key}={known[key]}, got {given[key]}; give no other "
-                "settings, or start a new run"
-            )
-    if Path(settings.run_dir).resolve() != folder.resolve():
-        if run_dir_is_typed():
-            raise InputError(
-                f"resume={folder} goes on in its own folder, got run_dir={settings.run_dir}; leave "
-                "run_dir out"
-            )
-        # Made for this command by Hydra, which did not know where it would write.
-        with suppress(OSError):
-            Path(settings.run_dir).rmdir()
-    return replace(stored, run_dir=str(folder.absolute()), resume=str(folder))
+from llmroute_gym.runs.folder import CONFIG_FILE, STATE_FILE, settings_text
 
 
 def with_whole_paths(settings: TrainConfig) -> TrainConfig:
@@ -65,21 +21,6 @@ def with_whole_paths(settings: TrainConfig) -> TrainConfig:
         workload=replace(workload, path=whole(workload.path)),
         warm_start=replace(start, checkpoint=whole(start.checkpoint), demos=whole(start.demos)),
     )
-
-
-def _typed_settings() -> list[str]:
-    """Returns what the command line sets beside where to resume; nothing where there is none."""
-    return [one for one in typed_overrides() if one.partition("=")[0] not in ("resume", "run_dir")]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and prefix.count(".") == 0:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def noted(settings: TrainConfig) -> str:

@@ -1,0 +1,1 @@
+"""The constants of a rule, chosen by what they achieve on common requests."""
