@@ -1,6 +1,7 @@
 """Who wins: the best candidates meet once more on common workloads that none was bred on."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Choice:
     Attributes:
         constants: of the winner.
         chosen_by: ratio of the metric to that of the rule as it starts, on the workloads that the
-            winner was chosen by; at most 1.
+            winner was chosen by; above 1 only where the rule as it starts breaks the limit.
         proven: the same on workloads that nothing was chosen by, with its interval.
     """
 
@@ -37,18 +38,19 @@ class Choice:
 def finalists(candidates: Sequence[Candidate], settings: SearchingConfig) -> list[Constants]:
     """Returns those who meet the rule as it starts: the best, and the last middle.
 
-    None is among them that did worse than the rule as it starts where it was bred.
+    All keep the limit where they were bred, and none did worse than the rule as it starts there,
+    unless that breaks the limit itself.
     """
-    limit = settings.ttft_p99_at_most
-    better = [one for one in candidates if one.score.objective <= 0 and one.score.allowed(limit)]
-    ordered = sorted(better, key=lambda one: one.score.objective)
+    start, limit = candidates[0], settings.ttft_p99_at_most
+    most = 0.0 if start.score.allowed(limit) else math.inf
+    good = [one for one in candidates if one.score.allowed(limit) and one.score.objective <= most]
     best: list[Constants] = []
-    for one in ordered:
-        if one.constants not in best and one.constants != candidates[0].constants:
+    for one in sorted(good, key=lambda one: one.score.objective):
+        if one.constants not in (start.constants, *best):
             best.append(one.constants)
     best = best[: settings.finalists]
     middle = candidates[-1]
-    if middle in better and middle.constants not in [candidates[0].constants, *best]:
+    if middle in good and middle.constants not in (start.constants, *best):
         best.append(middle.constants)
     return best
 
@@ -60,24 +62,25 @@ def chosen(
     limiting: Router | None,
     workers: Workers,
 ) -> Choice:
-    """Chooses among the finalists and the rule as it starts, which stays unless one is better."""
+    """Chooses among the finalists and the rule as it starts.
+
+    That stays unless another is better, or it breaks the limit and another does not.
+    """
     measuring, limit = workers.measuring, settings.ttft_p99_at_most
     contestants = [space.start, *finalists(candidates, settings)]
     rules: list[Router] = [space.with_constants(one) for one in contestants]
     logs = list(workers.measured([*rules, *([limiting] if limiting else [])], Batch(Stage.CHOICE)))
     limits = logs[-1] if limiting else None
     scores = [score(measuring, one, logs[0], limits) for one in logs[: len(rules)]]
-    best = 0
-    if not any(one.allowed(limit) for one in scores):
+    kept = [number for number, one in enumerate(scores) if one.allowed(limit)]
+    # The first of equals, so that the rule as it starts stays unless another is better.
+    best = min(kept, key=lambda number: scores[number].objective, default=0)
+    if not kept:
         log.warning(
-            "no candidate keeps search.ttft_p99_at_most=%g in every scenario: the rule stays as it "
+            "no finalist keeps search.ttft_p99_at_most=%g in every scenario: the rule stays as it "
             "is; raise the limit, or search with a larger budget",
             limit,
         )
-    else:
-        kept = [number for number, one in enumerate(scores) if one.allowed(limit)]
-        better = [number for number in kept if scores[number].objective < 0]
-        best = min(better, key=lambda number: scores[number].objective, default=0)
     start, winner = workers.measured([rules[0], rules[best]], Batch(Stage.PROOF))
     ratios = np.exp(objectives(measuring, winner, start))
     return Choice(contestants[best], float(np.exp(scores[best].objective)), estimate(ratios))

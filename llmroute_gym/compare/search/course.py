@@ -16,6 +16,7 @@ from llmroute_gym.compare.search.workers import Workers
 from llmroute_gym.config import SearchingConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.notices import notices
 from llmroute_gym.routers import Router
 
 
@@ -75,6 +76,8 @@ class Course:
                 proposals.tell(points, [one.told(limit) for one in scores])
             left -= len(points)
             generation += 1
+        if left > 0:
+            notices.info("the search has converged: %d candidates are not needed", left)
         self._measure(generation, [self.space.constants(proposals.middle)], bar)
 
     def _measure(

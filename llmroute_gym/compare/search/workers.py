@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -67,7 +69,17 @@ _measuring: Measuring
 
 def _share(pools: Sequence[Pool], settings: SearchingConfig) -> None:
     global _measuring
+    # Ctrl-C is for the one who started it; and a process that it leaves behind, killed, ends too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     _measuring = Measuring(pools, settings)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure(task: tuple[Router, Batch]) -> FloatArray:

@@ -148,6 +148,9 @@ def test_a_limit_is_kept(settings: Make) -> None:
     assert found.chosen_by < 1
     strict = settings("strict", router="lopsided", ttft_p99_at_most=1e-3, budget=12)
     assert search(strict).constants == {"share": 0.85}
+    # A start that breaks the limit gives way to what keeps it, be that no better otherwise.
+    broken = settings("broken", router="lopsided", metric="e2e_p50_s", ttft_p99_at_most=20)
+    assert abs(search(broken).constants["share"] - 0.5) < 0.2
 
 
 def test_scenarios_are_every_cluster_at_every_load(settings: Make) -> None:
