@@ -105,8 +105,8 @@ def rule_text(rule: str | Mapping[str, Any]) -> str:
     title = str(options.get(TITLE, name))
     if not title.strip() or set(title) & set(",:=()"):
         raise InputError(
-            f"the title of {name} must be a text without commas, colons, brackets and equals signs, got "
-            f"{shown(title)}"
+            f"the title of {name} must be a text without commas, colons, brackets and equals "
+            f"signs, got {shown(title)}"
         )
     given = ",".join(f"{key}={_text(value)}" for key, value in options.items())
     return f"{name}:{given}" if given else name
