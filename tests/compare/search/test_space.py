@@ -5,7 +5,7 @@ import pytest
 
 from llmroute_gym.compare.search.space import Space, tuned_ranges
 from llmroute_gym.errors import InputError
-from llmroute_gym.routers import make
+from llmroute_gym.routers import available, make
 from tests.compare.search.rules import InSpells
 
 
@@ -37,3 +37,15 @@ def test_a_router_without_constants_is_refused() -> None:
     assert tuned_ranges(make("lor")) == {}
     with pytest.raises(InputError, match=r"router=lor has no constants to search.*in_spells"):
         Space.of("lor", make("lor"))
+
+
+def test_every_rule_with_constants_can_be_searched() -> None:
+    names = [name for name in available() if tuned_ranges(make(name))]
+    assert {"llmd_default", "lor_hybrid", "smg_least_load"} <= set(names)
+    for name in names:
+        space = Space.of(name, make(name))
+        point = space.point(space.start)
+        assert ((point >= 0) & (point <= 1)).all(), name
+        for share in (0.0, 0.3, 1.0):
+            # A constant out of its range would be refused.
+            space.with_constants(space.constants(np.full(len(point), share)))
