@@ -31,15 +31,18 @@ def common_workloads(
     """
     if config.engine not in ENGINES:
         raise unknown_name("evaluation engine", config.engine, ENGINES)
-    workloads = []
-    for run in range(config.runs):
-        rng = np.random.default_rng([config.seed, run])
-        part = source
-        if isinstance(source, TraceWorkload) and config.requests <= len(source.workload):
-            part = _window(source, run / max(config.runs - 1, 1), config.requests)
-        workloads.append(part.sample(config.requests, rng))
-        fitting(workloads[-1], cluster)
+    workloads = [workload_of(run, source, config) for run in range(config.runs)]
+    for workload in workloads:
+        fitting(workload, cluster)
     return workloads
+
+
+def workload_of(run: int, source: WorkloadSource, config: EvaluationConfig) -> Workload:
+    """Draws the workload of one run of `common_workloads`, 0 to ``config.runs - 1``."""
+    part = source
+    if isinstance(source, TraceWorkload) and config.requests <= len(source.workload):
+        part = _window(source, run / max(config.runs - 1, 1), config.requests)
+    return part.sample(config.requests, np.random.default_rng([config.seed, run]))
 
 
 def _window(source: TraceWorkload, position: float, n_requests: int) -> TraceWorkload:

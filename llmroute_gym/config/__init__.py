@@ -13,11 +13,11 @@ from llmroute_gym.config.commands import (
     RUN_DIR,
     SLO,
     CollectDemosConfig,
-    EvaluateConfig,
     EvaluationConfig,
     PretrainConfig,
     TrainConfig,
 )
+from llmroute_gym.config.evaluate import LAUNCHERS, EvaluateConfig
 from llmroute_gym.config.learning import (
     CloningConfig,
     CurriculumConfig,
@@ -49,10 +49,12 @@ from llmroute_gym.config.simulation import (
     RewardConfig,
     WorkloadConfig,
 )
+from llmroute_gym.config.suites import ScenarioConfig, StragglerConfig, SuiteConfig
 
 __all__ = [
     "ENGINES",
     "LARGEST_SEED",
+    "LAUNCHERS",
     "RUN_DIR",
     "SLO",
     "CloningConfig",
@@ -70,10 +72,13 @@ __all__ = [
     "ObservationConfig",
     "PretrainConfig",
     "RewardConfig",
+    "ScenarioConfig",
     "SearchConfig",
     "SearchingConfig",
     "Settings",
     "StabilizationConfig",
+    "StragglerConfig",
+    "SuiteConfig",
     "TemperatureConfig",
     "TrainConfig",
     "TrainingConfig",

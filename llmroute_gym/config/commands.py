@@ -142,50 +142,6 @@ class TrainConfig(Settings):
 
 
 @dataclass
-class EvaluateConfig(Settings):
-    """All settings of ``python -m llmroute_gym.evaluate``.
-
-    The group ``evaluation`` may be left out of a key: ``runs=5`` is ``evaluation.runs=5``. What is
-    given so is found in ``evaluation`` afterwards.
-
-    Raises:
-        InputError: what is given so is out of range, or given both ways with different values.
-    """
-
-    short: ClassVar[dict[str, str]] = {
-        name: f"evaluation.{name}"
-        for name in (
-            *("routers", "baseline", "runs", "requests", "seed", "engine", "confidence"),
-            "resamples",
-        )
-    }
-
-    checkpoint: str | None = None
-    """A ``model.zip``, the run folder that holds it, or the zip file of any PPO that was trained on
-    the same observation; compared under the name ``policy``."""
-    trusted: bool = False
-    """Whether the checkpoint may be unpickled, which may run any code in it, where it holds a
-    policy of no kind that this package knows."""
-    cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
-    workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
-    observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    run_dir: str = RUN_DIR
-    routers: list[Any] | None = None
-    baseline: str | None = None
-    runs: int | None = None
-    requests: int | None = None
-    seed: int | None = None
-    engine: str | None = None
-    confidence: float | None = None
-    resamples: int | None = None
-
-    def __post_init__(self) -> None:
-        """Moves what was given without the group into it."""
-        self.evaluation = with_short(self, self.evaluation)
-
-
-@dataclass
 class CollectDemosConfig(Settings):
     """All settings of ``python -m llmroute_gym.collect_demos``."""
 
