@@ -1,13 +1,16 @@
 """Compares routers and a trained policy on common requests: ``python -m llmroute_gym.evaluate``."""
 
+from functools import partial
+
 from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import report, title_of
 from llmroute_gym.compare.requests import common_workloads
+from llmroute_gym.compare.suite_report import report_suite
 from llmroute_gym.config import EvaluateConfig, TrainingConfig
-from llmroute_gym.routers import Router
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import RunFolder
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
+from llmroute_gym.training.entrant import policy_router
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -16,11 +19,15 @@ def evaluate(settings: EvaluateConfig) -> None:
     Raises:
         InputError: a setting is wrong; nothing is written then.
     """
+    if settings.suite is not None:
+        report_suite(settings, settings.suite, partial(policy_router, trusted=settings.trusted))
+        return
     evaluation, observation = settings.evaluation, settings.observation
     cluster = build_cluster(settings.cluster)
     routers = rule_routers(evaluation, with_policy=settings.checkpoint is not None)
     if settings.checkpoint is not None:
-        routers = {POLICY: load_policy(settings, len(cluster)), **routers}
+        given = (settings.checkpoint, len(cluster), observation)
+        routers = {POLICY: policy_router(*given, trusted=settings.trusted), **routers}
     source = build_source(settings.workload, settings.workload.rate(TrainingConfig.qps))
     check_trace_length(source, {"evaluation.requests": evaluation.requests})
     workloads = common_workloads(source, cluster, evaluation)
@@ -28,27 +35,6 @@ def evaluate(settings: EvaluateConfig) -> None:
         folder.write_settings(settings)
         title = title_of(settings, source.qps)
         report(routers, workloads, cluster, evaluation, observation, folder, title)
-
-
-def load_policy(settings: EvaluateConfig, replicas: int) -> Router:
-    """Loads the checkpoint of the settings as a router.
-
-    Raises:
-        InputError: there is none, or it was trained on another observation.
-    """
-    import torch
-
-    from llmroute_gym.sb3.checkpoint import Checkpoint
-    from llmroute_gym.sb3.policy_router import PolicyRouter
-
-    assert settings.checkpoint is not None
-    checkpoint = Checkpoint.load(
-        settings.checkpoint, trusted=settings.trusted, observation=settings.observation
-    )
-    checkpoint.check_fits(replicas, settings.observation)
-    # As in training: the networks are so small that more threads only wait for each other.
-    torch.set_num_threads(TrainingConfig.torch_threads)
-    return PolicyRouter(checkpoint)
 
 
 def main() -> None:

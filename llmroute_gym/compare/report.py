@@ -15,6 +15,7 @@ from llmroute_gym.config import (
     EvaluationConfig,
     ObservationConfig,
     PretrainConfig,
+    ScenarioConfig,
     TrainConfig,
 )
 from llmroute_gym.ground.metrics import METRICS
@@ -65,7 +66,9 @@ def _cells(estimate: Estimate | None) -> list[str]:
 PICTURE = "latency_cdf.png"
 
 
-def title_of(settings: TrainConfig | EvaluateConfig | PretrainConfig, qps: float) -> str:
+def title_of(
+    settings: TrainConfig | EvaluateConfig | PretrainConfig | ScenarioConfig, qps: float
+) -> str:
     """Says what is compared: the requests, their rate in requests/s, and the replicas."""
     workload, cluster = settings.workload, settings.cluster
     replayed = workload.source == "trace"

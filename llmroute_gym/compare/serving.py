@@ -1,7 +1,8 @@
 """Serving the common requests with a router."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -26,32 +27,38 @@ class RoutesMany(Protocol):
 def serve(
     router: Router,
     workloads: Sequence[Workload],
-    cluster: Cluster,
+    cluster: Cluster | Sequence[Cluster],
     config: EvaluationConfig,
     observation: ObservationConfig,
     on_run: Callable[[], object] = lambda: None,
+    *,
+    first: int = 0,
+    view: Mapping[str, Any] | None = None,
 ) -> list[Outcome]:
     """Serves every workload with one router.
 
     Args:
         router: reset before each run.
         workloads: from `common_workloads`.
-        cluster: the replicas.
+        cluster: the replicas, common to all workloads or of each.
         config: the seed of a router's own randomness, and the engine.
         observation: what a router is told that does not ask for anything itself.
         on_run: called after each run.
+        first: number of the first of the workloads among all runs of the comparison.
+        view: keys of `ObservationConfig` that hold whatever the router asks for.
 
     Returns:
         One outcome per workload.
     """
     runs: list[Run] = []
     randomness = []
-    told = router.observation or observation
-    for index, workload in enumerate(workloads):
+    told = replace(router.observation or observation, **(view or {}))
+    start = ENGINES[config.engine]
+    each = [cluster] * len(workloads) if isinstance(cluster, Cluster) else cluster
+    for index, (workload, replicas) in enumerate(zip(workloads, each, strict=True), first):
         guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
         predicted = predicted_output_tokens(workload, told.predicted_output_sigma, guesses)
-        start = ENGINES[config.engine]
-        runs.append(start(workload, cluster, observation=told, predicted_output_tokens=predicted))
+        runs.append(start(workload, replicas, observation=told, predicted_output_tokens=predicted))
         randomness.append(choices)
     left = []
     for run, rng in zip(runs, randomness, strict=True):

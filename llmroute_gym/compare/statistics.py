@@ -8,7 +8,7 @@ times, it resamples its training seeds too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -236,26 +236,59 @@ def compare(
     n_runs = len(next(iter(outcomes.values())))
     counts = Resampling.of_runs(n_runs, config).runs
     numbers = {
-        router: _latencies(runs, counts) | _scalars(runs, counts, config.slo, n_replicas)
-        for router, runs in outcomes.items()
+        router: resampled(runs, counts, config.slo, n_replicas) for router, runs in outcomes.items()
     }
-
-    def estimates(found: Mapping[str, FloatArray]) -> dict[str, Estimate]:
-        return {key: estimate(found[key], config.confidence) for key in METRICS if key in found}
-
     results = []
     for router, metrics in numbers.items():
-        whole = estimates(metrics)
-        served = {key: one for key, one in whole.items() if METRICS[key].latency}
-        if whole["served_share"].value < 1:
-            served = estimates(_latencies(outcomes[router], counts, served_only=True))
+        one = result_of(router, metrics, outcomes[router], counts, config)
         differences = {
             key: estimate(change(metrics[key], numbers[baseline][key]), config.confidence)
             for key in PAIRED
             if router != baseline
         }
-        results.append(RouterResult(router, whole, served, differences))
+        results.append(replace(one, differences=differences))
     return results
+
+
+def resampled(
+    outcomes: Sequence[Outcome], counts: IntArray, slo: SLO, n_replicas: int | None
+) -> dict[str, FloatArray]:
+    """Returns each metric for each row of counts: the estimate, then the bootstrap's, (n_rows,).
+
+    Args:
+        outcomes: of a router's runs.
+        counts: (n_rows, n_runs), how often a run is counted.
+        slo: the objectives of goodput.
+        n_replicas: of the cluster; without it there is no fairness.
+    """
+    return _latencies(outcomes, counts) | _scalars(outcomes, counts, slo, n_replicas)
+
+
+def result_of(
+    router: str,
+    metrics: Mapping[str, FloatArray],
+    outcomes: Sequence[Outcome],
+    counts: IntArray,
+    config: EvaluationConfig,
+) -> RouterResult:
+    """Estimates the metrics of one router, without differences.
+
+    Args:
+        router: its name.
+        metrics: from `resampled`.
+        outcomes: what they were taken of, and the next also.
+        counts: (n_rows, n_runs), how often a run is counted.
+        config: the confidence.
+    """
+
+    def estimates(found: Mapping[str, FloatArray]) -> dict[str, Estimate]:
+        return {key: estimate(found[key], config.confidence) for key in METRICS if key in found}
+
+    whole = estimates(metrics)
+    served = {key: one for key, one in whole.items() if METRICS[key].latency}
+    if whole["served_share"].value < 1:
+        served = estimates(_latencies(outcomes, counts, served_only=True))
+    return RouterResult(router, whole, served, {})
 
 
 def _latencies(

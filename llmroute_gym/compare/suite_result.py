@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ RATIOS = (
     "ttft_p99_s",
     "output_throughput_tps",
 )
-"""Metrics whose ratios are reported; in all but the last less is better."""
+"""Metrics whose ratios are reported."""
+MORE_IS_BETTER = ("output_throughput_tps",)
+"""Those of them that should be large."""
 
 Ratios = Mapping[str, Mapping[str, Estimate]]
 """Metric to router to ratio: 0.9 is 10% less."""
@@ -31,7 +33,7 @@ class ScenarioResult:
 
     Attributes:
         name: of the scenario's file.
-        title: for people: requests, rate, replicas.
+        title: what is special about it, for people.
         group: heading under which scenarios stand together.
         load: rate as a share of the cluster's capacity; None where the rate was given.
         qps: mean arrival rate, requests/s.
@@ -47,9 +49,10 @@ class ScenarioResult:
             no upper bounds.
         regret: the mean end-to-end latency over that of the first upper bound, minus 1; empty
             where there is none.
-        unstable: router to the growth of the number of requests in the system, requests/s; such
+        unstable: router to the growth of the number of waiting requests, requests/s; such
             a router is in none of the tables above.
         upper_bounds: routers that know what no router can know.
+        detail: the requests, their rate and the replicas, in words.
     """
 
     name: str
@@ -68,6 +71,20 @@ class ScenarioResult:
     regret: Mapping[str, Estimate]
     unstable: Mapping[str, float]
     upper_bounds: tuple[str, ...] = ()
+    detail: str = ""
+
+    def to_json(self) -> str:
+        """Returns a text that `from_json` reads."""
+        return json.dumps(_plain(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ScenarioResult":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: it is no such text; or KeyError or TypeError.
+        """
+        return _scenario(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,7 @@ class SuiteResult:
         routers: in the suite's order, as texts.
         scenarios: in the suite's order.
         left_out: scenario to the reason for which it was not run.
+        settings: all that it was made with, for `llmroute_gym.compare.verify`.
     """
 
     name: str
@@ -93,6 +111,7 @@ class SuiteResult:
     routers: tuple[str, ...]
     scenarios: tuple[ScenarioResult, ...]
     left_out: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the text of ``results.json``, every number in full, infinity as ``"inf"``."""
@@ -148,13 +167,13 @@ def _plain(value: Any) -> Any:
 
 
 def _suite(read: Any) -> SuiteResult:
-    given = {one.name: read[one.name] for one in fields(SuiteResult)}
+    given = {one.name: read[one.name] for one in fields(SuiteResult) if one.name in read}
     scenarios = tuple(_scenario(one) for one in given["scenarios"])
     return SuiteResult(**given | {"scenarios": scenarios, "routers": tuple(given["routers"])})
 
 
 def _scenario(read: Any) -> ScenarioResult:
-    given = {one.name: read[one.name] for one in fields(ScenarioResult)}
+    given = {one.name: read[one.name] for one in fields(ScenarioResult) if one.name in read}
     results = tuple(
         RouterResult(
             one["router"], *(_estimates(one[key]) for key in ("metrics", "served", "differences"))

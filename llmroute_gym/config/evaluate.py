@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from llmroute_gym.config import simulation
-from llmroute_gym.config.commands import RUN_DIR, EvaluationConfig, with_short
-from llmroute_gym.config.settings import Settings, changed, choice, number
+from llmroute_gym.config.commands import RUN_DIR, EvaluationConfig
+from llmroute_gym.config.settings import Settings, changed, choice, number, with_short
 from llmroute_gym.config.suites import SuiteConfig
 from llmroute_gym.errors import InputError
 
