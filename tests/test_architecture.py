@@ -11,7 +11,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-COMMANDS = ("train", "evaluate", "collect_demos", "pretrain", "search", "fetch")
+COMMANDS = ("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite")
 BELOW: dict[str, set[str]] = {"errors": set(), "ground": {"errors"}}
 """Room to the rooms that it may import."""
 for room, above in (
