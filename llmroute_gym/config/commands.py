@@ -11,7 +11,6 @@ from llmroute_gym.config.settings import (
     choice,
     many,
     number,
-    with_short,
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import FILES, rule_texts, rule_title
