@@ -15,9 +15,9 @@ from llmroute_gym.compare.scenarios import read_scenario
 from llmroute_gym.compare.statistics import COLUMNS, Estimate
 from llmroute_gym.compare.suite_result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
 from llmroute_gym.compare.suite_text import suite_text
-from llmroute_gym.compare.suites import Workshop, run_suite
+from llmroute_gym.compare.suites import SCENARIOS_FOLDER, Workshop, run_suite
 from llmroute_gym.config import EvaluateConfig, SuiteConfig
-from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, RunFolder
+from llmroute_gym.runs.folder import CELLS_FOLDER, CONFIG_FILE, FINISHED, RunFolder
 
 
 def report_suite(
@@ -56,7 +56,7 @@ def report_suite(
         folder.write_text(RESULTS_FILE, found.to_json())
         with folder.writing(FINISHED) as part:
             write_suite(found.scenarios, part)
-        for name in ("cells", "scenarios"):
+        for name in (CELLS_FOLDER, SCENARIOS_FOLDER):
             shutil.rmtree(folder.path / name, ignore_errors=True)
     print(f"\n{suite_text(found)}\n\nresults: {folder.path}")
     return found

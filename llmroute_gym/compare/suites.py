@@ -24,7 +24,10 @@ from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.rules import rule_title
 from llmroute_gym.routers import make
+from llmroute_gym.runs.folder import CELLS_FOLDER
 
+SCENARIOS_FOLDER = "scenarios"
+"""What is known of the scenarios whose cells are finished."""
 ORACLE = "oracle"
 """The information of routers that are upper bounds."""
 
@@ -100,7 +103,7 @@ class _Task:
         keys = [cell.key() for cells in self.cells.values() for cell in cells]
         told = [asdict(self.given), asdict(self.evaluation), list(self.cells), sorted(keys)]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-        return folder / "scenarios" / f"{self.given.name}-{digest.hexdigest()[:16]}.json"
+        return folder / SCENARIOS_FOLDER / f"{self.given.name}-{digest.hexdigest()[:16]}.json"
 
 
 def run_suite(
@@ -171,7 +174,7 @@ def _finished(
     tasks: Sequence[_Task], entrants: Mapping[str, str], workshop: Workshop
 ) -> list[ScenarioResult]:
     """Runs the cells that are missing, and sums each scenario up once it has all of them."""
-    kept = Kept(workshop.folder / "cells")
+    kept = Kept(workshop.folder / CELLS_FOLDER)
     files = [task.file(workshop.folder) for task in tasks]
     going = [place for place, file in enumerate(files) if not file.is_file()]
     cells = [

@@ -25,6 +25,8 @@ HISTORY_FILE = "history.csv"
 """The candidates of a search; an interrupted one goes on from it."""
 ROUTER_FILE = "router.yaml"
 """What a search has found, written last."""
+CELLS_FOLDER = "cells"
+"""What an interrupted suite goes on from; removed when the suite is finished."""
 LOCK_FILE = ".in_use.lock"
 """Held by the process that writes to the folder; what a killed one leaves of it holds nobody up."""
 
