@@ -6,8 +6,8 @@ Python package of 10 MB whose only dependencies are two small ones, with its scr
 no browser and no network is needed to write the page; and because its figures are plain mappings,
 checked against its own schema in the tests. Bokeh brings a dozen dependencies, Vega-Altair does not
 resize stacked views, and a page's own drawing code would have to be kept for ever. Its script
-(4.8 MB) is packed into 2 MB of the page and unpacked by the browser. Tables, the heat map among
-them, are HTML: they can be read without a script, by a screen reader and on a narrow screen.
+(4.8 MB) and the figures are packed into 2 MB of the page, which the browser unpacks. Tables, the heat
+map among them, are HTML: they can be read without a script, by a screen reader and on a phone.
 """
 
 import base64
@@ -89,7 +89,7 @@ class _Page:
             summary=self._summary(),
             routers=self._chips(),
             sections=sections,
-            figures=_embedded(self.figures),
+            figures=_packed(json.dumps(self.figures, separators=(",", ":"), allow_nan=False)),
             library=_library(),
             footer=html.escape(
                 f"llmroute_gym {result.version}, {result.date}, seed {result.seed}. Charts: Plotly "
@@ -283,17 +283,18 @@ class _Page:
         """Keeps a figure and returns where it is drawn; the caption is HTML."""
         self.figures[name] = figure
         headed = f"<h4>{html.escape(title)}</h4>" if title else ""
-        place = f'<div class="chart" data-figure="{name}"></div>'
+        # Its room is kept, so that nothing moves while a reader scrolls.
+        room = f"min-height: {figure['layout']['height']}px"
+        place = f'<div class="chart" data-figure="{name}" style="{room}"></div>'
         return f"<figure>{headed}{place}<figcaption>{caption}</figcaption></figure>"
 
 
 _FILES = ("page.html", "page.css", "page.js")
 
 
-def _embedded(figures: dict[str, charts.Figure]) -> str:
-    """Returns JSON that may stand inside a script element: nothing in it can end that element."""
-    text = json.dumps(figures, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _packed(text: str) -> str:
+    """Returns a text as letters that may stand in any element: gzip, then base 64."""
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
 
 
 def _backgrounds() -> str:
@@ -307,8 +308,7 @@ def _library() -> str:
     """Returns Plotly's script, packed."""
     from plotly.offline import get_plotlyjs  # half a second, for those who write a report
 
-    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
-    return base64.b64encode(packed).decode()
+    return _packed(get_plotlyjs())
 
 
 def _section(name: str, title: str, inside: str) -> str:

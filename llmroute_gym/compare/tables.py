@@ -119,7 +119,7 @@ def _cell(result: RouterResult, key: str) -> str:
     served = result.served.get(key) if metric.latency else None
     if one is None or served is None or math.isfinite(one.value):
         return _number(one, 1.0 if metric.unit else 100.0)
-    below = f"of served {plain(served.value)} ({plain(served.low)} to {plain(served.high)})"
+    below = f"of served {plain(served.value)}<br>{plain(served.low)} to {plain(served.high)}"
     return f'<td data-value="1e300">∞<small>{below}</small></td>'
 
 

@@ -101,8 +101,12 @@ def parsed(text: str) -> Parsed:
 
 @pytest.fixture(scope="module")
 def figures(parsed: Parsed) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(parsed.scripts[0])
+    found: dict[str, Any] = json.loads(unpacked(parsed.scripts[0]))
     return found
+
+
+def unpacked(text: str) -> str:
+    return gzip.decompress(base64.b64decode(text, validate=True)).decode()
 
 
 def test_nothing_is_loaded_from_anywhere(parsed: Parsed) -> None:
@@ -118,9 +122,8 @@ def test_nothing_is_loaded_from_anywhere(parsed: Parsed) -> None:
 
 
 def test_the_library_is_inside_and_small(parsed: Parsed, text: str) -> None:
-    library = gzip.decompress(base64.b64decode(parsed.scripts[1])).decode()
-    assert "plotly.js v" in library[:200]
-    assert len(text) < 4_000_000
+    assert "plotly.js v" in unpacked(parsed.scripts[1])[:200]
+    assert len(text) < 3_000_000
 
 
 def test_every_router_and_scenario_is_there(
@@ -142,7 +145,6 @@ def test_hostile_names_are_text(parsed: Parsed) -> None:
     assert not {"b", "i", "four", "absent"} & {tag for tag, _ in parsed.elements}
     assert HOSTILE in "".join(parsed.words)
     assert HOSTILE_SCENARIO in "".join(parsed.words)
-    assert "</" not in parsed.scripts[0]
 
 
 def test_plotly_is_given_no_tags(figures: dict[str, Any]) -> None:

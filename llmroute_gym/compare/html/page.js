@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
   const chips = [...document.querySelectorAll("#routers button[data-router]")];
   const drawn = new Set();
 
@@ -19,27 +18,32 @@
     });
   }
 
-  // The library is packed; the browser itself unpacks it, once the first chart is to be seen.
-  async function unpacked() {
-    const packed = document.getElementById("library").textContent;
-    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  // Library and figures are packed; the browser itself unpacks them, once a chart is to be seen.
+  async function unpacked(name) {
+    const packed = atob(document.getElementById(name).textContent);
+    const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
-    return window.Plotly;
+    return new Response(stream).text();
   }
-  let library = null;
+  async function load() {
+    const figures = JSON.parse(await unpacked("figures"));
+    const script = document.createElement("script");
+    script.textContent = await unpacked("library");
+    document.head.append(script);
+    return figures;
+  }
+  let loading = null;
+  let figures = null;
 
   async function draw(place) {
-    const { data, layout, apart: separated } = figures[place.dataset.figure];
     try {
-      library = library || unpacked();
-      const plotly = await library;
+      loading = loading || load();
+      figures = await loading;
+      const { data, layout, apart: separated } = figures[place.dataset.figure];
       const shown = chosen();
       if (separated) apart(data, shown).forEach((y, number) => (data[number].y = y));
       for (const trace of data) trace.visible = isShown(trace, shown);
-      await plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
+      await window.Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
       drawn.add(place);
       place.dataset.drawn = "yes";
     } catch (error) {
@@ -60,7 +64,6 @@
     { rootMargin: "300px" },
   );
   for (const place of document.querySelectorAll(".chart")) {
-    place.style.minHeight = `${figures[place.dataset.figure].layout.height}px`;
     watcher.observe(place);
   }
 
