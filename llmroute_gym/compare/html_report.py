@@ -6,8 +6,8 @@ Python package of 10 MB whose only dependencies are two small ones, with its scr
 no browser and no network is needed to write the page; and because its figures are plain mappings,
 checked against its own schema in the tests. Bokeh brings a dozen dependencies, Vega-Altair does not
 resize stacked views, and a page's own drawing code would have to be kept for ever. Its script
-(4.8 MB) and the figures are packed into 2 MB of the page, which the browser unpacks. Tables, the heat
-map among them, are HTML: they can be read without a script, by a screen reader and on a phone.
+(4.8 MB) and the figures are packed into 2 MB of the page, which the browser unpacks. Tables, the
+heat map among them, are HTML: they can be read without a script, by a screen reader, on a phone.
 """
 
 import base64
