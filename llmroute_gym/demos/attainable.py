@@ -23,7 +23,6 @@ import numpy.typing as npt
 from llmroute_gym.demos.file import Demos
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.ground.arrays import FloatArray
-from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import make
 
 DECISIONS = 1000
@@ -113,9 +112,6 @@ def rule_probabilities(
         rng: draws its memories, its random numbers and the orders.
     """
     rows = Columns(demos.layout.columns).unscaled(demos.observation)
-    if Signal.IN_FLIGHT.name.lower() not in demos.layout.columns:
-        # Rules count what is in flight; who does not see that sees those that wait and that run.
-        rows[..., Signal.IN_FLIGHT] = rows[..., Signal.WAITING] + rows[..., Signal.RUNNING]
     router = make(name)
     return np.stack(
         [

@@ -79,9 +79,14 @@ class Columns:
         return scaled.astype(np.float32)
 
     def unscaled(self, observations: npt.NDArray[np.floating]) -> FloatArray:
-        """Turns observations (..., n_columns) back into rows (..., N_SIGNALS), 0 elsewhere."""
+        """Turns observations (..., n_columns) back into rows (..., N_SIGNALS), 0 elsewhere.
+
+        Who does not see what is in flight sees those that wait and that run.
+        """
         rows = np.zeros((*observations.shape[:-1], N_SIGNALS))
         rows[..., self.signals] = observations.astype(np.float64) / self._scale
+        if self.position(Signal.IN_FLIGHT) is None:
+            rows[..., Signal.IN_FLIGHT] = rows[..., Signal.WAITING] + rows[..., Signal.RUNNING]
         return rows
 
     def space(self, n_replicas: int) -> spaces.Box:

@@ -10,6 +10,9 @@ from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.constants import check_constants, constants_of
 from llmroute_gym.routers.decision import Decision
 
+SOME_RUN = 2**16
+"""How many requests there are where nobody has said it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -72,7 +75,9 @@ class Rule(Router):
         self._next = 0
 
     def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns what the rule decides."""
+        """Returns what the rule decides; without a `reset` it is at the start of some run."""
+        if not len(self.draws):
+            self.reset(len(mask), SOME_RUN, np.random.default_rng())
         draws = self.draws[self._next]
         self._next += 1
         return self.decide(rows, mask.copy(), draws, self._constants, self.memory)

@@ -1,6 +1,6 @@
 """The rules of the SGLang model gateway that go by its monitor's polls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -15,8 +15,11 @@ from llmroute_gym.routers.blocks import fewest_in_flight, keep_one, lowest, pair
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import Decision, decision
 from llmroute_gym.routers.jit import block
+from llmroute_gym.routers.lessons import Lesson
 from llmroute_gym.routers.rule import Rule, Source
 from llmroute_gym.routers.seeing import SeeingRule, poll
+from llmroute_gym.sim.replica import Cluster
+from llmroute_gym.sim.run import Run
 
 FULL = 1e-9
 """What is left of a full memory, so that its score is a number."""
@@ -192,6 +195,23 @@ class SmgVeto(Rule):
     def per_request(self) -> int:  # type: ignore[override]
         """How many uniform numbers the rule behind it gets for a decision."""
         return int(self.rule.per_request)
+
+    def meet(self, cluster: Cluster) -> None:
+        """Introduces the rule behind it."""
+        self.rule.meet(cluster)
+
+    def attend(self, run: Run) -> None:
+        """Shows the run to the rule behind it."""
+        self.rule.attend(run)
+
+    def lessons(self, n_requests: int) -> Sequence[int]:
+        """Returns when the rule behind it is to be taught."""
+        lessons: Sequence[int] = self.rule.lessons(n_requests)
+        return lessons
+
+    def learn(self, lesson: Lesson) -> None:
+        """Teaches the rule behind it."""
+        self.rule.learn(lesson)
 
     def constants(self) -> FloatArray:
         """Returns those of this rule, then those of the rule behind it."""

@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import Rule, available, make
 from llmroute_gym.routers.constants import constants_of
+from tests.routers.hand import rows
 
 GUIDE: dict[str, dict[str, Any]] = {
     "conditional_hash": {"factor": 1.25},
@@ -108,3 +110,9 @@ def test_an_unknown_option_names_the_known_ones_with_their_ranges() -> None:
         "unknown option of router 'lor_hybrid': 'poll'; available: a (a number from 0 to 1), "
         "poll_s (a number from 0 to 3600); did you mean 'poll_s'?"
     )
+
+
+@pytest.mark.parametrize("name", ["jsq", "lor", "speed_lor", "least_tokens", "lor_hybrid"])
+def test_a_rule_that_was_never_reset_decides_as_at_a_start(name: str) -> None:
+    table, everyone = rows(3, waiting=[1, 0, 2], pending_prompt_tokens=[1, 0, 2]), np.ones(3, bool)
+    assert make(name).route(table, everyone) == 1

@@ -1,5 +1,6 @@
 """SMG's rules on rows written by hand."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,32 @@ def test_both_rules_see_one_poll_and_the_view_of_the_one_behind() -> None:
 def test_a_wrong_rule_behind_the_veto_is_one_sentence(rule: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(rule)
+
+
+def test_the_rule_behind_the_veto_is_introduced_and_taught() -> None:
+    told: list[Any] = []
+
+    class Pupil(SmgLeastLoad):
+        """Notes what it is told."""
+
+        def meet(self, cluster: Any) -> None:
+            told.append(cluster)
+
+        def attend(self, run: Any) -> None:
+            told.append(run)
+
+        def lessons(self, n_requests: int) -> Sequence[int]:
+            return (n_requests,)
+
+        def learn(self, lesson: Any) -> None:
+            told.append(lesson)
+
+    router: Any = SmgVeto(rule=Pupil())
+    router.meet("cluster")
+    router.attend("run")
+    router.learn("lesson")
+    assert told == ["cluster", "run", "lesson"]
+    assert router.lessons(7) == (7,)
 
 
 def test_a_run_may_be_as_long_as_it_likes() -> None:
