@@ -83,6 +83,13 @@ def keep_one(mask: BoolArray, replica: int) -> None:
 
 
 @block
+def clear(scores: FloatArray) -> None:
+    """Sets all to 0."""
+    for r in range(len(scores)):
+        scores[r] = 0.0
+
+
+@block
 def add_queue(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float) -> None:
     """Adds 1 for the shortest waiting queue of those allowed down to 0 for the longest.
 

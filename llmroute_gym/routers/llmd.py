@@ -14,6 +14,7 @@ from llmroute_gym.routers.blocks import (
     add_queue,
     add_token_load,
     cached_somewhere,
+    clear,
     highest_at_random,
     keep_cached,
 )
@@ -27,7 +28,7 @@ from llmroute_gym.routers.seeing import SeeingRule, poll
 def _three_scores(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
-    memory[:] = 0.0
+    clear(memory)
     add_queue(memory, rows, mask, constants[0])
     add_free_memory(memory, rows, mask, constants[1])
     add_prefix(memory, rows, mask, constants[2])
@@ -38,17 +39,18 @@ def _three_scores(
 def _four_scores(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
+    # The memory: scores, when each last got a cold request, how many there were.
     n = len(mask)
-    scores, last = memory[:n], memory[n : 2 * n]
-    scores[:] = 0.0
-    add_queue(scores, rows, mask, constants[0])
-    add_free_memory(scores, rows, mask, constants[1])
-    add_prefix(scores, rows, mask, constants[2])
-    add_no_hit_lru(scores, rows, mask, constants[3], last)
-    replica = highest_at_random(scores, mask, draws[0])
+    for r in range(n):
+        memory[r] = 0.0
+    add_queue(memory, rows, mask, constants[0])
+    add_free_memory(memory, rows, mask, constants[1])
+    add_prefix(memory, rows, mask, constants[2])
+    add_no_hit_lru(memory, rows, mask, constants[3], memory[n:])
+    replica = highest_at_random(memory, mask, draws[0])
     if not cached_somewhere(rows, mask):
         memory[2 * n] += 1.0
-        last[replica] = memory[2 * n]
+        memory[n + replica] = memory[2 * n]
     return replica
 
 
@@ -66,7 +68,7 @@ def _token_load(
             other_s = min(other_s, start_s)
     if warm_s <= other_s + wait_s:
         keep_cached(rows, mask, share)
-    memory[:] = 0.0
+    clear(memory)
     add_token_load(memory, rows, mask, 1.0, most)
     return highest_at_random(memory, mask, draws[0])
 

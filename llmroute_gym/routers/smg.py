@@ -11,7 +11,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import fewest_in_flight, keep_one, lowest, pair_at_random
+from llmroute_gym.routers.blocks import clear, fewest_in_flight, keep_one, lowest, pair_at_random
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import Decision, decision
 from llmroute_gym.routers.jit import block
@@ -32,7 +32,7 @@ def _write_scores(rows: FloatArray, constants: FloatArray, memory: FloatArray) -
     throughput, per_request, weight, poll_s = constants[0], constants[1], constants[2], constants[3]
     polled = np.floor(rows[0, Signal.NOW_S] / poll_s) if poll_s > 0.0 else memory[2 * n] + 1.0
     if polled != memory[2 * n]:
-        memory[n : 2 * n] = 0.0
+        clear(memory)
         memory[2 * n] = polled
     for r in range(n):
         used = rows[r, Signal.KV_USAGE]
