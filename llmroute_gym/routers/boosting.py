@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.routers.jit import block
 
-TREES: Final = 40
+TREES: Final = 32
 DEPTH: Final = 3
 RATE: Final = 0.3
 """Share of each tree's correction that is added."""

@@ -18,6 +18,8 @@ CACHED = Cluster(
 )
 RULES = (
     "conditional_hash",
+    "latency_predictor",
+    "llmd_predicted:ttft_s=0.5,tpot_s=0.1",
     "oracle",
     "preble",
     "ray_prefix",
@@ -36,7 +38,7 @@ def chats(n: int = 160, seed: int = 0) -> Workload:
     for one in session.tolist():
         pieces.append([(one % 5, 100), (100 + one if one >= 0 else 1000 + len(pieces), 150)])
     return Workload(
-        np.cumsum(rng.exponential(0.03, n)),
+        np.cumsum(rng.exponential(0.012, n)),
         [250] * n,
         rng.integers(1, 60, n),
         content=Content.of(pieces),
