@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from llmroute_gym.compare import suites
 from llmroute_gym.compare.bisection import capacity_of
@@ -298,3 +299,13 @@ def test_growth_of_a_burst_at_the_end_is_no_instability() -> None:
 class _Served:
     def __init__(self, arrived_at_s: Any, scheduled_at_s: Any) -> None:
         self.arrived_at_s, self.scheduled_at_s = arrived_at_s, scheduled_at_s
+
+
+def test_suites_that_are_shipped_name_what_there_is() -> None:
+    for file in sorted((config_dir() / "suite").glob("*.yaml")):
+        merged = OmegaConf.merge(OmegaConf.structured(SuiteConfig), OmegaConf.load(file))
+        suite = OmegaConf.to_object(merged)
+        assert isinstance(suite, SuiteConfig)
+        assert suite.validate().name == file.stem
+        assert suites.entrants_of(suite.routers, suite.baseline)
+        assert all(read_scenario(one).name == one for one in suite.scenarios)
