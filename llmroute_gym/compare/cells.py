@@ -18,7 +18,7 @@ from llmroute_gym.compare.serving import serve
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.routers import Router, make
-from llmroute_gym.sim import Outcome
+from llmroute_gym.sim import Outcome, Workload
 
 CHECKPOINT = ".zip"
 """What the path of a trained policy ends in."""
@@ -74,6 +74,11 @@ def is_policy(router: str) -> bool:
     return router.endswith(CHECKPOINT)
 
 
+def slow_until(workload: Workload) -> float:
+    """Returns until when slow times begin, seconds: queues that have grown are worked off late."""
+    return 10 * float(workload.arrived_at_s.max()) + 1
+
+
 def serve_cell(cell: Cell, load_policy: LoadPolicy | None = None) -> bytes:
     """Serves the runs of a cell.
 
@@ -91,8 +96,7 @@ def serve_cell(cell: Cell, load_policy: LoadPolicy | None = None) -> bytes:
     numbers = range(cell.first, cell.first + cell.runs)
     workloads = [stage.workload(run, cell.evaluation) for run in numbers]
     clusters = [
-        # Where queues have grown, slow times go on while they are worked off.
-        stage.replicas(run, cell.evaluation, 10 * float(workload.arrived_at_s.max()) + 1)
+        stage.replicas(run, cell.evaluation, slow_until(workload))
         for run, workload in zip(numbers, workloads, strict=True)
     ]
     if is_policy(cell.router):
