@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmroute_gym.compare.serving import serve
-from llmroute_gym.config import EvaluationConfig, ObservationConfig
-from llmroute_gym.errors import InputError
+from llmroute_gym.compare.suite_result import ScenarioResult
+from llmroute_gym.config import ObservationConfig
+from llmroute_gym.errors import InputError, checked_name
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import N_SIGNALS, Signal
-from llmroute_gym.routers import Router
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
+from llmroute_gym.sim.run import Run
 
 CACHED_OVER_S = 10.0
 """The cached share is that of the requests that came in so many seconds."""
@@ -71,49 +71,43 @@ class Timeline:
 def timeline(
     scenario: str,
     title: str,
-    routers: Mapping[str, Router],
+    outcomes: Mapping[str, Outcome],
     workload: Workload,
     cluster: Cluster,
-    config: EvaluationConfig,
-    observation: ObservationConfig,
     *,
+    engine: str = "compiled",
     start_s: float | None = None,
     duration_s: float = 60.0,
 ) -> Timeline:
-    """Serves a workload with each router and records a window of it.
+    """Takes the decisions of finished runs again and records what the engines were like at each.
 
-    With the first of the common workloads and the settings of a comparison it is the comparison's
-    own first run that is shown.
+    A run is a function of workload, cluster and decisions, so nothing of the routers is needed.
 
     Args:
         scenario: its name.
         title: for people.
-        routers: name to router, two of them to be seen side by side.
+        outcomes: router to what it made of the workload, two of them to be seen side by side.
         workload: the common requests.
-        cluster: what they are routed to.
-        config: the seed of a router's own randomness, and the engine.
-        observation: what a router is told that does not ask for anything itself.
+        cluster: what they were routed to.
+        engine: of the simulation.
         start_s: of the window, seconds since the first arrival; None puts it in the middle of the
             arrivals.
         duration_s: of the window, seconds, > 0.
 
     Raises:
-        InputError: the window holds no decision of any router.
+        InputError: the window holds no decision of any router, or the engine is unknown.
     """
     positive("duration_s", duration_s)
-    served = {
-        name: serve(router, [workload], cluster, config, observation)[0]
-        for name, router in routers.items()
-    }
+    start = ENGINES[checked_name("engine", engine, ENGINES)]
     # A request that waits for another one arrives when its router has let that one finish.
-    arrived_at_s = np.concatenate([outcome.arrived_at_s for outcome in served.values()])
+    arrived_at_s = np.concatenate([outcome.arrived_at_s for outcome in outcomes.values()])
     first, last = float(arrived_at_s.min()), float(arrived_at_s.max())
     if start_s is None:
         start_s = max(0.0, (last - first - duration_s) / 2)
     window = first + start_s, first + start_s + duration_s
     courses = tuple(
-        _course(name, outcome, workload, cluster, config, window)
-        for name, outcome in served.items()
+        _course(name, outcome, start(workload, cluster, observation=ObservationConfig()), window)
+        for name, outcome in outcomes.items()
     )
     courses = tuple(course for course in courses if len(course.at_s))
     if not courses:
@@ -124,16 +118,27 @@ def timeline(
     return Timeline(scenario, title, start_s, duration_s, courses)
 
 
-def _course(
-    name: str,
-    outcome: Outcome,
-    workload: Workload,
-    cluster: Cluster,
-    config: EvaluationConfig,
-    window: tuple[float, float],
-) -> Course:
-    """Takes the same decisions again, before the eyes of one who sees the engines as they are."""
-    run = ENGINES[config.engine](workload, cluster, observation=ObservationConfig())
+def side_by_side(scenario: ScenarioResult) -> tuple[str, ...]:
+    """Chooses whom to show of a scenario: the baseline and the best of the others.
+
+    The best has the least mean end-to-end latency; upper bounds and unstable routers are left out.
+
+    Returns:
+        At most two routers.
+    """
+    means = {
+        one.router: one.metrics["e2e_mean_s"].value
+        for one in scenario.results
+        if one.router not in scenario.upper_bounds
+    }
+    others = sorted(
+        (router for router in means if router != scenario.baseline), key=means.__getitem__
+    )
+    return (scenario.baseline, *others)[:2] if scenario.baseline in means else tuple(others[:2])
+
+
+def _course(name: str, outcome: Outcome, run: Run, window: tuple[float, float]) -> Course:
+    """Takes the decisions again, before the eyes of one who sees the engines as they are."""
     at_s, requests, rows = [], [], []
     while not run.done and run.now_s <= window[1]:
         if run.now_s >= window[0]:
@@ -142,7 +147,8 @@ def _course(
             rows.append(run.rows().copy())
         replica = int(outcome.replica[run.request])
         run.place(replica if replica >= 0 else int(np.flatnonzero(run.mask())[0]))
-    signals = np.array(rows).reshape(len(rows), len(cluster), N_SIGNALS)
+    n_replicas = len(run.cluster)
+    signals = np.array(rows).reshape(len(rows), n_replicas, N_SIGNALS)
     times = np.array(at_s, dtype=np.float64)
     return Course(
         router=name,
@@ -151,7 +157,7 @@ def _course(
         waiting=signals[:, :, Signal.WAITING],
         running=signals[:, :, Signal.RUNNING],
         kv_usage=signals[:, :, Signal.KV_USAGE],
-        cached_share=_cached_share(outcome, times, len(cluster)),
+        cached_share=_cached_share(outcome, times, n_replicas),
     )
 
 

@@ -1,19 +1,24 @@
 """What a timeline shows is what happened."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
-from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.timeline import CACHED_OVER_S, Timeline, timeline
-from llmroute_gym.config import EvaluationConfig, ObservationConfig
+from llmroute_gym.compare.timeline import (
+    CACHED_OVER_S,
+    Timeline,
+    _cached_share,
+    side_by_side,
+    timeline,
+)
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers import make
+from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
+from tests.compare.suites import ORACLE, some_suite
 
-CONFIG = EvaluationConfig(seed=4)
-TOLD = ObservationConfig(signal_interval_s=2.0)
 ROUTERS = ("random", "lor")
 
 
@@ -29,16 +34,17 @@ def cluster() -> Cluster:
     return Cluster.from_profile("a100-internlm-20b", replicas=3)
 
 
-def recorded(workload: Workload, cluster: Cluster, **window: float) -> Timeline:
-    routers = {name: make(name) for name in ROUTERS}
-    return timeline("one", "of three replicas", routers, workload, cluster, CONFIG, TOLD, **window)
-
-
+@cache
 def served(name: str, workload: Workload, cluster: Cluster) -> Outcome:
-    return serve(make(name), [workload], cluster, CONFIG, TOLD)[0]
+    return simulate(workload, cluster, name, seed=3)
 
 
-def test_decisions_are_those_of_the_comparison(workload: Workload, cluster: Cluster) -> None:
+def recorded(workload: Workload, cluster: Cluster, **window: float) -> Timeline:
+    outcomes = {name: served(name, workload, cluster) for name in ROUTERS}
+    return timeline("one", "of three replicas", outcomes, workload, cluster, **window)
+
+
+def test_decisions_are_those_of_the_run(workload: Workload, cluster: Cluster) -> None:
     found = recorded(workload, cluster, start_s=20.0, duration_s=30.0)
     first = workload.arrived_at_s[0]
     window = (workload.arrived_at_s >= first + 20) & (workload.arrived_at_s <= first + 50)
@@ -50,7 +56,6 @@ def test_decisions_are_those_of_the_comparison(workload: Workload, cluster: Clus
 
 
 def test_signals_are_the_engines_own(workload: Workload, cluster: Cluster) -> None:
-    """A router that is told less changes nothing of what is shown."""
     course = recorded(workload, cluster, start_s=0.0, duration_s=1e3).courses[1]
     run = ENGINES["compiled"](workload, cluster)
     outcome = served("lor", workload, cluster)
@@ -62,6 +67,31 @@ def test_signals_are_the_engines_own(workload: Workload, cluster: Cluster) -> No
         run.place(int(outcome.replica[run.request]))
 
 
+def test_requests_that_wait_for_others_and_rejected_ones_are_shown() -> None:
+    after = np.array([-1, 0, -1])
+    workload = Workload(
+        np.array([0.0, 0.0, 1.0]),
+        np.array([100, 100, 10**6]),
+        np.array([20, 20, 20]),
+        after=after,
+        gap_s=np.array([0.0, 2.0, 0.0]),
+    )
+    cluster = Cluster.from_profile("a100-internlm-20b", replicas=2, oversize="reject")
+    outcome = simulate(workload, cluster, "lor", seed=0)
+    (course,) = timeline("one", "", {"lor": outcome}, workload, cluster, start_s=0.0).courses
+    order = np.argsort(outcome.arrived_at_s, kind="stable")
+    np.testing.assert_array_equal(course.at_s, outcome.arrived_at_s[order])
+    np.testing.assert_array_equal(course.replica, outcome.replica[order])
+
+
+def test_baseline_and_best_stand_side_by_side() -> None:
+    scenario = some_suite().scenarios[0]
+    means = {one.router: one.metrics["e2e_mean_s"].value for one in scenario.results}
+    del means[ORACLE], means["round_robin"]
+    assert side_by_side(scenario) == ("round_robin", min(means, key=means.__getitem__))
+    assert side_by_side(some_suite().scenarios[-1]) == ()
+
+
 def test_a_window_is_in_the_middle_unless_told(workload: Workload, cluster: Cluster) -> None:
     found = recorded(workload, cluster, duration_s=40.0)
     assert found.start_s == pytest.approx((np.ptp(workload.arrived_at_s) - 40) / 2)
@@ -71,8 +101,6 @@ def test_a_window_is_in_the_middle_unless_told(workload: Workload, cluster: Clus
 
 
 def test_cached_share_counts_what_came_lately() -> None:
-    from llmroute_gym.compare.timeline import _cached_share
-
     arrived = np.array([0.0, 1.0, 2.0, 30.0])
     tokens, cached = np.array([10, 30, 50, 8]), np.array([5, 0, 25, 8])
     replica = np.array([0, 0, 1, 0])
