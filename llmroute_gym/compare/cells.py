@@ -18,7 +18,7 @@ from llmroute_gym.compare.serving import serve
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.routers import Router, make
-from llmroute_gym.sim import Outcome, Workload
+from llmroute_gym.sim import Cluster, Outcome, Workload
 
 CHECKPOINT = ".zip"
 """What the path of a trained policy ends in."""
@@ -74,9 +74,17 @@ def is_policy(router: str) -> bool:
     return router.endswith(CHECKPOINT)
 
 
-def slow_until(workload: Workload) -> float:
-    """Returns until when slow times begin, seconds: queues that have grown are worked off late."""
-    return 10 * float(workload.arrived_at_s.max()) + 1
+def staged(cell: Cell) -> tuple[list[Workload], list[Cluster]]:
+    """Returns the requests and the replicas of each run of a cell."""
+    stage = remembered_stage(scenario_text(cell.scenario))
+    numbers = range(cell.first, cell.first + cell.runs)
+    workloads = [stage.workload(run, cell.evaluation) for run in numbers]
+    clusters = [
+        # Where queues have grown, slow times go on while they are worked off.
+        stage.replicas(run, cell.evaluation, 10 * float(workload.arrived_at_s.max()) + 1)
+        for run, workload in zip(numbers, workloads, strict=True)
+    ]
+    return workloads, clusters
 
 
 def serve_cell(cell: Cell, load_policy: LoadPolicy | None = None) -> bytes:
@@ -92,16 +100,10 @@ def serve_cell(cell: Cell, load_policy: LoadPolicy | None = None) -> bytes:
     Raises:
         InputError: the rule is unknown or needs what the cluster lacks, or a request fits nowhere.
     """
-    stage = remembered_stage(scenario_text(cell.scenario))
-    numbers = range(cell.first, cell.first + cell.runs)
-    workloads = [stage.workload(run, cell.evaluation) for run in numbers]
-    clusters = [
-        stage.replicas(run, cell.evaluation, slow_until(workload))
-        for run, workload in zip(numbers, workloads, strict=True)
-    ]
+    workloads, clusters = staged(cell)
     if is_policy(cell.router):
         assert load_policy is not None
-        router = load_policy(cell.router, len(stage.cluster), cell.observation)
+        router = load_policy(cell.router, len(clusters[0]), cell.observation)
     else:
         router = make(cell.router)
     outcomes = serve(

@@ -265,7 +265,8 @@ class _Page:
                 )
                 title = LATENCIES[latency].title
                 drawn += self._chart(f"tail-{number}-{latency}", title, figure, caption)
-            said = f"{one.title}; {plain(one.qps)} requests/s"
+            words = "; ".join(filter(None, (one.title, one.detail)))
+            said = f"{words}; {plain(one.qps)} requests/s"
             if one.load is not None and one.capacity_rps is not None:
                 said += f", {one.load:.0%} of a capacity of {plain(one.capacity_rps)}"
             table = scenario_table(one, self.styles)

@@ -26,7 +26,7 @@ from llmroute_gym.compare.palette import (
     upper_bounds,
 )
 from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suite_result import MORE_IS_BETTER, ScenarioResult, SuiteResult
 from llmroute_gym.compare.tables import ratio_text
 from llmroute_gym.compare.ticks import log_ticks
 from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
@@ -48,7 +48,7 @@ def heat_map(result: SuiteResult) -> Figure | None:
     figure = Figure(figsize=size, layout="constrained")
     panel = figure.subplots()
     colours = np.ones((len(routers), len(scenarios), 3))
-    more_is_better = not METRICS[MAPPED].latency
+    more_is_better = MAPPED in MORE_IS_BETTER
     for (row, router), (column, scenario) in product(enumerate(routers), enumerate(scenarios)):
         one = scenario.ratio_to_baseline.get(MAPPED, {}).get(router)
         colours[row, column] = to_rgb(shade(one, more_is_better=more_is_better) or "white")

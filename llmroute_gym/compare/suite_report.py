@@ -11,12 +11,12 @@ import yaml
 from tqdm import tqdm
 
 from llmroute_gym.compare.cells import LoadPolicy
-from llmroute_gym.compare.html_report import write_report
+from llmroute_gym.compare.html_report import REPORT_FILE, write_report
 from llmroute_gym.compare.scenarios import read_scenario
 from llmroute_gym.compare.statistics import COLUMNS, Estimate
 from llmroute_gym.compare.suite_result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
 from llmroute_gym.compare.suite_text import suite_text
-from llmroute_gym.compare.suite_timelines import timelines
+from llmroute_gym.compare.suite_timelines import suite_timelines
 from llmroute_gym.compare.suites import SCENARIOS_FOLDER, Workshop, run_suite
 from llmroute_gym.config import EvaluateConfig, SuiteConfig
 from llmroute_gym.runs.folder import CELLS_FOLDER, CONFIG_FILE, FINISHED, RunFolder
@@ -56,13 +56,13 @@ def report_suite(
             )
             found = run_suite(suite, scenarios, settings.observation, workshop)
         folder.write_text(RESULTS_FILE, found.to_json())
-        shown = timelines(suite, scenarios, found, settings.observation, settings.traces)
+        shown = suite_timelines(found, suite, scenarios, settings.observation, workshop)
         write_report(found, shown, folder.path)
         with folder.writing(FINISHED) as part:
             write_suite(found.scenarios, part)
         for name in (CELLS_FOLDER, SCENARIOS_FOLDER):
             shutil.rmtree(folder.path / name, ignore_errors=True)
-    print(f"\n{suite_text(found)}\n\nresults: {folder.path}")
+    print(f"\n{suite_text(found)}\n\nresults: {folder.path}\nreport: {folder.path / REPORT_FILE}")
     return found
 
 

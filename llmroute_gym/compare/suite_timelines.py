@@ -1,62 +1,63 @@
-"""Which minutes of a suite the report shows: the baseline beside the best router."""
+"""The first run of every scenario of a suite, once more, to be looked at."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from llmroute_gym.compare.cells import is_policy, slow_until
-from llmroute_gym.compare.scenarios import Stage, settled
+from llmroute_gym.compare.cells import Cell, outcomes_of, serve_cell, staged
+from llmroute_gym.compare.scenarios import settled
 from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites import entrants_of
-from llmroute_gym.compare.timeline import Timeline, timeline
+from llmroute_gym.compare.suites import Workshop, entrants_of
+from llmroute_gym.compare.timeline import Timeline, side_by_side, timeline
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, SuiteConfig
-from llmroute_gym.routers import make
-
-SHOWN = 3
-"""Minutes, of as many scenarios."""
-METRIC = "e2e_p99_s"
-"""The best router is the best in it."""
 
 
-def timelines(
+def suite_timelines(
+    found: SuiteResult,
     suite: SuiteConfig,
     scenarios: Sequence[ScenarioConfig],
-    found: SuiteResult,
     observation: ObservationConfig,
-    traces: str | Path,
+    workshop: Workshop,
 ) -> list[Timeline]:
-    """Records the scenarios in which the best rule is furthest ahead of a stable baseline.
-
-    A scenario with a view of its own is left out.
+    """Returns what the baseline and the best other router did in each scenario's first run.
 
     Args:
-        suite: of the settings.
+        found: by the suite.
+        suite: its settings.
         scenarios: that it names, as read.
-        found: what it found.
         observation: what routers are told that do not ask for anything.
-        traces: folder of the public traces.
+        workshop: where the traces are and who loads policies.
+
+    Returns:
+        One per scenario in which a router is stable.
     """
     entrants = entrants_of(suite.routers, suite.baseline)
-    read = {one.name: one for one in scenarios if not one.view}
-    ahead = []
+    given = {one.name: one for one in scenarios}
+    timelines = []
     for result in found.scenarios:
-        best = _best(result, [title for title, one in entrants.items() if not is_policy(one)])
-        if best is not None and result.name in read:
-            ratio = result.ratio_to_baseline[METRIC][best].value
-            ahead.append((ratio, result.name, result.title, best))
-    recorded = []
-    for _, name, title, best in sorted(ahead)[:SHOWN]:
-        scenario, _ = settled(read[name], traces)
-        stage, evaluation = Stage.of(scenario), suite.evaluation(read[name])
-        workload = stage.workload(0, evaluation)
-        cluster = stage.replicas(0, evaluation, slow_until(workload))
-        routers = {one: make(entrants[one]) for one in (suite.baseline, best)}
-        recorded.append(timeline(name, title, routers, workload, cluster, evaluation, observation))
-    return recorded
+        routers = {title: entrants[title] for title in side_by_side(result)}
+        if routers:
+            one = given[result.name]
+            timelines.append(_first_run(result, one, routers, suite, observation, workshop))
+    return timelines
 
 
-def _best(result: ScenarioResult, rules: Sequence[str]) -> str | None:
-    """Returns the rule with the lowest ratio, if it is not the baseline."""
-    ratios = result.ratio_to_baseline.get(METRIC, {})
-    fair = [one for one in ratios if one in rules and one not in result.upper_bounds]
-    best = min(fair, key=lambda one: ratios[one].value, default=None)
-    return None if best == result.baseline or result.baseline not in rules else best
+def _first_run(
+    result: ScenarioResult,
+    given: ScenarioConfig,
+    routers: dict[str, str],
+    suite: SuiteConfig,
+    observation: ObservationConfig,
+    workshop: Workshop,
+) -> Timeline:
+    scenario, _ = settled(given, workshop.traces)
+    evaluation = suite.evaluation(given)
+    cells = {
+        title: Cell(scenario, evaluation, observation, router, first=0, runs=1)
+        for title, router in routers.items()
+    }
+    outcomes = {
+        title: outcomes_of(serve_cell(cell, workshop.load_policy))[0]
+        for title, cell in cells.items()
+    }
+    (workload,), (cluster,) = staged(next(iter(cells.values())))
+    words = result.detail or result.title
+    return timeline(result.name, words, outcomes, workload, cluster, engine=evaluation.engine)

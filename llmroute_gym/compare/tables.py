@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from llmroute_gym.compare.palette import BETTER, WORSE, Style, shade
 from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suite_result import Ratios, ScenarioResult
+from llmroute_gym.compare.suite_result import MORE_IS_BETTER, Ratios, ScenarioResult
 from llmroute_gym.ground.metrics import METRICS
 
 COLUMNS = (
@@ -55,7 +55,7 @@ def heat_map(
         metric: one of `llmroute_gym.compare.suite_result.RATIOS`.
         styles: of the routers; each has a row.
     """
-    more_is_better = not METRICS[metric].latency
+    more_is_better = metric in MORE_IS_BETTER
     bounds = {router for one in scenarios for router in one.upper_bounds}
     rows: dict[bool, list[str]] = {False: [], True: []}
     for router in styles:
@@ -147,8 +147,8 @@ def _order(number: float) -> str:
 def _grows(scenario: ScenarioResult, router: str, columns: int) -> str:
     growth = plain(scenario.unstable[router])
     if columns == 1:
-        return f'<td class="unstable">unstable<small>grows by {growth}/s</small></td>'
-    said = f"unstable: requests in the system grow by {growth} per second"
+        return f'<td class="unstable">unstable<small>queue +{growth}/s</small></td>'
+    said = f"unstable: {growth} more requests wait each second"
     return f'<td class="unstable" colspan="{columns}">{said}</td>'
 
 

@@ -172,7 +172,7 @@ def test_an_unstable_router_has_no_number(
     table = text[text.index(f'id="scenario-{place}"') :]
     row = re.search(r"<tr><th[^>]*><svg.*?</svg> random</th>(.*?)</tr>", table)
     assert row is not None
-    assert "grow by 0.250 per second" in row[1]
+    assert "unstable: 0.250 more requests wait each second" in row[1]
     assert "data-value" not in row[1]
     metas = [trace.get("meta") for trace in figures[f"tail-{place}-e2e"]["data"]]
     assert "random" not in metas
