@@ -17,6 +17,7 @@ from llmroute_gym.demos.layout import DemoLayout
 from llmroute_gym.envs import LLMRouteEnv
 from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make
+from llmroute_gym.routers.gateways import at_gateways
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.sim.sources import WorkloadSource
@@ -233,10 +234,9 @@ def play(
         engine=settings.engine,
     )
     streams = _streams(settings, plan.episode)
-    router = make(name)
-    router.meet(cluster)
-    router.reset(len(cluster), settings.requests_per_episode, streams["router"])
-    decider = _DisturbedRouter(router, plan.disturbed, streams["placements"])
+    gateways, n_requests = settings.observation.gateways, settings.requests_per_episode
+    routers = at_gateways(make(name), gateways, cluster, n_requests, streams["router"])
+    decider = _DisturbedRouter(routers, plan.disturbed, streams["placements"])
     env_seed = int(streams["env"].integers(2**31))
     observations, masks, actions, rewards = _decisions(env, env_seed, decider)
     steps = plan.recorded
@@ -261,19 +261,23 @@ class _DisturbedRouter:
     """A router, and in its place random placements that favour some replicas in each burst.
 
     Args:
-        router: decides where nothing disturbs; it is not told of the other placements.
+        routers: take the decisions in turn where nothing disturbs; they are not told of the other
+            placements.
         disturbed: (n_requests,) bool.
         rng: draws the placements.
     """
 
     def __init__(
-        self, router: Router, disturbed: npt.NDArray[np.bool_], rng: np.random.Generator
+        self,
+        routers: Sequence[Router],
+        disturbed: npt.NDArray[np.bool_],
+        rng: np.random.Generator,
     ) -> None:
-        self.router, self.disturbed, self.rng = router, disturbed, rng
+        self.routers, self.disturbed, self.rng = routers, disturbed, rng
 
     def decide(self, step: int, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
         if not self.disturbed[step]:
-            return self.router.route(rows, mask)
+            return self.routers[step % len(self.routers)].route(rows, mask)
         if step == 0 or not self.disturbed[step - 1]:
             self.weights = self.rng.dirichlet(np.ones(len(mask)))
         allowed = np.where(mask, self.weights + 1e-9, 0.0)
@@ -287,7 +291,8 @@ def _decisions(
     observations, masks, rewards = [], [], []
     actions: list[int] = []
     observation, info = env.reset(seed=seed)
-    decider.router.attend(env.run)
+    for router in decider.routers:
+        router.attend(env.run)
     terminated = False
     while not terminated:
         mask = info["action_mask"].astype(np.bool_)

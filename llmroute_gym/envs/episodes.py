@@ -9,7 +9,7 @@ from llmroute_gym.envs.observation import HIGH, SCALE, Columns, with_states
 from llmroute_gym.envs.reward import RewardTerms, term_units, term_weights
 from llmroute_gym.envs.vector_step import observe_all, step_all
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.signals import N_SIGNALS, VERSION_1, Signal
+from llmroute_gym.ground.signals import N_SIGNALS, SIGNAL_NAMES, VERSION_1, Signal
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.runs import NoNodesError
 from llmroute_gym.sim.outcome import Outcome
@@ -17,6 +17,8 @@ from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.submission import check_some_available, choosable, fitting
 from llmroute_gym.sim.workload import Workload
 
+_WEIGHED = {SIGNAL_NAMES[one] for one in (Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS)}
+"""Columns that cost a look-up per decision."""
 FIRST_LONGEST = 4096
 """Tokens of a request that the tables reach before a longer one has been seen."""
 
@@ -56,7 +58,13 @@ class Episodes:
         self._chosen = self._columns.signals[: 0 if usual else None]
         self._whole = np.zeros((len(cluster), N_SIGNALS), dtype=np.float32)
         self._memory = Memory(
-            cluster, num_envs, n_requests, FIRST_LONGEST, observation, reward.latency_threshold
+            cluster,
+            num_envs,
+            n_requests,
+            FIRST_LONGEST,
+            observation,
+            reward.latency_threshold,
+            weighs=not _WEIGHED.isdisjoint(self._columns.names),
         )
         self._fits: dict[int, tuple[BoolArray, BoolArray]] = {}
         self._drained: set[int] = set()
@@ -212,7 +220,10 @@ class Episodes:
         return out
 
     def rows(self, index: int) -> FloatArray:
-        """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS)."""
+        """Returns the unscaled rows of one environment, shape (n_replicas, N_SIGNALS).
+
+        What was uncached of the requests in flight is in them only if a policy's column shows it.
+        """
         rows = self._memory.rows(index, self._workload(index))
         rows[:, Signal.AVAILABLE] = self.available[index]
         rows[:, Signal.FITS] = self._fits_now(index)

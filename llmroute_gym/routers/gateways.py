@@ -1,20 +1,40 @@
 """The routers of a run, one for each gateway, and when they are taught."""
 
-import copy
+from copy import deepcopy
 
 import numpy as np
 
 from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.lessons import Lesson
+from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Run
+
+
+def at_gateways(
+    router: Router, gateways: int, cluster: Cluster, n_requests: int, rng: np.random.Generator
+) -> list[Router]:
+    """Returns the router of each gateway, reset; decision i of a run is the (i mod gateways)-th's.
+
+    Args:
+        router: is itself the only one; of several each is a copy, with randomness of its own.
+        gateways: how many.
+        cluster: what they choose from.
+        n_requests: requests to come to all of them together.
+        rng: all of their randomness.
+    """
+    routers = [router] if gateways == 1 else [deepcopy(router) for _ in range(gateways)]
+    streams = [rng] if gateways == 1 else rng.spawn(gateways)
+    for one, own in zip(routers, streams, strict=True):
+        one.meet(cluster)
+        one.reset(len(cluster), n_requests, own)
+    return routers
 
 
 class Gateways:
     """The routers of a run of which nothing has happened yet; they forget the past.
 
     Args:
-        run: its observation says how many gateways there are; each but a single one gets a copy of
-            the router and random numbers of its own.
+        run: its observation says how many gateways there are.
         router: any.
         rng: all randomness.
 
@@ -23,14 +43,12 @@ class Gateways:
     """
 
     def __init__(self, run: Run, router: Router, rng: np.random.Generator) -> None:
-        n = run.observation.gateways
-        self.routers = [router] if n == 1 else [copy.deepcopy(router) for _ in range(n)]
+        n, n_requests = run.observation.gateways, len(run.workload)
+        self.routers = at_gateways(router, n, run.cluster, n_requests, rng)
         self._run = run
-        for one, own in zip(self.routers, [rng] if n == 1 else rng.spawn(n), strict=True):
-            one.meet(run.cluster)
-            one.reset(len(run.cluster), len(run.workload), own)
+        for one in self.routers:
             one.attend(run)
-        self._lessons = [iter(one.lessons(len(run.workload))) for one in self.routers]
+        self._lessons = [iter(one.lessons(n_requests)) for one in self.routers]
         self._due = [self._following(gateway) for gateway in range(n)]
 
     def router(self) -> Router:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, checked_name, shown
 from llmroute_gym.ground.checks import count
 from llmroute_gym.routers import Router, make
@@ -27,6 +28,7 @@ def simulate(
     *,
     engine: EngineName = "compiled",
     seed: int | None = None,
+    observation: ObservationConfig | None = None,
 ) -> Outcome:
     """Serves a workload with a cluster behind a router.
 
@@ -41,13 +43,16 @@ def simulate(
         engine: `compiled` (Numba) or `reference` (SimPy, readable); the numbers are the same.
         seed: an integer >= 0 that seeds a router that draws random numbers; None draws others
             each time.
+        observation: what the router is told in place of what it asks for: how old that is, or by
+            how many gateways decisions are taken, each of which then has a copy of the router. None
+            leaves it to the router. It changes nothing where integers fix the replicas.
 
     Returns:
         Every request, finished or rejected, in workload order.
 
     Raises:
-        InputError: an argument has the wrong type, the router or engine is unknown, the seed is
-            negative, an assignment has the wrong shape or an index outside the cluster, or a
+        InputError: an argument has the wrong type or is out of range, the router or engine is
+            unknown, an assignment has the wrong shape or an index outside the cluster, or a
             request can run on no replica.
     """
     rng = np.random.default_rng(None if seed is None else count("seed", seed, at_least=0))
@@ -56,7 +61,13 @@ def simulate(
         router = make(router)
     elif not isinstance(router, Router):
         router = adapted(router) or router
-    observation = router.observation if isinstance(router, Router) else None
+    if observation is None:
+        observation = router.observation if isinstance(router, Router) else None
+    elif not isinstance(observation, ObservationConfig):
+        raise InputError(
+            f"observation must be an ObservationConfig, got {shown(observation)}; write "
+            "ObservationConfig(information=..., gateways=...)"
+        )
     predicted = None
     if observation is not None and isinstance(workload, Workload):
         predicted = predicted_output_tokens(

@@ -53,7 +53,8 @@ COUNTS: Final = 29  # to a replica's word and this SILENT and so on are added, l
 FIRST_GATE: Final = 30  # the two of the first router
 FIRST_COUNTS: Final = 31
 NAMES: Final = 32  # NAME_WORDS per request, -1 where nobody asks for them or none has any
-CLUSTER_WORDS: Final = 33
+WEIGHS: Final = 33  # 1 if routers look up what is cached of each request that they send
+CLUSTER_WORDS: Final = 34
 
 GATE_WORDS: Final = READ_AT + 1 - E2E_WEIGHT
 """A single router counts in the rows of cluster and replicas. Several have rows of their own, and

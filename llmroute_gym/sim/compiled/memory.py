@@ -58,6 +58,8 @@ class Memory:
         longest_request: most prompt and output tokens of a request.
         observation: what a row tells.
         late_after_s: age from which a request counts as late, seconds.
+        weighs: whether rows tell apart what was cached of the requests in flight; if not, all
+            their tokens count as uncached.
 
     Raises:
         InputError: there are more requests than it can hold.
@@ -77,7 +79,9 @@ class Memory:
         longest_request: int,
         observation: ObservationConfig,
         late_after_s: float,
+        weighs: bool = True,
     ) -> None:
+        self._weighs = weighs
         self._cluster = cluster
         self._n_requests = n_requests
         self._observation = observation
@@ -166,6 +170,7 @@ class Memory:
             self._observation.gateways,
             self._gate(index) - at.E2E_WEIGHT,
             self._counts(0) - at.SILENT,
+            self._weighs,
             self.ints,
             self.floats,
         )

@@ -23,6 +23,7 @@ def write_cluster(
     gateways: int,
     first_gate: int,
     first_counts: int,
+    weighs: bool,
     ints: IntArray,
     floats: FloatArray,
 ) -> None:
@@ -45,6 +46,7 @@ def write_cluster(
     ints[cluster + at.GATE] = ints[cluster + at.FIRST_GATE] = first_gate
     ints[cluster + at.COUNTS] = ints[cluster + at.FIRST_COUNTS] = first_counts
     ints[cluster + at.NAMES] = -1
+    ints[cluster + at.WEIGHS] = weighs
     for g in range(gateways):
         gate = first_gate + g * at.GATE_WORDS
         floats[gate + at.E2E_WEIGHT] = 0.0

@@ -281,7 +281,7 @@ def place(
         counts = ints[cluster + at.COUNTS]
         assume(counts >= 0)
         uncached = ints[request + at.ORIGINAL_PROMPT]
-        if stores is not None:
+        if stores is not None and ints[cluster + at.WEIGHS] == 1:
             uncached -= tokens_seen(cluster, replica, request, ints, floats)
         note_sender(request, counts, uncached, ints)
         arrive(replica, request, True, stores, ints)
