@@ -21,7 +21,15 @@
 | since_last_arrival_s | s | 1 | 256 |
 | remaining_tokens | tokens | 1/32768 | 256 |
 | rounds_since_chosen | decisions / replicas | 1/2 | 256 |
-| fits (only where named) | 0 or 1 | 1 | 1 |
+| fits | 0 or 1 | 1 | 1 |
+| in_flight | requests | 1/32 | 256 |
+| uncached_tokens | tokens | 1/8192 | 256 |
+| uncached_pairs | squared tokens | 2^-24 | 256 |
+| view_tokens | tokens | 2^-19 | 256 |
+| hit_rate | share | 1 | 1 |
+
+The last six only where they are named. `now_s`, `session` and `prompt_head` are no columns: they
+are for rules.
 """
 
 from collections.abc import Sequence

@@ -16,12 +16,18 @@ FADED: Final = 1e-12
 """Below this weight an average has forgotten all it saw and reads 0."""
 BOUND: Final = 256.0
 """What most scaled columns are clipped to."""
+NO_NAME: Final = -1.0
+"""What `SESSION` and `PROMPT_HEAD` say of a request that has none."""
 ENGINE: Final = True
 """Marks the signals that the engines report: they age with `signal_interval_s`."""
 
 
 class Signal(IntEnum):
     """Columns of a row, in order. "Router" is what the column holds with `information="router"`.
+
+    With `information="metrics"` the engines tell `WAITING`, `RUNNING`, `KV_USAGE` and `HIT_RATE`;
+    all else is as with `router`. Each of several gateways has rows of its own: what a router counts
+    is what it sent itself, and arrivals, completions and decisions are its own.
 
     Attributes:
         scale: what a policy's column is multiplied by; a power of two, so that a whole number
@@ -58,7 +64,7 @@ class Signal(IntEnum):
     TTFT_S = 7, 1 / 2, BOUND, ENGINE
     """Exponential average of times to first token, seconds."""
     SPEED = 8, 1.0, BOUND
-    """The replica's speed factor."""
+    """The replica's speed factor; 1 with `speed_hidden`."""
     AVAILABLE = 9, 1.0, 1.0
     """1 if the replica takes requests now."""
     PROMPT_TOKENS = 10, 1 / 2048, BOUND
@@ -98,9 +104,12 @@ class Signal(IntEnum):
     UNCACHED_PAIRS = 25, 2.0**-24, BOUND
     """Sum over the same of u (p - u / 2): u uncached ones of p prompt tokens, squared tokens."""
     VIEW_TOKENS = 26, 2.0**-19, BOUND
-    """Tokens that the router takes to be in the replica's prefix cache, as `prefix_view` has it."""
+    """Tokens of all blocks in the router's own tree of the replica; 0 with any other view."""
     HIT_RATE = 27, 1.0, 1.0, ENGINE
-    """Share of all prompt tokens so far that the replica found in its prefix cache, 0 to 1."""
+    """Share of all admitted prompts' tokens that the replica found in its prefix cache, 0 to 1.
+
+    Each request counts at its first admission. Router: 0.
+    """
 
 
 N_SIGNALS = len(Signal)

@@ -3,13 +3,12 @@
 import numpy as np
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
+from llmroute_gym.ground.signals import NO_NAME
 from llmroute_gym.sim.content import Content
 from llmroute_gym.sim.workload import Workload
 
 HEAD_TOKENS = 256
 """Leading tokens of a prompt that name it."""
-NOBODY = -1.0
-"""The name of what has none."""
 
 
 def identities(workload: Workload) -> FloatArray:
@@ -18,7 +17,7 @@ def identities(workload: Workload) -> FloatArray:
     Two heads have the same name if and only if the first 256 tokens of the prompts are the same, or
     all of them where there are fewer. A request that lacks one of the two has -1 there.
     """
-    names = np.full((len(workload), 2), NOBODY)
+    names = np.full((len(workload), 2), NO_NAME)
     if workload.session is not None:
         names[:, 0] = workload.session
     if workload.content is not None:

@@ -355,6 +355,16 @@ def test_multirun_gives_each_job_its_folder(
         (ObservationConfig(prefix_view="event"), "available: events, tree; did you mean 'events'?"),
         (ObservationConfig(events_lag_s=float("inf")), "events_lag_s must be a number >= 0"),
         (ObservationConfig(tree_blocks=0), "observation.tree_blocks must be >= 1, got 0"),
+        (ObservationConfig(information="metric"), "did you mean 'metrics'?"),
+        (ObservationConfig(gateways=0), "observation.gateways must be >= 1, got 0"),
+        (ObservationConfig(gateways=1.5), "gateways must be an integer >= 1, got 1.5"),  # type: ignore[arg-type]
+        *(
+            (
+                ObservationConfig(columns=["waiting", name]),
+                f"columns has {name}, which is a name, no",
+            )
+            for name in ("now_s", "session", "prompt_head")
+        ),
         (ModelConfig(critic_sizes=[0]), "model.critic_sizes must be >= 1, got 0"),
         (TemperatureConfig(base_temperature=0.1), "temperature.base_temperature must lie between"),
     ],

@@ -11,6 +11,7 @@ import llmroute_gym  # noqa: F401  (registers the environment)
 from llmroute_gym.config import RewardConfig
 from llmroute_gym.envs import LLMRouteEnv, LLMRouteVectorEnv
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import IDENTITIES, SIGNAL_NAMES
 from llmroute_gym.sim import Cluster, Replica, Signal
 from llmroute_gym.sim.arrivals import arrival_process
 from llmroute_gym.sim.batch_time import FormulaBatchTime
@@ -18,6 +19,7 @@ from llmroute_gym.sim.lengths import length_model
 from llmroute_gym.sim.sources import SyntheticWorkload
 from llmroute_gym.sim.workload import Workload
 from tests.sim.strategies import Case, random_case, seeds, with_waiting
+from tests.sim.view_cases import random_view_case
 from tests.sim.vllm_cases import random_vllm_case
 
 EPISODE = 20
@@ -73,6 +75,15 @@ def test_each_environment_is_the_reference_engine_on_a_random_case(seed: int) ->
 def test_each_environment_is_the_reference_engine_where_prefixes_are_shared(seed: int) -> None:
     case = random_vllm_case(3 * SEED + seed)
     assert_reference(with_waiting(case, seed) if seed % 4 == 3 else case)
+
+
+@pytest.mark.filterwarnings("ignore:a batch lies outside the batch-time table")
+@seeds(160)
+def test_each_environment_shows_every_view_of_the_reference_engine(seed: int) -> None:
+    case = random_view_case(4 * SEED + seed)
+    columns = [name for name in SIGNAL_NAMES if SIGNAL_NAMES.index(name) not in IDENTITIES]
+    told = replace(case.options["observation"], columns=columns)
+    assert_reference(case._replace(options={**case.options, "observation": told}))
 
 
 def assert_reference(case: Case) -> None:

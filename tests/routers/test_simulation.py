@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from llmroute_gym import Cluster, InputError, Replica, Workload, simulate
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.sim import FormulaBatchTime, Signal
 from llmroute_gym.sim.engines import EngineName
@@ -202,3 +203,65 @@ def test_one_request_on_one_replica(engine: EngineName) -> None:
     outcome = simulate(alone, Cluster((Replica(MODEL),)), "lor", engine=engine)
     assert outcome.e2e_s[0] == pytest.approx(0.01 + 1e-4 * 100, rel=1e-9)
     assert outcome.summary()["requests"] == 1
+
+
+class CountsItself(Router):
+    """Cyclic, starting anywhere; a memory and a draw of its own."""
+
+    name = "counts_itself"
+
+    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
+        self.next = int(rng.integers(n_replicas))
+        self.n = n_replicas
+
+    def route(self, rows: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> int:
+        self.next = (self.next + 1) % self.n
+        return self.next
+
+
+@pytest.mark.parametrize("gateways", [1, 2, 3])
+def test_each_gateway_has_a_memory_and_draws_of_its_own(gateways: int, engine: EngineName) -> None:
+    router, told = CountsItself(), ObservationConfig(gateways=gateways)
+    outcome = simulate(workload(), THREE, router, engine=engine, seed=1, observation=told)
+    rng = np.random.default_rng(1)
+    rng.spawn(1)  # guesses of output lengths
+    starts = [int(own.integers(3)) for own in (rng.spawn(gateways) if gateways > 1 else [rng])]
+    expected = [(starts[i % gateways] + i // gateways + 1) % 3 for i in range(60)]
+    assert outcome.replica.tolist() == expected
+    again = simulate(workload(), THREE, router, engine=engine, seed=1, observation=told)
+    np.testing.assert_array_equal(again.replica, outcome.replica)
+
+
+@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize(
+    "told",
+    [
+        ObservationConfig(gateways=2),
+        ObservationConfig(information="metrics", signal_interval_s=1.0),
+        ObservationConfig(information="router", speed_hidden=True),
+    ],
+)
+def test_engines_agree_whatever_a_rule_is_told(name: str, told: ObservationConfig) -> None:
+    compiled, reference = (
+        simulate(workload(), THREE, name, engine=engine, seed=5, observation=told)
+        for engine in ("compiled", "reference")
+    )
+    np.testing.assert_array_equal(compiled.replica, reference.replica)
+
+
+def test_what_is_told_replaces_what_a_router_asks_for(engine: EngineName) -> None:
+    router = Recorder()
+    router.observation = ObservationConfig(information="oracle")
+    told = ObservationConfig(information="router")
+    for observation, shown in ((None, True), (told, False)):
+        router.rows.clear()
+        simulate(workload(), THREE, router, engine=engine, observation=observation)
+        assert np.array(router.rows)[..., Signal.REMAINING_TOKENS].any() == shown
+
+
+@pytest.mark.parametrize("wrong", ["metrics", {"gateways": 2}])
+def test_wrong_observations_are_one_sentence(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"observation must be an ObservationConfig, got .*write"):
+        simulate(workload(), THREE, "lor", observation=wrong)
+    with pytest.raises(InputError, match=r"observation\.gateways must be >= 1, got 0"):
+        simulate(workload(), THREE, "lor", observation=ObservationConfig(gateways=0))

@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.ground.arrays import FloatArray, IntArray
-from llmroute_gym.ground.signals import AGING, FADED, RATE_TIME_S, Signal
+from llmroute_gym.ground.signals import AGING, FADED, NO_NAME, RATE_TIME_S, Signal
 from llmroute_gym.sim.compiled import kv_layout as kv
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.blocks import decode_blocks
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.views import kept_tokens, write_cached
-from llmroute_gym.sim.identities import NOBODY
 
 _SURE_AGE_S = -0.9 * math.log(FADED) * RATE_TIME_S
 """Within this time a value of weight 1 cannot have faded."""
@@ -218,7 +217,7 @@ def write_rows(
     assume(gate >= 0)
     further = n_columns > _FITS
     prompt = output = since = 0.0
-    session = head = NOBODY
+    session = head = NO_NAME
     if request < ints[cluster + at.LAST_REQUEST]:
         prompt = float(ints[request + at.ORIGINAL_PROMPT])
         output = floats[request + at.PREDICTED]

@@ -10,9 +10,8 @@ import simpy
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
-from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, Signal
+from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, NO_NAME, Signal
 from llmroute_gym.sim.averages import FadingAverage
-from llmroute_gym.sim.identities import NOBODY
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference.block_names import block_names
 from llmroute_gym.sim.reference.gateway import Gateway
@@ -284,7 +283,7 @@ class ReferenceRun(Run):
             row[Signal.SPEED] = 1.0 if self.observation.speed_hidden else process.replica.speed
         rows[:, Signal.AVAILABLE] = self.available()
         rows[:, Signal.FITS] = self.fits()
-        rows[:, [Signal.SESSION, Signal.PROMPT_HEAD]] = NOBODY
+        rows[:, [Signal.SESSION, Signal.PROMPT_HEAD]] = NO_NAME
         if not self.done:
             gateway.write_request(rows, self._requests[self.request], self.now_s)
             rows[:, Signal.PROMPT_TOKENS] = self.workload.prompt_tokens[self.request]
