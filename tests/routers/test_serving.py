@@ -97,6 +97,8 @@ RULES: tuple[Callable[[], Rule], ...] = (Weighed, Drawn, Remembered)
 
 def case_of(seed: int) -> Case:
     case = (random_vllm_case if seed % 2 else random_case)(30_000_000 + seed)
+    told = replace(case.options["observation"], gateways=1 + seed % 5 % 3)
+    case = case._replace(options={**case.options, "observation": told})
     return with_waiting(case, seed) if seed % 4 > 1 else case
 
 
@@ -162,7 +164,7 @@ def test_a_subclass_that_routes_otherwise_is_asked() -> None:
 
 
 def test_parts_of_a_run_make_the_whole() -> None:
-    case = case_of(5)
+    case = random_vllm_case(5)
     whole, parts = case.start("compiled"), case.start("compiled")
     serve_by_rule(whole, Remembered(), np.random.default_rng(0))
     assert isinstance(parts, CompiledRun)

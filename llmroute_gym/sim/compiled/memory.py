@@ -182,15 +182,20 @@ class Memory:
             pop_arrival(cluster, self.ints, self.floats)
         self._caches.start(self, index, workload)
         if self._name_words:
-            self.show_names(index, workload)
+            self._write_names(index, workload)
 
     def show_names(self, index: int, workload: Workload) -> None:
-        """Shows sessions and heads of prompts in the rows from now on, in all environments.
+        """Shows sessions and heads of prompts, if there are any, in the rows from now on.
 
         Args:
             index: the environment.
             workload: what it was started with.
         """
+        named = workload.session is not None or workload.content is not None
+        if named and self.ints[index * at.CLUSTER_WORDS + at.NAMES] < 0:
+            self._write_names(index, workload)
+
+    def _write_names(self, index: int, workload: Workload) -> None:
         if self._name_words == 0:
             self._name_words = at.NAME_WORDS * self._n_requests
             self._first_name = self.append(len(self.clusters) * self._name_words)
@@ -272,9 +277,7 @@ class Memory:
             index: the environment.
             workload: what it was started with.
         """
-        named = workload.session is not None or workload.content is not None
-        if named and self.ints[index * at.CLUSTER_WORDS + at.NAMES] < 0:
-            self.show_names(index, workload)
+        self.show_names(index, workload)
         rows = np.zeros((len(self._cluster), N_SIGNALS))
         write_rows(
             index * at.CLUSTER_WORDS, ONES, UNBOUNDED, rows, self.stores, self.ints, self.floats

@@ -123,6 +123,7 @@ class CompiledRun(Run):
         available = self._available.copy()
         rows, mask = np.zeros((n_replicas, N_SIGNALS)), np.empty(n_replicas, dtype=np.bool_)
         before, room = memory.copy(), self._memory
+        room.show_names(0, self.workload)
         while True:
             try:
                 stopped, choice = serve_by(
