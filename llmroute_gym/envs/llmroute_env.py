@@ -53,8 +53,8 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
     ## Observation Space
     `Box(N, 19)` float32: row r holds what is known about sending this request to replica r. The
     columns with units and scales stand in `llmroute_gym.envs.observation`, others than the
-    nineteen are named in `observation={"columns": [...]}`; what
-    `information="metrics"`, `"router"` and `"oracle"` change, in `llmroute_gym.ground.signals.Signal`.
+    nineteen are named in `observation={"columns": [...]}`; what `information="metrics"`,
+    `"router"` and `"oracle"` change, in `llmroute_gym.ground.signals.Signal`.
 
     ## Rewards
     A weighted sum of throughput, latency, tail and imbalance, see `llmroute_gym.envs.reward`. The

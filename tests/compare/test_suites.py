@@ -19,6 +19,7 @@ from llmroute_gym.compare.requests import common_workloads
 from llmroute_gym.compare.scenarios import Rate, read_scenario, settled, trace_file
 from llmroute_gym.compare.stability import growth, growth_of
 from llmroute_gym.compare.suite_result import SuiteResult
+from llmroute_gym.compare.suite_timelines import suite_timelines
 from llmroute_gym.compare.suites import Workshop, run_suite
 from llmroute_gym.compare.summary import summed_up
 from llmroute_gym.compare.verify import verify
@@ -309,3 +310,18 @@ def test_suites_that_are_shipped_name_what_there_is() -> None:
         assert suite.validate().name == file.stem
         assert suites.entrants_of(suite.routers, suite.baseline)
         assert all(read_scenario(one).name == one for one in suite.scenarios)
+
+
+def test_timelines_show_the_first_run(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    scenarios, told = (CALM, UNEVEN), ObservationConfig()
+    found = run_suite(TINY, scenarios, told, workshop)
+    shown = suite_timelines(found, TINY, scenarios, told, workshop)
+    assert [one.scenario for one in shown] == ["calm", "uneven"]
+    for one in shown:
+        first, second = one.courses
+        assert first.router == "round_robin"
+        assert second.router in ("random", "lor")
+        np.testing.assert_array_equal(first.at_s, second.at_s)
+        counts = np.bincount(first.replica, minlength=first.waiting.shape[1])
+        assert counts.max() - counts.min() <= 1
