@@ -90,7 +90,7 @@ def _unknown_key(key: str, node: DictConfig) -> str:
 
 def _holds(node: DictConfig, group: str, leaf: str) -> bool:
     inner = node._get_node(group)
-    return isinstance(inner, DictConfig) and leaf in inner
+    return isinstance(inner, DictConfig) and not inner._is_none() and leaf in inner
 
 
 def reject_added_keys(node: DictConfig, prefix: str = "") -> None:

@@ -113,7 +113,7 @@ def options() -> list[str]:
     return sorted(
         f"{file.relative_to(root).parent}={file.stem}"
         for file in root.rglob("*/*.yaml")
-        if file.parent.name != "exp"
+        if file.parent.name not in ("exp", "scenario", "suite")
     )
 
 
