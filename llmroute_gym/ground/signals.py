@@ -25,9 +25,10 @@ ENGINE: Final = True
 class Signal(IntEnum):
     """Columns of a row, in order. "Router" is what the column holds with `information="router"`.
 
-    With `information="metrics"` the engines tell `WAITING`, `RUNNING`, `KV_USAGE` and `HIT_RATE`;
-    all else is as with `router`. Each of several gateways has rows of its own: what a router counts
-    is what it sent itself, and arrivals, completions and decisions are its own.
+    With `information="metrics"` the engines tell `WAITING`, `RUNNING`, `KV_USAGE`, `HIT_RATE` and
+    `BATCH_TIME_S` (vLLM's time between tokens); all else is as with `router`. Each of several
+    gateways has rows of its own: what a router counts is what it sent itself, and arrivals,
+    completions and decisions are its own.
 
     Attributes:
         scale: what a policy's column is multiplied by; a power of two, so that a whole number

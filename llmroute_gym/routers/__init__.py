@@ -17,6 +17,7 @@ from llmroute_gym.routers.aibrix import (
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.description import Description
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
@@ -50,6 +51,8 @@ _ROUTERS: dict[str, type[Router]] = {
         AibrixPrefix,
         AibrixPrefixHelm,
         LeastKv,
+        # estimated_latency
+        EstimatedLatency,
         # hybrid
         LeastOutstandingHybrid,
         # llmd

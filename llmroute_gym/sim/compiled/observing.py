@@ -170,12 +170,12 @@ def _read_counts(counted: int, now: float, alone: bool, ints: IntArray, floats: 
     floats[counted + _SEEN_PENDING_PROMPT_TOKENS] = ints[counted + at.SILENT_PROMPT]
     floats[counted + _SEEN_CONTEXT_TOKENS] = ints[counted + at.STREAMING_PROMPT]
     floats[counted + _SEEN_OLDEST_WAITING_S] = _oldest_silent(counted, now, ints, floats)
-    floats[counted + _SEEN_BATCH_TIME_S] = 0.0
     floats[counted + _SEEN_TTFT_S] = _mean_ttft(counted, now, floats)
     if alone:
         floats[counted + _SEEN_WAITING] = ints[counted + at.SILENT]
         floats[counted + _SEEN_RUNNING] = ints[counted + at.STREAMING]
         floats[counted + _SEEN_KV_USAGE] = 0.0
+        floats[counted + _SEEN_BATCH_TIME_S] = 0.0
         floats[counted + _SEEN_HIT_RATE] = 0.0
 
 

@@ -71,12 +71,11 @@ class SentRequests:
             row[Signal.CONTEXT_TOKENS] = sum(self._prompts.values()) - in_prompts
             oldest_s = min((request.arrived_at_s for request, _ in silent), default=now_s)
             row[Signal.OLDEST_WAITING_S] = now_s - oldest_s
-            row[Signal.BATCH_TIME_S] = 0.0
             row[Signal.TTFT_S] = self._ttft.mean(now_s)
         if information == "router":
             row[Signal.WAITING] = len(silent)
             row[Signal.RUNNING] = len(self._prompts) - len(silent)
-            row[Signal.KV_USAGE] = row[Signal.HIT_RATE] = 0.0
+            row[[Signal.KV_USAGE, Signal.BATCH_TIME_S, Signal.HIT_RATE]] = 0.0
 
 
 class Gateway:
