@@ -15,8 +15,13 @@ from llmroute_gym.errors import InputError, given_twice, unknown_name
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of the file system that are no fault of the program."""
-PLUGINS = ("hydra/launcher/joblib", "hydra/sweeper/optuna")
-"""Options that the extra ``sweep`` brings."""
+PLUGINS = {
+    "hydra/launcher/joblib": "sweep",
+    "hydra/sweeper/optuna": "sweep",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
+"""Options to the extra that brings them."""
 
 
 def sentence(error: Exception) -> str:
@@ -71,7 +76,7 @@ def _missing_option(missing: str, error: MissingConfigException) -> str:
     if missing in PLUGINS:
         return (
             f"{group}={option} needs a plugin that is not installed; "
-            "pip install 'llmroute-gym[sweep]'"
+            f"pip install 'llmroute-gym[{PLUGINS[missing]}]'"
         )
     if error.options:
         return str(unknown_name(f"option of {group}", option, error.options))

@@ -72,16 +72,24 @@ def test_what_is_no_setting_is_told_why(command: Command, typed: str, words: str
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("option", ["hydra/launcher=joblib", "hydra/sweeper=optuna"])
-def test_a_plugin_that_is_missing_names_the_extra(command: Command, option: str) -> None:
-    plugin = {"joblib": "hydra_joblib_launcher", "optuna": "hydra_optuna_sweeper"}[option[-6:]]
+@pytest.mark.parametrize(
+    ("option", "plugin", "extra"),
+    [
+        ("hydra/launcher=joblib", "hydra_joblib_launcher", "sweep"),
+        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "sweep"),
+        ("hydra/launcher=submitit_slurm", "hydra_submitit_launcher", "slurm"),
+    ],
+)
+def test_a_plugin_that_is_missing_names_the_extra(
+    command: Command, option: str, plugin: str, extra: str
+) -> None:
     with suppress(ModuleNotFoundError):
         if find_spec(f"hydra_plugins.{plugin}"):
             pytest.skip("the plugin is installed")
     code, _, said = command("-m", option, "seed=1,2")
     assert code == 2
     assert said == (
-        f"{option} needs a plugin that is not installed; pip install 'llmroute-gym[sweep]'\n"
+        f"{option} needs a plugin that is not installed; pip install 'llmroute-gym[{extra}]'\n"
     )
     assert "available: basic" in command("-m", "hydra/launcher=job", "seed=1,2")[2]
 
