@@ -1,22 +1,28 @@
 """What was measured of clusters and published, and the same clusters simulated."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from measuring import DATA
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.piecewise_time import PiecewiseBatchTime
 from llmroute_gym.sim.prefixes import SharedPrefix
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.workload import Workload
 
 PUBLISHED = DATA / "published"
-STAGES = (
+Named = str | Mapping[str, Any]
+Stages = Sequence[tuple[int, int]]
+STAGES: Stages = (
     *((15, 50), (3, 20), (10, 20), (15, 20), (20, 38), (22, 34), (25, 30), (30, 25), (35, 21)),
     *((40, 38), (43, 36), (46, 33), (49, 30), (52, 29), (55, 27), (57, 26), (60, 25)),
 )
@@ -24,6 +30,7 @@ STAGES = (
 RATES = np.array([rate for rate, _ in STAGES[1:]], dtype=float)
 APART_S = 30.0
 METRICS = ("output_tps", "ttft_mean_s", "ttft_p50_s", "ttft_p90_s")
+MIDDLE = ("ttft_p50_s", "ttft_mean_s", "ttft_p90_s")
 
 
 class Setup(NamedTuple):
@@ -35,6 +42,8 @@ class Setup(NamedTuple):
     output_tokens: int
     blocks: float = 1.0
     """Times the KV blocks of the profile."""
+    attention: float = 1.0
+    """Times the profile's seconds of attention in decoding."""
     waits: bool = True
     """Whether a stage begins only when all of the one before is finished."""
 
@@ -46,19 +55,25 @@ class Setup(NamedTuple):
     @property
     def cluster(self) -> Cluster:
         """The replicas, with the profile's limits."""
-        cluster = Cluster.from_profile(self.profile, self.replicas)
-        num_blocks = round(cluster[0].num_blocks * self.blocks)
-        return Cluster.from_profile(self.profile, self.replicas, num_blocks=num_blocks)
+        replica = Cluster.from_profile(self.profile, 1)[0]
+        times = replica.batch_time
+        assert isinstance(times, PiecewiseBatchTime)
+        times = replace(times, decode_s=times.decode_s * self.attention)
+        num_blocks = round(replica.num_blocks * self.blocks)
+        return Cluster((replace(replica, batch_time=times, num_blocks=num_blocks),) * self.replicas)
 
-    def prompts(self, seed: int) -> Workload:
+    def prompts(self, seed: int, stages: Stages = STAGES) -> Workload:
         """Returns the requests of all stages, in turn from one shuffled order."""
         source = SharedPrefix(
             qps=1.0, question_tokens=self.question_tokens, output_tokens=self.output_tokens
         )
-        return source.sample(sum(requests()), np.random.default_rng(seed))
+        return source.sample(sum(requests(stages)), np.random.default_rng(seed))
 
 
-QWEN = Setup("h100x2-qwen3-32b", 8, 1200, 1000)
+QWEN_MEMORY = (34.6 + 0.05 * 79.18) / 34.6
+"""llm-d's guide starts vLLM for this model with 95% of a GPU's 79.18 GiB, the profile has 90%, of
+which 34.6 GiB are for KV blocks; these get the difference."""
+QWEN = Setup("h100x2-qwen3-32b", 8, 1200, 1000, blocks=QWEN_MEMORY)
 GPT_OSS = Setup("h100-gpt-oss-120b", 16, 500, 500)
 
 
@@ -66,15 +81,23 @@ class Comparison(NamedTuple):
     """A simulated cluster behind a router and what was measured of one."""
 
     setup: Setup
-    router: str | Mapping[str, Any]
-    file: str
-    columns: str
+    router: Named
+    file: str = ""
+    """Empty where nobody measured."""
+    columns: str = ""
     """How the names of the file's columns of that router begin."""
     what_if: str = ""
     """What is otherwise than in the measured cluster or its profile; only summed up."""
 
+    @property
+    def rule(self) -> str:
+        """The router in a few words."""
+        return rule_text(self.router)
+
     def measured(self) -> dict[str, FloatArray]:
         """Each metric that was measured, by stage; NaN where a cell is blank."""
+        if not self.file:
+            return {}
         with (PUBLISHED / f"{self.file}.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if [float(row["rate_rps"]) for row in rows] != RATES.tolist():
@@ -89,48 +112,86 @@ class Comparison(NamedTuple):
 
 SCORERS, TOKEN = "llmd_qwen3-32b_vllm_scorers", "llmd_qwen3-32b_vllm_token"
 GPT_OSS_TOKEN = "llmd_gpt-oss-120b_vllm_token"
+SGLANG = "llmd_qwen3-32b_sglang_token"
+AT_RANDOM = "as a Service may do"
+SHARED_READS = "attention 0.7 times"
+SGLANG_AS_VLLM = "SGLang's servers as vLLM's"
+GPT_OSS_RULE = {"name": "llmd_token", "tokens_per_s": 39065}
+SGLANG_RULE = {"name": "llmd_token", "tokens_per_s": 30720}
+"""Calibrated rates of prefill as the measured files give them."""
 COMPARISONS = (
     Comparison(QWEN, "round_robin", SCORERS, "rr"),
     Comparison(QWEN, "round_robin", TOKEN, "rr"),
     Comparison(GPT_OSS, "round_robin", GPT_OSS_TOKEN, "rr"),
-    Comparison(QWEN, "random", SCORERS, "rr", "at random"),
-    Comparison(QWEN, "random", TOKEN, "rr", "at random"),
-    Comparison(GPT_OSS, "random", GPT_OSS_TOKEN, "rr", "at random"),
+    Comparison(QWEN, "llmd_baseline", SCORERS, "llmd"),
+    Comparison(QWEN, "llmd_token", TOKEN, "llmd"),
+    Comparison(GPT_OSS, GPT_OSS_RULE, GPT_OSS_TOKEN, "llmd"),
+    Comparison(QWEN, "smg_cache_aware"),
+    Comparison(QWEN, {"name": "smg_cache_aware", "gateways": 2}),
+    Comparison(QWEN, "round_robin", SGLANG, "rr", SGLANG_AS_VLLM),
+    Comparison(QWEN, SGLANG_RULE, SGLANG, "llmd", SGLANG_AS_VLLM),
+    Comparison(QWEN, "random", SCORERS, "rr", AT_RANDOM),
+    Comparison(QWEN, "random", TOKEN, "rr", AT_RANDOM),
+    Comparison(GPT_OSS, "random", GPT_OSS_TOKEN, "rr", AT_RANDOM),
     Comparison(QWEN._replace(waits=False), "round_robin", TOKEN, "rr", "stages by the clock"),
+    Comparison(QWEN._replace(blocks=1.0), "round_robin", SCORERS, "rr", "90% of the memory"),
+    Comparison(QWEN._replace(blocks=1.0), "llmd_token", TOKEN, "llmd", "90% of the memory"),
+    Comparison(QWEN._replace(attention=0.7), "llmd_baseline", SCORERS, "llmd", SHARED_READS),
+    Comparison(QWEN._replace(attention=0.7), "llmd_token", TOKEN, "llmd", SHARED_READS),
     Comparison(
         GPT_OSS._replace(blocks=1.5), "round_robin", GPT_OSS_TOKEN, "rr", "1.5 times the KV blocks"
     ),
 )
 
 
-def requests() -> list[int]:
+def rule_text(router: Named) -> str:
+    """Returns a router's name and options as one writes them."""
+    if isinstance(router, str):
+        return router
+    options = {name: value for name, value in router.items() if name not in ("name", "gateways")}
+    text = ":".join([router["name"], *(f"{name}={value:g}" for name, value in options.items())])
+    return f"{text}, {router['gateways']} gateways" if "gateways" in router else text
+
+
+def built(router: Named) -> Router:
+    """Returns a router; the option `gateways` says how many copies of it take turns."""
+    if isinstance(router, str):
+        return make(router)
+    rule = make({name: value for name, value in router.items() if name != "gateways"})
+    if "gateways" in router:
+        told = rule.observation or ObservationConfig()
+        rule.observation = replace(told, gateways=router["gateways"])
+    return rule
+
+
+def requests(stages: Stages = STAGES) -> list[int]:
     """Returns the number of requests of each stage."""
-    return [rate * duration_s for rate, duration_s in STAGES]
+    return [rate * duration_s for rate, duration_s in stages]
 
 
-def replay(setup: Setup, router: str | Mapping[str, Any], seed: int) -> Outcome:
+def replay(setup: Setup, router: Named, seed: int, stages: Stages = STAGES) -> Outcome:
     """Simulates all stages as one run.
 
     A stage begins when the one before has ended, so they are simulated one after the other, each
     time from the start: what comes later changes nothing of what was.
     """
     rng = np.random.default_rng([seed, 1])
-    prompts, cluster = setup.prompts(seed), setup.cluster
+    prompts, cluster = setup.prompts(seed, stages), setup.cluster
     arrived_at_s = np.empty(0)
     start_s = 0.0
-    for (rate, duration_s), count in zip(STAGES, requests(), strict=True):
+    for (rate, duration_s), count in zip(stages, requests(stages), strict=True):
         times = start_s + np.cumsum(rng.exponential(1 / rate, count))
         arrived_at_s = np.concatenate([arrived_at_s, times])
         workload = prompts.slice(0, len(arrived_at_s)).with_arrivals(arrived_at_s)
-        outcome = simulate(workload, cluster, router, seed=seed)
+        outcome = simulate(workload, cluster, built(router), seed=seed)
         end_s = float(outcome.finished_at_s.max()) if setup.waits else start_s + duration_s
         start_s = end_s + APART_S
     return outcome
 
 
-def by_stage(outcome: Outcome) -> dict[str, FloatArray]:
-    """Returns each metric of the stages after the warm-up, shape (n_stages,)."""
-    ends = np.cumsum(requests())
+def by_stage(outcome: Outcome, stages: Stages = STAGES) -> dict[str, FloatArray]:
+    """Returns each metric of the stages after the warm-up, shape (n_stages - 1,)."""
+    ends = np.cumsum(requests(stages))
     rows = []
     for start, end in pairwise(ends):
         part = np.s_[start:end]
@@ -152,12 +213,30 @@ class Result(NamedTuple):
 
     @property
     def ttft(self) -> str:
-        """The middle TTFT that was measured: the median where there is one."""
-        return "ttft_p50_s" if "ttft_p50_s" in self.measured else "ttft_mean_s"
+        """The TTFT that was measured: the median where there is one, else the mean or P90."""
+        return next((one for one in MIDDLE if one in self.measured), MIDDLE[0])
 
     def mean(self, metric: str) -> FloatArray:
         """Returns the mean over the seeds, shape (n_stages,)."""
         return np.asarray(self.runs[metric].mean(axis=0))
+
+
+def paired(results: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """Returns each result of another rule with that of round robin in the same file.
+
+    Where a comparison says what is otherwise, round robin's is the one of the same words, or else
+    that of the cluster as it was.
+    """
+    base = {
+        (one.comparison.file, one.comparison.what_if): one
+        for one in results
+        if one.comparison.router == "round_robin"
+    }
+    return [
+        (one, base.get((one.comparison.file, one.comparison.what_if)) or base[file, ""])
+        for one in results
+        if (file := one.comparison.file) and one.comparison.columns == "llmd"
+    ]
 
 
 def simulate_all(seeds: int) -> list[Result]:
