@@ -10,7 +10,7 @@ from llmroute_gym.config import CollectDemosConfig
 from llmroute_gym.demos.collection import collect
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.routers import Oracle, make
-from llmroute_gym.routers.base import begin
+from llmroute_gym.routers.gateways import Gateways
 from llmroute_gym.sim import FormulaBatchTime
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from tests.sim.vllm_cases import random_vllm_case
@@ -130,7 +130,7 @@ def test_a_greedy_bound_is_near_the_best_of_all_assignments() -> None:
 def test_it_sees_what_others_placed(engine: EngineName) -> None:
     run = ENGINES[engine](workload(30), Cluster((Replica(MODEL),) * 2))
     oracle = make("oracle")
-    begin(run, oracle, np.random.default_rng(0))
+    Gateways(run, oracle, np.random.default_rng(0))
     for _ in range(10):
         run.place(0)
     assert oracle.route(run.rows(), run.mask()) == 1

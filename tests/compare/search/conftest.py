@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from llmroute_gym import routers
 from llmroute_gym.config import ClusterConfig, SearchConfig, SearchingConfig
+from llmroute_gym.routers import catalog
 from tests.compare.search.rules import InSpells, Lopsided
 
 
 @pytest.fixture(autouse=True)
 def _own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     for rule in (InSpells, Lopsided):
-        monkeypatch.setitem(routers._ROUTERS, rule.name, rule)
+        monkeypatch.setitem(catalog.ROUTERS, rule.name, rule)
 
 
 @pytest.fixture

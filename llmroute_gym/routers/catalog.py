@@ -1,0 +1,132 @@
+"""All rules by name.
+
+Importing them brings Numba, which takes its time: `llmroute_gym.routers` waits until one is asked
+for.
+"""
+
+from llmroute_gym.routers.aibrix import (
+    AibrixLoadBalance,
+    AibrixPrefix,
+    AibrixPrefixHelm,
+    LeastKv,
+)
+from llmroute_gym.routers.base import Router
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
+from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
+from llmroute_gym.routers.latency_predictor import LatencyPredictor
+from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
+from llmroute_gym.routers.llmd_predicted import LlmdPredicted
+from llmroute_gym.routers.oracle import Oracle
+from llmroute_gym.routers.preble import Preble
+from llmroute_gym.routers.prefill import DynamoKv, Lmetric
+from llmroute_gym.routers.prefix_trees import RayPrefix, SmgCacheAware, VllmRouterCacheAware
+from llmroute_gym.routers.rule import Rule
+from llmroute_gym.routers.sessions import ConditionalHash, SessionHash, StickyLeastLoaded
+from llmroute_gym.routers.simple import (
+    EnvoyWeighted,
+    JoinShortestQueue,
+    LeastOutstanding,
+    LeastPending,
+    LeastTokens,
+    PowerOfTwo,
+    Random,
+    RoundRobin,
+    SpeedLeastOutstanding,
+)
+from llmroute_gym.routers.smg import SmgLeastLoad, SmgPowerOfTwo, SmgVeto
+from llmroute_gym.routers.vllm import Smetric, VllmDataParallel
+
+ROUTERS: dict[str, type[Router]] = {
+    router.name: router
+    for router in (
+        # aibrix
+        AibrixLoadBalance,
+        AibrixPrefix,
+        AibrixPrefixHelm,
+        LeastKv,
+        # estimated_latency
+        EstimatedLatency,
+        # hybrid
+        LeastOutstandingHybrid,
+        # llmd
+        LlmdBaseline,
+        LlmdDefault,
+        LlmdToken,
+        # prefill
+        DynamoKv,
+        Lmetric,
+        # sessions
+        ConditionalHash,
+        SessionHash,
+        StickyLeastLoaded,
+        # preble
+        Preble,
+        # prefix_trees
+        RayPrefix,
+        SmgCacheAware,
+        VllmRouterCacheAware,
+        # oracle
+        Oracle,
+        # latency_predictor
+        LatencyPredictor,
+        # llmd_predicted
+        LlmdPredicted,
+        # simple
+        EnvoyWeighted,
+        JoinShortestQueue,
+        LeastOutstanding,
+        LeastPending,
+        LeastTokens,
+        PowerOfTwo,
+        Random,
+        RoundRobin,
+        SpeedLeastOutstanding,
+        # smg
+        SmgLeastLoad,
+        SmgPowerOfTwo,
+        SmgVeto,
+        # vllm
+        Smetric,
+        VllmDataParallel,
+    )
+}
+"""Name to class."""
+
+__all__ = [
+    "ROUTERS",
+    "AibrixLoadBalance",
+    "AibrixPrefix",
+    "AibrixPrefixHelm",
+    "ConditionalHash",
+    "DynamoKv",
+    "EnvoyWeighted",
+    "JoinShortestQueue",
+    "LatencyPredictor",
+    "LeastKv",
+    "LeastOutstanding",
+    "LeastOutstandingHybrid",
+    "LeastPending",
+    "LeastTokens",
+    "LlmdBaseline",
+    "LlmdDefault",
+    "LlmdPredicted",
+    "LlmdToken",
+    "Lmetric",
+    "Oracle",
+    "PowerOfTwo",
+    "Preble",
+    "Random",
+    "RayPrefix",
+    "RoundRobin",
+    "Rule",
+    "SessionHash",
+    "Smetric",
+    "SmgCacheAware",
+    "SmgLeastLoad",
+    "SmgPowerOfTwo",
+    "SmgVeto",
+    "SpeedLeastOutstanding",
+    "StickyLeastLoaded",
+    "VllmDataParallel",
+    "VllmRouterCacheAware",
+]
