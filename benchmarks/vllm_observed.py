@@ -88,7 +88,8 @@ def _seconds(workload: Workload, case: Case, looks: bool) -> float:
     ends = np.full(case.replicas, math.inf)
     column = np.zeros((case.replicas, 1))
     arrays = memory.ints, memory.floats
-    replicas, requests = memory.replicas(0), memory.requests(0)
+    replicas = memory.replicas(0)
+    requests = memory.first_request(0) + np.arange(n) * at.REQUEST_WORDS
     return seconds(lambda: _serve(assignment, replicas, requests, looks, ends, column, *arrays))
 
 

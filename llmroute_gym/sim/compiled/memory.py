@@ -259,10 +259,6 @@ class Memory:
         """Returns the time of an environment's decision, seconds."""
         return float(self.floats[index * at.CLUSTER_WORDS + at.NOW])
 
-    def requests(self, index: int) -> IntArray:
-        """Returns the words of an environment's requests, shape (n_requests,)."""
-        return self.first_request(index) + np.arange(self._n_requests) * at.REQUEST_WORDS
-
     def replicas(self, index: int) -> IntArray:
         """Returns the words of an environment's replicas, shape (n_replicas,)."""
         n = len(self._cluster)

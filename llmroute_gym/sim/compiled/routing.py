@@ -19,7 +19,7 @@ IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING, PROMPT_TOKENS = 0, 1, 2, 3
 def serve_assigned(
     assignment: IntArray,
     replicas: IntArray,
-    requests: IntArray,
+    cluster: int,
     stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
@@ -29,13 +29,15 @@ def serve_assigned(
     Args:
         assignment: (n_requests,) replica indices, -1 drops the request.
         replicas: (n_replicas,) their words.
-        requests: (n_requests,) their words.
+        cluster: the word of that whose requests they serve.
         stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
-    for i in range(len(requests) - 1, -1, -1):
-        request, r = requests[i], assignment[i]
+    request = ints[cluster + at.LAST_REQUEST]
+    for i in range(len(assignment) - 1, -1, -1):
+        r = assignment[i]
+        request -= at.REQUEST_WORDS
         assume(request >= 0)
         ints[request + at.REPLICA] = r if r >= 0 else at.REJECTED
         if r >= 0:
@@ -70,7 +72,7 @@ def serve_least_in_flight(
     scores: Tournament,
     wakes: Tournament,
     replicas: IntArray,
-    requests: IntArray,
+    cluster: int,
     stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
@@ -86,7 +88,7 @@ def serve_least_in_flight(
         scores: a `tournament` for n_replicas numbers.
         wakes: another one.
         replicas: (n_replicas,) their words.
-        requests: (n_requests,) their words.
+        cluster: the word of that whose requests they serve.
         stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
@@ -94,8 +96,8 @@ def serve_least_in_flight(
     for r in range(len(replicas)):
         update(scores, r, _score(rule, replicas[r], ints, floats))
         update(wakes, r, look_ahead(replicas[r], ints, floats))
-    for i in range(len(requests)):
-        request = requests[i]
+    first, last = ints[cluster + at.FIRST_REQUEST], ints[cluster + at.LAST_REQUEST]
+    for request in range(first, last, at.REQUEST_WORDS):
         assume(request >= 0)
         now = floats[request + at.ARRIVED]
         while least(wakes) < now:
@@ -119,7 +121,7 @@ def serve_least_in_flight(
 def serve_least(
     rule: int,
     replicas: IntArray,
-    requests: IntArray,
+    cluster: int,
     stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
@@ -131,13 +133,15 @@ def serve_least(
     Args:
         rule: WAITING or PROMPT_TOKENS.
         replicas: (n_replicas,) their words.
-        requests: (n_requests,) their words.
+        cluster: the word of that whose requests they serve.
         stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
-    for i in range(len(requests)):
-        now = floats[requests[i] + at.ARRIVED]
+    first, last = ints[cluster + at.FIRST_REQUEST], ints[cluster + at.LAST_REQUEST]
+    for request in range(first, last, at.REQUEST_WORDS):
+        assume(request >= 0)
+        now = floats[request + at.ARRIVED]
         best, lowest = 0, math.inf
         for r in range(len(replicas)):
             replica = replicas[r]
@@ -146,8 +150,8 @@ def serve_least(
             score = _score(rule, replica, ints, floats)
             if score < lowest:
                 best, lowest = r, score
-        run_on(replicas[best], 0, requests[i], now, False, stores, ints, floats)
-        ints[requests[i] + at.REPLICA] = best
+        run_on(replicas[best], 0, request, now, False, stores, ints, floats)
+        ints[request + at.REPLICA] = best
     _drain(replicas, stores, ints, floats)
 
 
@@ -155,7 +159,7 @@ def serve_least(
 def serve_better_of_two(
     pairs: IntArray,
     replicas: IntArray,
-    requests: IntArray,
+    cluster: int,
     stores: at.Stores,
     ints: IntArray,
     floats: FloatArray,
@@ -165,21 +169,24 @@ def serve_better_of_two(
     Args:
         pairs: (n_requests, 2) replica indices.
         replicas: (n_replicas,) their words.
-        requests: (n_requests,) their words.
+        cluster: the word of that whose requests they serve.
         stores: see `layout.Stores`.
         ints: memory.
         floats: the same memory.
     """
-    for i in range(len(requests)):
-        now = floats[requests[i] + at.ARRIVED]
+    request = ints[cluster + at.FIRST_REQUEST]
+    for i in range(len(pairs)):
+        assume(request >= 0)
+        now = floats[request + at.ARRIVED]
         first, second = pairs[i, 0], pairs[i, 1]
         run_on(replicas[first], 0, -1, now, False, stores, ints, floats)
         run_on(replicas[second], 0, -1, now, False, stores, ints, floats)
         a = _score(IN_FLIGHT, replicas[first], ints, floats)
         b = _score(IN_FLIGHT, replicas[second], ints, floats)
         chosen = second if b < a else first
-        run_on(replicas[chosen], 0, requests[i], now, False, stores, ints, floats)
-        ints[requests[i] + at.REPLICA] = chosen
+        run_on(replicas[chosen], 0, request, now, False, stores, ints, floats)
+        ints[request + at.REPLICA] = chosen
+        request += at.REQUEST_WORDS
     _drain(replicas, stores, ints, floats)
 
 

@@ -51,7 +51,7 @@ class CompiledRun(Run):
         self._serve(lambda *arrays: serve_assigned(placed, *arrays))
 
     def _serve(
-        self, serve: Callable[[IntArray, IntArray, at.Stores, IntArray, FloatArray], None]
+        self, serve: Callable[[IntArray, int, at.Stores, IntArray, FloatArray], None]
     ) -> None:
         """Serves all requests in one kernel call, again with more room where that ran out."""
         memory = self._memory
@@ -59,7 +59,7 @@ class CompiledRun(Run):
             try:
                 serve(
                     memory.replicas(0),
-                    memory.requests(0),
+                    0,
                     memory.stores,
                     memory.ints,
                     memory.floats,
