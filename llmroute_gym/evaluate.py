@@ -5,7 +5,7 @@ from functools import partial
 from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import report, title_of
 from llmroute_gym.compare.requests import common_workloads
-from llmroute_gym.compare.suite_report import report_suite
+from llmroute_gym.compare.suites.report import report_suite
 from llmroute_gym.config import EvaluateConfig, TrainingConfig
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import RunFolder

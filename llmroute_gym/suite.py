@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from llmroute_gym.compare.leaderboard import leaderboard, write_readme
-from llmroute_gym.compare.suite_result import SuiteResult
-from llmroute_gym.compare.suites import Workshop
-from llmroute_gym.compare.verify import verify
+from llmroute_gym.compare.suites.leaderboard import leaderboard, write_readme
+from llmroute_gym.compare.suites.result import SuiteResult
+from llmroute_gym.compare.suites.running import Workshop
+from llmroute_gym.compare.suites.verify import verify
 from llmroute_gym.config import LAUNCHERS
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent

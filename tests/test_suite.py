@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmroute_gym import evaluate, suite
-from llmroute_gym.compare import suites
-from llmroute_gym.compare.cells import Cell, LoadPolicy, serve_cell
+from llmroute_gym.compare.suites import running
+from llmroute_gym.compare.suites.cells import Cell, LoadPolicy, serve_cell
 from llmroute_gym.config import ClusterConfig, EvaluateConfig, EvaluationConfig, SuiteConfig
 from llmroute_gym.errors import InputError
 from tests.config.test_config import composed
@@ -57,7 +57,7 @@ def test_a_suite_ends_with_its_files_and_goes_on_after_a_kill(
             raise KeyboardInterrupt
         return serve_cell(cell, load_policy)
 
-    monkeypatch.setattr(suites, "serve_cell", breaking)
+    monkeypatch.setattr(running, "serve_cell", breaking)
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(broken)
     assert len([*(tmp_path / "broken" / "cells").glob("*.npz")]) == 2

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from llmroute_gym.compare.statistics import Estimate, RouterResult, compare
-from llmroute_gym.compare.suite_result import RATIOS, Ratios, ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.result import RATIOS, Ratios, ScenarioResult, SuiteResult
 from llmroute_gym.config import SLO, EvaluationConfig
 from tests.compare.outcomes import outcome
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from llmroute_gym.compare.charts import QUANTILES
-from llmroute_gym.compare.groups import grouped
-from llmroute_gym.compare.palette import (
+from llmroute_gym.compare.html.charts import QUANTILES
+from llmroute_gym.compare.html.groups import grouped
+from llmroute_gym.compare.html.palette import (
     BAND,
     DRAWN_LINES,
     DRAWN_MARKS,
@@ -25,10 +25,10 @@ from llmroute_gym.compare.palette import (
     surely_not_one,
     upper_bounds,
 )
+from llmroute_gym.compare.html.tables import ratio_text
+from llmroute_gym.compare.html.ticks import log_ticks
 from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suite_result import MORE_IS_BETTER, ScenarioResult, SuiteResult
-from llmroute_gym.compare.tables import ratio_text
-from llmroute_gym.compare.ticks import log_ticks
+from llmroute_gym.compare.suites.result import MORE_IS_BETTER, ScenarioResult, SuiteResult
 from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
 
 MAPPED = "e2e_mean_s"

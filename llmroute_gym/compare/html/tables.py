@@ -4,9 +4,9 @@ import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from llmroute_gym.compare.palette import BETTER, WORSE, Style, shade
+from llmroute_gym.compare.html.palette import BETTER, WORSE, Style, shade
 from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suite_result import MORE_IS_BETTER, Ratios, ScenarioResult
+from llmroute_gym.compare.suites.result import MORE_IS_BETTER, Ratios, ScenarioResult
 from llmroute_gym.ground.metrics import METRICS
 
 COLUMNS = (
@@ -52,7 +52,7 @@ def heat_map(
     Args:
         scenarios: the columns.
         ratios: of each of them, to the baseline or to the best.
-        metric: one of `llmroute_gym.compare.suite_result.RATIOS`.
+        metric: one of `llmroute_gym.compare.suites.result.RATIOS`.
         styles: of the routers; each has a row.
     """
     more_is_better = metric in MORE_IS_BETTER
@@ -88,7 +88,7 @@ _MARKS = {
     "diamond": "M13 2.5l3.5 3.5l-3.5 3.5l-3.5 -3.5z",
     "x": "M10 3l6 6M16 3l-6 6",
 }
-"""The marks of `llmroute_gym.compare.palette.MARKS` as paths."""
+"""The marks of `llmroute_gym.compare.html.palette.MARKS` as paths."""
 
 
 def plain(number: float) -> str:

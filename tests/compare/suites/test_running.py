@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from llmroute_gym.compare import suites
-from llmroute_gym.compare.bisection import capacity_of
-from llmroute_gym.compare.cells import serve_cell
-from llmroute_gym.compare.leaderboard import MARKERS, leaderboard, write_readme
 from llmroute_gym.compare.requests import common_workloads
-from llmroute_gym.compare.scenarios import Rate, read_scenario, settled, trace_file
-from llmroute_gym.compare.stability import growth, growth_of
-from llmroute_gym.compare.suite_result import SuiteResult
-from llmroute_gym.compare.suite_timelines import suite_timelines
-from llmroute_gym.compare.suites import Workshop, run_suite
-from llmroute_gym.compare.summary import summed_up
-from llmroute_gym.compare.verify import verify
+from llmroute_gym.compare.suites import running
+from llmroute_gym.compare.suites.bisection import capacity_of
+from llmroute_gym.compare.suites.cells import serve_cell
+from llmroute_gym.compare.suites.first_runs import suite_timelines
+from llmroute_gym.compare.suites.leaderboard import MARKERS, leaderboard, write_readme
+from llmroute_gym.compare.suites.result import SuiteResult
+from llmroute_gym.compare.suites.running import Workshop, run_suite
+from llmroute_gym.compare.suites.scenarios import Rate, read_scenario, settled, trace_file
+from llmroute_gym.compare.suites.stability import growth, growth_of
+from llmroute_gym.compare.suites.summary import summed_up
+from llmroute_gym.compare.suites.verify import verify
 from llmroute_gym.config import (
     ClusterConfig,
     EvaluationConfig,
@@ -113,7 +113,7 @@ def test_a_killed_suite_goes_on(
         served.append(cell)
         return serve_cell(cell, load_policy)
 
-    monkeypatch.setattr(suites, "serve_cell", breaking)
+    monkeypatch.setattr(running, "serve_cell", breaking)
     with pytest.raises(KeyboardInterrupt):
         result(tmp_path / "broken")
     first = [cell.key() for cell in served]
@@ -308,7 +308,7 @@ def test_suites_that_are_shipped_name_what_there_is() -> None:
         suite = OmegaConf.to_object(merged)
         assert isinstance(suite, SuiteConfig)
         assert suite.validate().name == file.stem
-        assert suites.entrants_of(suite.routers, suite.baseline)
+        assert running.entrants_of(suite.routers, suite.baseline)
         assert all(read_scenario(one).name == one for one in suite.scenarios)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmroute_gym.compare.suite_result import ScenarioResult
+from llmroute_gym.compare.suites.result import ScenarioResult
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, checked_name
 from llmroute_gym.ground.arrays import FloatArray, IntArray

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
 from llmroute_gym.errors import InputError
 
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from llmroute_gym.compare.bisection import package_version
-from llmroute_gym.compare.cells import Cell, Kept, LoadPolicy, is_policy, serve_cell
-from llmroute_gym.compare.launchers import launched
-from llmroute_gym.compare.scenarios import Rate, Stage, settled
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.summary import summed_up
+from llmroute_gym.compare.suites.bisection import package_version
+from llmroute_gym.compare.suites.cells import Cell, Kept, LoadPolicy, is_policy, serve_cell
+from llmroute_gym.compare.suites.launchers import launched
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.scenarios import Rate, Stage, settled
+from llmroute_gym.compare.suites.summary import summed_up
 from llmroute_gym.config import (
     EvaluationConfig,
     ObservationConfig,

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from llmroute_gym.compare.groups import Group
-from llmroute_gym.compare.palette import BAND, Style
+from llmroute_gym.compare.html.groups import Group
+from llmroute_gym.compare.html.palette import BAND, Style
+from llmroute_gym.compare.html.ticks import log_ticks
 from llmroute_gym.compare.statistics import Estimate
-from llmroute_gym.compare.suite_result import ScenarioResult
-from llmroute_gym.compare.ticks import log_ticks
-from llmroute_gym.compare.timeline import Course, Timeline
+from llmroute_gym.compare.suites.result import ScenarioResult
+from llmroute_gym.compare.suites.timeline import Course, Timeline
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from llmroute_gym.compare.statistics import Estimate
-from llmroute_gym.compare.suite_result import SuiteResult
+from llmroute_gym.compare.suites.result import SuiteResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 """Okabe and Ito's, which colour-blind people tell apart, but for black and yellow."""

@@ -10,14 +10,14 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from llmroute_gym.compare.cells import LoadPolicy
-from llmroute_gym.compare.html_report import REPORT_FILE, write_report
-from llmroute_gym.compare.scenarios import read_scenario
+from llmroute_gym.compare.html.report import REPORT_FILE, write_report
 from llmroute_gym.compare.statistics import COLUMNS, Estimate
-from llmroute_gym.compare.suite_result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
-from llmroute_gym.compare.suite_text import suite_text
-from llmroute_gym.compare.suite_timelines import suite_timelines
-from llmroute_gym.compare.suites import SCENARIOS_FOLDER, Workshop, run_suite
+from llmroute_gym.compare.suites.cells import LoadPolicy
+from llmroute_gym.compare.suites.first_runs import suite_timelines
+from llmroute_gym.compare.suites.result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Workshop, run_suite
+from llmroute_gym.compare.suites.scenarios import read_scenario
+from llmroute_gym.compare.suites.text import suite_text
 from llmroute_gym.config import EvaluateConfig, SuiteConfig
 from llmroute_gym.runs.folder import CELLS_FOLDER, CONFIG_FILE, FINISHED, RunFolder
 

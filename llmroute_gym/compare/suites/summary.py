@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from llmroute_gym.compare.report import title_of
-from llmroute_gym.compare.scenarios import Rate
-from llmroute_gym.compare.stability import growth
 from llmroute_gym.compare.statistics import Estimate, Resampling, estimate, resampled, result_of
-from llmroute_gym.compare.suite_result import MORE_IS_BETTER, RATIOS, ScenarioResult
+from llmroute_gym.compare.suites.result import MORE_IS_BETTER, RATIOS, ScenarioResult
+from llmroute_gym.compare.suites.scenarios import Rate
+from llmroute_gym.compare.suites.stability import growth
 from llmroute_gym.config import EvaluationConfig, ScenarioConfig
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.sim import Outcome

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmroute_gym.compare.bisection import package_version
-from llmroute_gym.compare.scenarios import remembered_stage, scenario_text
 from llmroute_gym.compare.serving import serve
+from llmroute_gym.compare.suites.bisection import package_version
+from llmroute_gym.compare.suites.scenarios import remembered_stage, scenario_text
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.routers import Router, make

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmroute_gym.compare.suite_result import ScenarioResult
+from llmroute_gym.compare.suites.result import ScenarioResult
 
 
 class Group(NamedTuple):

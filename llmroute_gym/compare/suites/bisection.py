@@ -1,9 +1,9 @@
 """How much a cluster can serve, found by bisection and remembered.
 
 The capacity is the largest Poisson rate at which no queue grows under `speed_lor`: over `RUNS` long
-runs at most `STILL` of the arriving requests pile up, as `llmroute_gym.compare.stability` measures
-it. All rates serve the same requests. A rule that finds more in prefix caches may carry more, so
-that a load of 1 is no bound for it.
+runs at most `STILL` of the arriving requests pile up, as `llmroute_gym.compare.suites.stability`
+measures it. All rates serve the same requests. A rule that finds more in prefix caches may carry
+more, so that a load of 1 is no bound for it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmroute_gym.compare.stability import growth
+from llmroute_gym.compare.suites.stability import growth
 from llmroute_gym.config import ClusterConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent

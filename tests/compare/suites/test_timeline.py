@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from llmroute_gym.compare.timeline import (
+from llmroute_gym.compare.suites.timeline import (
     CACHED_OVER_S,
     Timeline,
     _cached_share,
@@ -17,7 +17,7 @@ from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Outcome, Workload
 from llmroute_gym.sim.engines import ENGINES
-from tests.compare.suites import ORACLE, some_suite
+from tests.compare.suites.some import ORACLE, some_suite
 
 ROUTERS = ("random", "lor")
 

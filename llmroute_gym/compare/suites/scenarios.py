@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from llmroute_gym.compare.bisection import capacity_of
 from llmroute_gym.compare.requests import workload_of
+from llmroute_gym.compare.suites.bisection import capacity_of
 from llmroute_gym.config import EvaluationConfig, ScenarioConfig, StragglerConfig
 from llmroute_gym.errors import InputError, shown, unknown_name
 from llmroute_gym.runs.command import config_dir

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from llmroute_gym.compare.groups import grouped
-from llmroute_gym.compare.suite_result import ScenarioResult
-from tests.compare.suites import some_suite
+from llmroute_gym.compare.html.groups import grouped
+from llmroute_gym.compare.suites.result import ScenarioResult
+from tests.compare.suites.some import some_suite
 
 
 def like(**changes: object) -> ScenarioResult:

@@ -3,7 +3,7 @@
 import math
 
 from llmroute_gym.compare.statistics import Estimate
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
 from llmroute_gym.ground.metrics import METRICS
 
 SHOWN = ("e2e_p99_s", "ttft_p99_s")

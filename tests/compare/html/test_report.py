@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmroute_gym.compare.html_report import REPORT_FILE, page, write_report
-from llmroute_gym.compare.palette import AT_FIRST, drawn_at_first, styles
-from llmroute_gym.compare.suite_result import SuiteResult
-from llmroute_gym.compare.timeline import Course, Timeline
-from tests.compare.suites import HOSTILE, HOSTILE_SCENARIO, ORACLE, some_suite
+from llmroute_gym.compare.html.palette import AT_FIRST, drawn_at_first, styles
+from llmroute_gym.compare.html.report import REPORT_FILE, page, write_report
+from llmroute_gym.compare.suites.result import SuiteResult
+from llmroute_gym.compare.suites.timeline import Course, Timeline
+from tests.compare.suites.some import HOSTILE, HOSTILE_SCENARIO, ORACLE, some_suite
 
 VOID = {"meta", "link", "br", "wbr", "input", "img", "hr"}
 BROWSERS = (

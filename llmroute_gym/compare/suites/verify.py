@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llmroute_gym.compare.leaderboard import scenario_table, settings_of
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites import Workshop, run_suite
+from llmroute_gym.compare.suites.leaderboard import scenario_table, settings_of
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.running import Workshop, run_suite
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, Settings, SuiteConfig
 from llmroute_gym.errors import InputError, checked_name
 

@@ -100,7 +100,7 @@ class SuiteResult:
         routers: in the suite's order, as texts.
         scenarios: in the suite's order.
         left_out: scenario to the reason for which it was not run.
-        settings: all that it was made with, for `llmroute_gym.compare.verify`.
+        settings: all that it was made with, for `llmroute_gym.compare.suites.verify`.
     """
 
     name: str

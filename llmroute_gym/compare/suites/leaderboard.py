@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmroute_gym.compare.statistics import Estimate
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suite_text import SHOWN, compared_with, interval, unstable_words
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.text import SHOWN, compared_with, interval, unstable_words
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.metrics import METRICS

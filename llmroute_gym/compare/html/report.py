@@ -20,13 +20,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from llmroute_gym.compare import charts
-from llmroute_gym.compare.groups import Group, grouped
-from llmroute_gym.compare.palette import UPPER_BOUND, Style, drawn_at_first, styles, upper_bounds
-from llmroute_gym.compare.suite_pictures import PICTURES
-from llmroute_gym.compare.suite_result import RATIOS, ScenarioResult, SuiteResult
-from llmroute_gym.compare.tables import CLASSES, heat_map, plain, scenario_table, swatch
-from llmroute_gym.compare.timeline import Timeline
+from llmroute_gym.compare.html import charts
+from llmroute_gym.compare.html.groups import Group, grouped
+from llmroute_gym.compare.html.palette import (
+    UPPER_BOUND,
+    Style,
+    drawn_at_first,
+    styles,
+    upper_bounds,
+)
+from llmroute_gym.compare.html.pictures import PICTURES
+from llmroute_gym.compare.html.tables import CLASSES, heat_map, plain, scenario_table, swatch
+from llmroute_gym.compare.suites.result import RATIOS, ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.timeline import Timeline
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.metrics import LATENCIES, METRICS
 
@@ -78,7 +84,7 @@ class _Page:
 
     def text(self) -> str:
         """Returns the whole page."""
-        folder = files("llmroute_gym.compare") / "html"
+        folder = files("llmroute_gym.compare.html")
         parts = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES}
         sections = "\n".join(section for section in self._sections() if section)
         result = self.result

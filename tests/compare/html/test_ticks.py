@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmroute_gym.compare.ticks import ENOUGH, log_ticks
+from llmroute_gym.compare.html.ticks import ENOUGH, log_ticks
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from llmroute_gym.compare.cells import Cell, outcomes_of, serve_cell, staged
-from llmroute_gym.compare.scenarios import settled
-from llmroute_gym.compare.suite_result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites import Workshop, entrants_of
-from llmroute_gym.compare.timeline import Timeline, side_by_side, timeline
+from llmroute_gym.compare.suites.cells import Cell, outcomes_of, serve_cell, staged
+from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.running import Workshop, entrants_of
+from llmroute_gym.compare.suites.scenarios import settled
+from llmroute_gym.compare.suites.timeline import Timeline, side_by_side, timeline
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, SuiteConfig
 
 
