@@ -1,6 +1,7 @@
 """The rooms and arrows of docs/architecture.md, read from the imports themselves."""
 
 import ast
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def test_commands_are_short_and_imported_by_nobody() -> None:
         assert len(MODULES[f"llmroute_gym.{command}"].read_text().splitlines()) <= 80, command
         for module, others in GRAPH.items():
             assert f"llmroute_gym.{command}" not in others, f"{module} imports {command}"
+
+
+def test_every_command_is_listed() -> None:
+    listed = runpy.run_path(str(PACKAGE / "__main__.py"))["COMMANDS"]
+    assert set(COMMANDS) <= set(listed)
 
 
 def test_the_package_has_few_entries() -> None:

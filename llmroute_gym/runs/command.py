@@ -29,7 +29,13 @@ from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.interrupts import end_interrupted, swallowed
 from llmroute_gym.runs import sweep
 from llmroute_gym.runs.folder import HISTORY_FILE, MODEL_FILE, STATE_FILE
-from llmroute_gym.runs.sentences import NO_ROOM, reject_added_keys, reject_twice, sentence
+from llmroute_gym.runs.sentences import (
+    NO_ROOM,
+    key_of_no_group,
+    reject_added_keys,
+    reject_twice,
+    sentence,
+)
 from llmroute_gym.runs.streams import to_people
 from llmroute_gym.runs.sweep import REFUSED_FILE
 
@@ -89,9 +95,7 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
         except (InputError, OmegaConfBaseException) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 refused.append(sentence(error))
-                print(f"job {HydraConfig.get().job.num}: {refused[-1]}", file=sys.stderr)
-                with complete_or_absent(_output_dir() / REFUSED_FILE) as part:
-                    part.write_text(f"{refused[-1]}\n", encoding="utf-8")
+                _note_refusal(refused[-1])
                 return math.nan
             _remove_empty_folder()
             _exit(sentence(error))
@@ -116,6 +120,11 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
             sys.stdout.flush()
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
             _exit(sentence(error))
+        except AssertionError:
+            # Hydra asserts that what a key belongs to is there.
+            if (words := key_of_no_group(sys.argv[1:], SCHEMAS[name], config_dir())) is None:
+                raise
+            _exit(words)
         except KeyboardInterrupt:
             sweep.report()
             end_interrupted(told[-1] if told else _how_to_go_on(None))
@@ -154,6 +163,13 @@ def _remove_empty_folder() -> None:
         with suppress(OSError):  # there is something in it
             _output_dir().rmdir()
             _output_dir().parent.rmdir()
+
+
+def _note_refusal(words: str) -> None:
+    """Says of a job of several that it was refused, there and in its folder."""
+    print(f"job {HydraConfig.get().job.num}: {words}", file=sys.stderr)
+    with complete_or_absent(_output_dir() / REFUSED_FILE) as part:
+        part.write_text(f"{words}\n", encoding="utf-8")
 
 
 def _output_dir() -> Path:

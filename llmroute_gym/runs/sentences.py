@@ -3,9 +3,11 @@
 import errno
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -121,6 +123,27 @@ def reject_twice(typed: Mapping[str, str], short: Mapping[str, str]) -> None:
     for key, full_key in short.items():
         if key in typed and typed.get(full_key, typed[key]) != typed[key]:
             raise given_twice(key, typed[key], full_key, typed[full_key])
+
+
+def key_of_no_group(typed: Sequence[str], schema: Any, folder: Path) -> str | None:
+    """Words that a key was typed of a group that is not there unless it is added, as a suite is.
+
+    Args:
+        typed: the words of the command line.
+        schema: the settings of the command, a dataclass.
+        folder: of the YAML groups.
+
+    Returns:
+        None where no such key was typed.
+    """
+    absent = {entry.name for entry in fields(schema) if entry.default is None}
+    for key in (word.lstrip("+~").partition("=")[0] for word in typed):
+        group, dot, _ = key.partition(".")
+        if dot and group in absent:
+            options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+            adding = " or ".join(f"+{group}={option}" for option in options)
+            return f"{key} would not be read without a {group}; add one: {adding}"
+    return None
 
 
 def _about_key(error: OmegaConfBaseException) -> str:

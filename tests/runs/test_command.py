@@ -72,6 +72,15 @@ def test_what_is_no_setting_is_told_why(command: Command, typed: str, words: str
     assert len(said.splitlines()) == 1
 
 
+def test_a_key_of_a_suite_needs_a_suite(command: Command) -> None:
+    code, _, said = command("suite.routers=[lor]")
+    assert code == 2
+    assert said == (
+        "suite.routers would not be read without a suite; add one: +suite=core or +suite=full or "
+        "+suite=regret\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "plugin", "extra"),
     [
