@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,20 @@ def test_a_suite_is_chosen_by_name() -> None:
     assert chosen.suite is not None
     assert (chosen.suite.name, chosen.suite.runs) == ("core", 3)
     assert "equal_70" in chosen.suite.scenarios
+
+
+@pytest.mark.parametrize("wrong", [{"routers": ["nosuch"]}, {"baseline": "nosuch"}])
+def test_a_suite_that_is_refused_writes_nothing(
+    settings: EvaluateConfig,
+    tmp_path: Path,
+    wrong: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert settings.suite is not None
+    with pytest.raises(InputError, match=r"unknown .*'nosuch'"):
+        evaluate.evaluate(replace(settings, suite=replace(settings.suite, **wrong)))
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_a_suite_does_not_read_is_refused(settings: EvaluateConfig) -> None:

@@ -15,7 +15,7 @@ from llmroute_gym.compare.statistics import COLUMNS, Estimate
 from llmroute_gym.compare.suites.cells import LoadPolicy
 from llmroute_gym.compare.suites.first_runs import suite_timelines
 from llmroute_gym.compare.suites.result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Workshop, run_suite
+from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Workshop, entrants_of, run_suite
 from llmroute_gym.compare.suites.scenarios import read_scenario
 from llmroute_gym.compare.suites.text import suite_text
 from llmroute_gym.config import EvaluateConfig, SuiteConfig
@@ -33,9 +33,11 @@ def report_suite(
         load_policy: makes a router of a checkpoint.
 
     Raises:
-        InputError: a setting is wrong, or the folder holds a finished run.
+        InputError: a setting is wrong, or the folder holds a finished run. Of a wrong router or
+            scenario nothing is written.
     """
     scenarios = [read_scenario(one) for one in suite.scenarios]
+    entrants_of(suite.routers, suite.baseline)
     with RunFolder(settings.run_dir) as folder:
         begun = suite.date or _date_of(folder.path / CONFIG_FILE) or date.today().isoformat()
         suite = replace(suite, date=begun)

@@ -23,13 +23,11 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.rules import rule_title
-from llmroute_gym.routers import make
+from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.folder import CELLS_FOLDER
 
 SCENARIOS_FOLDER = "scenarios"
 """What is known of the scenarios whose cells are finished."""
-ORACLE = "oracle"
-"""The information of routers that are upper bounds."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,14 @@ def _policy_title(path: str) -> str:
 
 
 def upper_bounds(entrants: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the entrants that ask to be told what no router can know."""
+    """Returns the entrants that say so, or ask to be told what no router can know."""
     rules = {title: make(one) for title, one in entrants.items() if not is_policy(one)}
-    return tuple(
-        title
-        for title, rule in rules.items()
-        if rule.observation is not None and rule.observation.information == ORACLE
-    )
+    return tuple(title for title, rule in rules.items() if _knows_too_much(rule))
+
+
+def _knows_too_much(rule: Router) -> bool:
+    told = rule.observation
+    return rule.upper_bound or (told is not None and told.information == "oracle")
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,14 @@ def test_other_settings_are_served_anew(tmp_path: Path) -> None:
     assert before.scenarios != after.scenarios
 
 
+def test_the_oracle_is_no_entrant(tmp_path: Path) -> None:
+    suite = replace(TINY, routers=["round_robin", "lor", "oracle"], runs=2, requests=30)
+    (scenario,) = result(tmp_path, suite, [CALM]).scenarios
+    assert scenario.upper_bounds == ("oracle",)
+    assert scenario.regret.keys() == {"round_robin", "lor", "oracle"}
+    assert scenario.regret["oracle"].value == 0 < scenario.regret["round_robin"].value
+
+
 def test_ratios_are_paired_and_the_best_has_one(tmp_path: Path) -> None:
     (scenario,) = result(tmp_path, scenarios=[CALM]).scenarios
     own = scenario.ratio_to_baseline["e2e_p99_s"]["round_robin"]
