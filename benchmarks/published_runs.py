@@ -10,6 +10,7 @@ import numpy as np
 from measuring import DATA
 
 from llmroute_gym.config import ObservationConfig
+from llmroute_gym.ground import rules
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.simulation import simulate
@@ -148,8 +149,7 @@ def rule_text(router: Named) -> str:
     """Returns a router's name and options as one writes them."""
     if isinstance(router, str):
         return router
-    options = {name: value for name, value in router.items() if name not in ("name", "gateways")}
-    text = ":".join([router["name"], *(f"{name}={value:g}" for name, value in options.items())])
+    text = rules.rule_text({name: value for name, value in router.items() if name != "gateways"})
     return f"{text}, {router['gateways']} gateways" if "gateways" in router else text
 
 

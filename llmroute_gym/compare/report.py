@@ -39,9 +39,9 @@ def write_comparison(results: Sequence[RouterResult], path: Path) -> None:
         for result in results:
             line = [result.router]
             for name in COLUMNS:
-                line += _cells(result.metrics[name])
+                line += cells(result.metrics[name])
             for name in PAIRED:
-                line += _cells(result.differences.get(name))
+                line += cells(result.differences.get(name))
             writer.writerow(line)
 
 
@@ -54,10 +54,11 @@ def write_all_metrics(results: Sequence[RouterResult], path: Path) -> None:
             for requests, metrics in (("all", result.metrics), ("served", result.served)):
                 for key, one in metrics.items():
                     words = [getattr(METRICS[key], name) for name in DESCRIBED]
-                    writer.writerow([result.router, key, requests, *_cells(one), *words])
+                    writer.writerow([result.router, key, requests, *cells(one), *words])
 
 
-def _cells(estimate: Estimate | None) -> list[str]:
+def cells(estimate: Estimate | None) -> list[str]:
+    """Returns value, low end and high end for a CSV file, blank where there is none."""
     if estimate is None:
         return ["", "", ""]
     return [f"{number:.6g}" for number in (estimate.value, estimate.low, estimate.high)]

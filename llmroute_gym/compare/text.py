@@ -13,6 +13,18 @@ ENOUGH_RUNS = 10
 """A bootstrap of fewer runs understates how much they differ."""
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lays lines of cells out, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [first.ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        ).rstrip()
+        for first, *others in lines
+    )
+
+
 def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConfig) -> str:
     """Lays the comparison out as text, the intervals below the numbers.
 
@@ -27,17 +39,9 @@ def table(results: Sequence[RouterResult], baseline: str, config: EvaluationConf
     lines = [["router", *short_titles(COLUMNS), *changes]]
     for result in results:
         lines += _lines(result)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for line in lines
-    )
     rejected = any(_rejected(result) for result in results)
     return (
-        f"{text}\n"
+        f"{aligned(lines)}\n"
         f"Seconds, over all {config.runs * config.requests:,} requests of {config.runs} runs "
         f"common to all routers; change: against {baseline}.\n"
         + ("Rejected requests count as infinitely slow, but in lines of those served.\n" * rejected)

@@ -14,16 +14,14 @@ import numpy as np
 
 from llmroute_gym.compare.html.groups import Group
 from llmroute_gym.compare.html.palette import BAND, Style
-from llmroute_gym.compare.html.ticks import log_ticks
+from llmroute_gym.compare.html.ticks import log_ticks, stretched
 from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.compare.suites.result import ScenarioResult
 from llmroute_gym.compare.suites.timeline import Course, Timeline
 from llmroute_gym.ground.arrays import FloatArray
-from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
+from llmroute_gym.ground.metrics import METRICS, latency_key
 
 Figure = dict[str, Any]
-QUANTILES = ("p50", "p90", "p95", "p99", "p999")
-"""Percentiles along the axis of tails, each as far from the next as its distance to 100%."""
 MOMENTS = 160
 """So many times of a window are drawn."""
 SHADES = ("#f3f5f9", "#c6d7e8", "#7fa8cf", "#3a6ea5", "#0b2a52")
@@ -41,15 +39,13 @@ GRID = {"gridcolor": "#e3e6ea", "zeroline": False, "linecolor": "#8a9099", "tick
 
 def tails(scenario: ScenarioResult, latency: str, styles: Mapping[str, Style]) -> Figure:
     """Draws the percentiles of a latency, both axes logarithmic, the bands their intervals."""
-    places = [-math.log10(1 - PERCENTILES[name] / 100) for name in QUANTILES]
-    keys = [latency_key(latency, name) for name in QUANTILES]
+    tail = stretched(latency)
     traces = []
     for result in scenario.results:
-        found = [result.metrics[key] for key in keys]
-        traces += _line(result.router, places, found, styles, "s")
-    labels = [METRICS[key].title.split()[-1] for key in keys]
+        found = [result.metrics[key] for key in tail.keys]
+        traces += _line(result.router, tail.places, found, styles, "s")
     layout = _layout("Percentile, tail stretched", f"{_short(latency)} (s)", log=True)
-    layout["xaxis"] |= {"tickvals": places, "ticktext": labels}
+    layout["xaxis"] |= {"tickvals": tail.places, "ticktext": tail.labels}
     return _figure(traces, layout)
 
 
@@ -62,7 +58,7 @@ def along(group: Group, key: str, styles: Mapping[str, Style]) -> Figure:
     ]
     traces = []
     for router in styles:
-        found = [_metric(one, router, key, 100 if share else 1) for one in group.scenarios]
+        found = [_scaled(one.metric(router, key), 100 if share else 1) for one in group.scenarios]
         if any(found):
             unit = "%" if share else metric.unit
             draw = _line if group.positions else _marks
@@ -292,13 +288,6 @@ def _values(found: Iterable[Estimate | None]) -> list[float | None]:
 
 def _intervals(found: Iterable[Estimate | None]) -> list[list[float | None]]:
     return [_rounded([one.low, one.high] if one else [math.nan] * 2) for one in found]
-
-
-def _metric(scenario: ScenarioResult, router: str, key: str, scale: float) -> Estimate | None:
-    for result in scenario.results:
-        if result.router == router:
-            return _scaled(result.metrics.get(key), scale)
-    return None
 
 
 def _scaled(one: Estimate | None, scale: float) -> Estimate | None:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from llmroute_gym.compare.html.charts import QUANTILES
 from llmroute_gym.compare.html.groups import grouped
 from llmroute_gym.compare.html.palette import (
     BAND,
@@ -26,10 +25,10 @@ from llmroute_gym.compare.html.palette import (
     upper_bounds,
 )
 from llmroute_gym.compare.html.tables import ratio_text
-from llmroute_gym.compare.html.ticks import log_ticks
-from llmroute_gym.compare.statistics import Estimate, RouterResult
-from llmroute_gym.compare.suites.result import MORE_IS_BETTER, ScenarioResult, SuiteResult
-from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
+from llmroute_gym.compare.html.ticks import log_ticks, stretched
+from llmroute_gym.compare.statistics import Estimate
+from llmroute_gym.compare.suites.result import MORE_IS_BETTER, SuiteResult
+from llmroute_gym.ground.metrics import METRICS
 
 MAPPED = "e2e_mean_s"
 """The metric of the heat map."""
@@ -96,7 +95,7 @@ def load(result: SuiteResult) -> Figure | None:
         assert group.positions is not None
         for key, panel in zip(keys, row, strict=True):
             for router, style in drawn.items():
-                found = [_metric(one, router, key) for one in group.scenarios]
+                found = [one.metric(router, key) for one in group.scenarios]
                 _line(panel, group.positions, found, style)
             panel.set(xlabel=group.axis, ylabel=f"{METRICS[key].title} (s)", yscale="log")
             panel.set_title(_literal(group.title), fontsize=10, loc="left")
@@ -115,15 +114,14 @@ def tails(result: SuiteResult) -> Figure | None:
     figure = Figure(figsize=(1 + 3.2 * across, 1 + 2.6 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     drawn = _drawn(result)
-    places = [-math.log10(1 - PERCENTILES[name] / 100) for name in QUANTILES]
-    keys = [latency_key("e2e", name) for name in QUANTILES]
+    tail = stretched("e2e")
     for scenario, panel in zip(scenarios, panels, strict=False):
         for one in scenario.results:
             if one.router in drawn:
-                found = [one.metrics[key] for key in keys]
-                _line(panel, places, found, drawn[one.router], marked=False)
+                found = [one.metrics[key] for key in tail.keys]
+                _line(panel, tail.places, found, drawn[one.router], marked=False)
         panel.set_yscale("log")
-        panel.set_xticks(places, [METRICS[key].title.split()[-1] for key in keys], fontsize=7)
+        panel.set_xticks(tail.places, tail.labels, fontsize=7)
         panel.set_title(_literal(scenario.name), fontsize=9, loc="left")
         _plain_seconds(panel)
     for panel in panels[len(scenarios) :]:
@@ -146,11 +144,6 @@ def _drawn(result: SuiteResult) -> dict[str, Style]:
     bounds = upper_bounds(result)
     first = [*drawn_at_first(result), *(router for router in result.routers if router in bounds)]
     return {router: known[router] for router in first}
-
-
-def _metric(scenario: ScenarioResult, router: str, key: str) -> Estimate | None:
-    found: Mapping[str, RouterResult] = {one.router: one for one in scenario.results}
-    return found[router].metrics.get(key) if router in found else None
 
 
 def _line(

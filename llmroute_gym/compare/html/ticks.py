@@ -1,8 +1,11 @@
-"""Where a logarithmic axis is marked, so that every one has a few round numbers on it."""
+"""Where an axis is marked: round numbers on a logarithmic one, percentiles on that of tails."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+
+from llmroute_gym.ground.metrics import METRICS, PERCENTILES, latency_key
 
 ENOUGH = 4
 """So many marks are wanted."""
@@ -36,3 +39,27 @@ def log_ticks(low: float, high: float) -> list[float]:
         if len(ticks) >= ENOUGH:
             return ticks
     return sorted({float(f"{one:.4g}") for one in np.linspace(low, high, ENOUGH + 1)})
+
+
+QUANTILES = ("p50", "p90", "p95", "p99", "p999")
+
+
+class Tail(NamedTuple):
+    """The axis of percentiles of a latency, the tail stretched.
+
+    Attributes:
+        keys: of the metrics.
+        places: along the axis; a tenth of the distance to 100% is one further.
+        labels: of the places.
+    """
+
+    keys: list[str]
+    places: list[float]
+    labels: list[str]
+
+
+def stretched(latency: str) -> Tail:
+    """Returns the axis of the percentiles of a latency, such as ``"e2e"``."""
+    keys = [latency_key(latency, name) for name in QUANTILES]
+    places = [-math.log10(1 - PERCENTILES[name] / 100) for name in QUANTILES]
+    return Tail(keys, places, [METRICS[key].title.split()[-1] for key in keys])

@@ -6,6 +6,7 @@ import yaml
 
 from llmroute_gym.compare.search.choice import Choice
 from llmroute_gym.compare.search.space import Space
+from llmroute_gym.compare.text import aligned
 from llmroute_gym.config import SearchingConfig
 from llmroute_gym.ground.metrics import METRICS
 from llmroute_gym.ground.rules import TITLE, parsed_rule
@@ -41,14 +42,7 @@ def result_text(space: Space, choice: Choice, settings: SearchingConfig, n_pools
     for name, one in space.ranges.items():
         numbers = (one.low, one.high, start[name], choice.constants[name])
         lines.append([name, *(f"{number:g}" for number in numbers)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in lines
-    )
+    table = aligned(lines)
     scenarios = f"{n_pools} scenario{'s' if n_pools > 1 else ''}"
     requests = settings.final_runs * settings.requests * n_pools
     if choice.constants == start:

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from llmroute_gym.compare.suites.stability import growth
 from llmroute_gym.config import ClusterConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
+from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.build import build_cluster, build_source
@@ -112,14 +112,6 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "llmroute_gym" / "capacity"
 
 
-def package_version() -> str:
-    """Returns the version of the package that is installed."""
-    try:
-        return version("llmroute-gym")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _remembered(file: Path) -> float | None:
     try:
         return float(json.loads(file.read_text(encoding="utf-8"))["capacity_rps"])
@@ -130,7 +122,7 @@ def _remembered(file: Path) -> float | None:
 def _key(cluster: ClusterConfig, workload: WorkloadConfig) -> str:
     """Names a capacity by all that it depends on; a trace by its bytes."""
     settings = {"cluster": asdict(cluster), "workload": asdict(workload) | {"path": None}}
-    told = {"version": package_version(), "runs": RUNS, "requests": REQUESTS, "still": STILL}
+    told = {"version": __version__, "runs": RUNS, "requests": REQUESTS, "still": STILL}
     text = json.dumps(settings | told, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
     for path in (workload.path, cluster.profile):

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.suites.bisection import package_version
 from llmroute_gym.compare.suites.scenarios import remembered_stage, scenario_text
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
+from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sim import Cluster, Outcome, Workload
 
@@ -50,7 +50,7 @@ class Cell:
         """Names the cell by all that its result depends on; a checkpoint by its bytes."""
         evaluation = asdict(self.evaluation)
         told = {
-            "version": package_version(),
+            "version": __version__,
             "scenario": asdict(self.scenario),
             "observation": asdict(self.observation),
             "runs": [self.first, self.runs, evaluation["runs"]],

@@ -28,21 +28,25 @@ def launched(
     Raises:
         InputError: Ray is not installed; and whatever the function raises.
     """
-    if launcher == "ray":
-        yield from _by_ray(workers, function, items)
-    elif workers == 1:
-        for index, item in enumerate(items):
-            yield index, function(item)
-    else:
-        from joblib import Parallel, delayed
-
-        numbered = functools.partial(_numbered, function)
-        calls = (delayed(numbered)(pair) for pair in enumerate(items))
-        yield from Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
+    yield from _LAUNCHERS[launcher](workers, function, items)
 
 
 def _numbered(function: Callable[[Item], Result], pair: tuple[int, Item]) -> tuple[int, Result]:
     return pair[0], function(pair[1])
+
+
+def _by_joblib(
+    workers: int, function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[tuple[int, Result]]:
+    if workers == 1:
+        for index, item in enumerate(items):
+            yield index, function(item)
+        return
+    from joblib import Parallel, delayed
+
+    numbered = functools.partial(_numbered, function)
+    calls = (delayed(numbered)(pair) for pair in enumerate(items))
+    yield from Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
 
 
 def _by_ray(
@@ -87,3 +91,6 @@ def _result(ray: Any, done: Any) -> Any:
         return ray.get(done)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+
+
+_LAUNCHERS = {"joblib": _by_joblib, "ray": _by_ray}

@@ -11,7 +11,8 @@ import yaml
 from tqdm import tqdm
 
 from llmroute_gym.compare.html.report import REPORT_FILE, write_report
-from llmroute_gym.compare.statistics import COLUMNS, Estimate
+from llmroute_gym.compare.report import cells
+from llmroute_gym.compare.statistics import COLUMNS
 from llmroute_gym.compare.suites.cells import LoadPolicy
 from llmroute_gym.compare.suites.first_runs import suite_timelines
 from llmroute_gym.compare.suites.result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
@@ -92,15 +93,11 @@ def write_suite(scenarios: Sequence[ScenarioResult], path: Path) -> None:
             for one in scenario.results:
                 line = [*common, one.router, ""]
                 for key in COLUMNS:
-                    line += _cells(one.metrics[key])
+                    line += cells(one.metrics[key])
                 for table in (scenario.ratio_to_baseline, scenario.ratio_to_best):
                     for key in RATIOS:
-                        line += _cells(table.get(key, {}).get(one.router))
+                        line += cells(table.get(key, {}).get(one.router))
                 writer.writerow(line)
             for router, growth in scenario.unstable.items():
                 blank = [""] * (len(header) - len(common) - 2)
                 writer.writerow([*common, router, f"{growth:.6g}", *blank])
-
-
-def _cells(one: Estimate | None) -> list[str]:
-    return ["", "", ""] if one is None else [f"{v:.6g}" for v in (one.value, one.low, one.high)]

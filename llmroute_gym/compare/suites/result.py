@@ -73,6 +73,11 @@ class ScenarioResult:
     upper_bounds: tuple[str, ...] = ()
     detail: str = ""
 
+    def metric(self, router: str, key: str) -> Estimate | None:
+        """Returns a metric of a router; None where it is unstable or has none of this name."""
+        found = (one.metrics.get(key) for one in self.results if one.router == router)
+        return next(found, None)
+
     def to_json(self) -> str:
         """Returns a text that `from_json` reads."""
         return json.dumps(_plain(self), indent=1) + "\n"

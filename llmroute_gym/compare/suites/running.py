@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from llmroute_gym.compare.suites.bisection import package_version
 from llmroute_gym.compare.suites.cells import Cell, Kept, LoadPolicy, is_policy, serve_cell
 from llmroute_gym.compare.suites.launchers import launched
 from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
@@ -23,6 +22,7 @@ from llmroute_gym.config import (
 from llmroute_gym.errors import InputError, unknown_name
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.rules import rule_title
+from llmroute_gym.ground.version import __version__
 from llmroute_gym.routers import Router, make
 from llmroute_gym.runs.folder import CELLS_FOLDER
 
@@ -154,7 +154,7 @@ def run_suite(
     }
     return SuiteResult(
         name=suite.name,
-        version=package_version(),
+        version=__version__,
         date=suite.date,
         seed=suite.seed,
         confidence=suite.confidence,

@@ -4,6 +4,7 @@ import math
 
 from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.text import aligned
 from llmroute_gym.ground.metrics import METRICS
 
 SHOWN = ("e2e_p99_s", "ttft_p99_s")
@@ -45,16 +46,9 @@ def _scenario_text(scenario: ScenarioResult) -> str:
         for key in SHOWN:
             line += [f"{one.metrics[key].value:.3g}", interval(ratios[key].get(one.router))]
         lines.append(line)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [f"{scenario.name}: {scenario.title}", scenario.detail]
     if scenario.results:
-        text += [
-            "  ".join(
-                [line[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-            )
-            for line in lines
-        ]
+        text.append(aligned(lines))
     text += [f"{router} is {unstable_words(g)}" for router, g in scenario.unstable.items()]
     if scenario.upper_bounds:
         text.append("* knows what no router can know")
