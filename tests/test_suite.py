@@ -86,6 +86,27 @@ def test_what_was_published_is_verified(
     assert suite.main(["leaderboard", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "held", "words"),
+    [
+        ("page.md", "# A page", "holds no settings of a suite"),
+        ("page.md", "<!-- settings: {} -->", "holds no settings of a suite"),
+        ("page.md", "<!-- settings: {] -->", "holds no settings of a suite"),
+        ("results.json", "{}", "holds no results of a suite (it has no scenarios)"),
+        ("results.json", "{", "holds no results of a suite (Expecting property name"),
+    ],
+)
+def test_a_file_that_holds_no_suite_is_named(
+    tmp_path: Path, name: str, held: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.write_text(held)
+    assert suite.main(["verify", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file} {words}")
+    assert len(said.splitlines()) == 1
+
+
 def test_a_suite_is_chosen_by_name() -> None:
     chosen = composed("evaluate", "+suite=core", "suite.runs=3")
     assert isinstance(chosen, EvaluateConfig)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from llmroute_gym.compare.statistics import Estimate
@@ -111,7 +111,9 @@ def write_readme(suite: SuiteResult, path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; name a README with readme=FILE") from error
+        raise InputError(
+            f"cannot read {path}: {error}; name a README with --readme FILE"
+        ) from error
     begin, end = (text.find(marker) for marker in MARKERS)
     if not 0 <= begin < end:
         raise InputError(
@@ -123,18 +125,10 @@ def write_readme(suite: SuiteResult, path: Path) -> None:
         part.write_text(text[:begin] + table + text[end:], encoding="utf-8")
 
 
-def settings_of(page: str) -> Mapping[str, object]:
-    """Returns the settings that a page holds.
-
-    Raises:
-        InputError: it holds none.
-    """
+def settings_of(page: str) -> object:
+    """Returns the settings that a page holds, None where there are none."""
     for line in page.splitlines():
         if line.startswith(SETTINGS) and line.endswith(END):
-            held = json.loads(line.removeprefix(SETTINGS).removesuffix(END))
-            if isinstance(held, Mapping):
-                return held
-    raise InputError(
-        "this file holds no settings of a suite; give what python -m llmroute_gym.suite "
-        "leaderboard writes, or results.json"
-    )
+            with suppress(ValueError):
+                return json.loads(line.removeprefix(SETTINGS).removesuffix(END))
+    return None

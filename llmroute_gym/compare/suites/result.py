@@ -123,8 +123,12 @@ class SuiteResult:
         return json.dumps(_plain(self), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "SuiteResult":
+    def from_json(cls, text: str, file: str | Path = "this text") -> "SuiteResult":
         """Reads what `to_json` wrote.
+
+        Args:
+            text: JSON.
+            file: where it is from, for the error.
 
         Raises:
             InputError: it is no such text.
@@ -132,8 +136,10 @@ class SuiteResult:
         try:
             return _suite(json.loads(text))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            missing = isinstance(error, KeyError)
+            reason = f"it has no {error.args[0]}" if missing else str(error).splitlines()[0]
             raise InputError(
-                f"these are no results of a suite ({error!r}); give the {RESULTS_FILE} that "
+                f"{file} holds no results of a suite ({reason}); give the {RESULTS_FILE} that "
                 "python -m llmroute_gym.evaluate +suite=core writes"
             ) from error
 
@@ -153,7 +159,7 @@ class SuiteResult:
                 f"cannot read {file}: {getattr(error, 'strerror', None) or error}; give the folder "
                 "of a finished suite"
             ) from error
-        return cls.from_json(text)
+        return cls.from_json(text, file)
 
 
 def _plain(value: Any) -> Any:

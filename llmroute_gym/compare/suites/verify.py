@@ -1,5 +1,6 @@
 """Computing a published table again."""
 
+import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llmroute_gym.compare.suites.leaderboard import scenario_table, settings_of
-from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
+from llmroute_gym.compare.suites.result import RESULTS_FILE, ScenarioResult, SuiteResult
 from llmroute_gym.compare.suites.running import Workshop, run_suite
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, Settings, SuiteConfig
 from llmroute_gym.errors import InputError, checked_name
@@ -46,17 +47,15 @@ def verify(
             f"cannot read {file}: {getattr(error, 'strerror', None) or error}; give a leaderboard "
             "or a results.json"
         ) from error
-    published = SuiteResult.from_json(text) if file.suffix == ".json" else None
-    settings = published.settings if published else settings_of(text)
-    held = cast(Mapping[str, Any], settings)
-    scenarios = [_settings(ScenarioConfig, one) for one in held["suite"]["scenarios"]]
+    published = SuiteResult.from_json(text, file) if file.suffix == ".json" else None
+    suite, scenarios, observation = _made_with(
+        published.settings if published else settings_of(text), file
+    )
     for name in wanted:
         checked_name("scenario", name, [one.name for one in scenarios])
-    scenarios = [one for one in scenarios if not wanted or one.name in wanted]
-    suite = replace(_settings(SuiteConfig, {**held["suite"], "scenarios": []}), leave_out=False)
     missed = () if published is None else published.left_out
+    scenarios = [one for one in scenarios if not wanted or one.name in wanted]
     scenarios = [one for one in scenarios if one.name not in missed]
-    observation = _settings(ObservationConfig, held["observation"])
     with tempfile.TemporaryDirectory() as folder:
         found = run_suite(suite, scenarios, observation, workshop(Path(folder)))
     different: list[str] = []
@@ -67,6 +66,24 @@ def verify(
             before = next(old for old in published.scenarios if old.name == one.name)
             different += numbers_apart(before, one)
     return [one.name for one in scenarios], different
+
+
+def _made_with(
+    held: object, file: Path
+) -> tuple[SuiteConfig, list[ScenarioConfig], ObservationConfig]:
+    """Returns the settings of a suite, of its scenarios, and what routers were told."""
+    if not isinstance(held, Mapping) or not held.keys() >= {"suite", "observation"}:
+        raise InputError(
+            f"{file} holds no settings of a suite; give what python -m llmroute_gym.suite "
+            f"leaderboard writes, or {RESULTS_FILE}"
+        )
+    suite = _settings(SuiteConfig, {**held["suite"], "leave_out": False})
+    scenarios = [_settings(ScenarioConfig, one) for one in suite.scenarios]
+    return (
+        replace(suite, scenarios=[]),
+        scenarios,
+        _settings(ObservationConfig, held["observation"]),
+    )
 
 
 def _settings(kind: type[Group], held: Any) -> Group:
@@ -98,8 +115,6 @@ def _lines_apart(scenario: ScenarioResult, page: str) -> list[str]:
 
 def numbers_apart(before: ScenarioResult, now: ScenarioResult) -> list[str]:
     """Returns a sentence for each number of a scenario that differs."""
-    import json
-
     old, new = (_flat("", json.loads(one.to_json())) for one in (before, now))
     return [
         f"{now.name}: {key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
