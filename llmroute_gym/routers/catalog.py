@@ -39,39 +39,27 @@ from llmroute_gym.routers.vllm import Smetric, VllmDataParallel
 ROUTERS: dict[str, type[Router]] = {
     router.name: router
     for router in (
-        # aibrix
         AibrixLoadBalance,
         AibrixPrefix,
         AibrixPrefixHelm,
         LeastKv,
-        # estimated_latency
         EstimatedLatency,
-        # hybrid
         LeastOutstandingHybrid,
-        # llmd
         LlmdBaseline,
         LlmdDefault,
         LlmdToken,
-        # prefill
         DynamoKv,
         Lmetric,
-        # sessions
         ConditionalHash,
         SessionHash,
         StickyLeastLoaded,
-        # preble
         Preble,
-        # prefix_trees
         RayPrefix,
         SmgCacheAware,
         VllmRouterCacheAware,
-        # oracle
         Oracle,
-        # latency_predictor
         LatencyPredictor,
-        # llmd_predicted
         LlmdPredicted,
-        # simple
         EnvoyWeighted,
         JoinShortestQueue,
         LeastOutstanding,
@@ -81,11 +69,9 @@ ROUTERS: dict[str, type[Router]] = {
         Random,
         RoundRobin,
         SpeedLeastOutstanding,
-        # smg
         SmgLeastLoad,
         SmgPowerOfTwo,
         SmgVeto,
-        # vllm
         Smetric,
         VllmDataParallel,
     )
@@ -100,6 +86,7 @@ __all__ = [
     "ConditionalHash",
     "DynamoKv",
     "EnvoyWeighted",
+    "EstimatedLatency",
     "JoinShortestQueue",
     "LatencyPredictor",
     "LeastKv",

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from llmroute_gym import routers
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import available, make
 from tests.routers.hand import N_REQUESTS, ready, route, rows
@@ -23,6 +24,11 @@ def test_the_rules_are_listed_by_name() -> None:
     assert expected <= set(available())
     assert list(available()) == sorted(available())
     assert all(make(name).name == name for name in available())
+
+
+def test_every_class_is_at_hand() -> None:
+    for kind in map(type, map(make, available())):
+        assert getattr(routers, kind.__name__) is kind
 
 
 @pytest.mark.parametrize(("wrong", "close"), [("lro", "lor"), ("roundrobin", "round_robin")])

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from llmroute_gym.compare.report import title_of
-from llmroute_gym.compare.statistics import Estimate, Resampling, estimate, resampled, result_of
+from llmroute_gym.compare.statistics import (
+    Estimate,
+    Resampling,
+    RouterResult,
+    estimate,
+    resampled,
+    result_of,
+)
 from llmroute_gym.compare.suites.result import MORE_IS_BETTER, RATIOS, ScenarioResult
 from llmroute_gym.compare.suites.scenarios import Rate
 from llmroute_gym.compare.suites.stability import growth
@@ -35,18 +42,8 @@ def summed_up(
         outcomes: router to what reads its outcomes on the common runs; one is read at a time.
         upper_bounds: routers that know what no router can know.
     """
-    counts = Resampling.of_runs(evaluation.runs, evaluation).runs
     n_replicas = scenario.cluster.n_replicas
-    results, numbers, unstable = [], {}, {}
-    for router, read in outcomes.items():
-        runs = read()
-        grown = growth(runs)
-        if grown.unstable:
-            unstable[router] = grown.per_s
-            continue
-        found = resampled(runs, counts, evaluation.slo, n_replicas)
-        results.append(result_of(router, found, runs, counts, evaluation))
-        numbers[router] = {key: found[key] for key in RATIOS}
+    results, numbers, unstable = _measured(outcomes, evaluation, n_replicas)
     baseline = str(evaluation.baseline)
     fair = {router: one for router, one in numbers.items() if router not in upper_bounds}
     confidence = evaluation.confidence
@@ -78,6 +75,28 @@ def summed_up(
         upper_bounds=tuple(upper_bounds),
         detail=title_of(scenario, rate.qps),
     )
+
+
+def _measured(
+    outcomes: Mapping[str, Callable[[], Sequence[Outcome]]],
+    evaluation: EvaluationConfig,
+    n_replicas: int,
+) -> tuple[list[RouterResult], dict[str, Numbers], dict[str, float]]:
+    """Returns the metrics and the numbers of stable routers, and the growth of unstable ones."""
+    counts = Resampling.of_runs(evaluation.runs, evaluation).runs
+    results: list[RouterResult] = []
+    numbers: dict[str, Numbers] = {}
+    unstable: dict[str, float] = {}
+    for router, read in outcomes.items():
+        runs = read()
+        grown = growth(runs)
+        if grown.unstable:
+            unstable[router] = grown.per_s
+            continue
+        found = resampled(runs, counts, evaluation.slo, n_replicas)
+        results.append(result_of(router, found, runs, counts, evaluation))
+        numbers[router] = {key: found[key] for key in RATIOS}
+    return results, numbers, unstable
 
 
 def _best(numbers: Mapping[str, Numbers], key: str) -> str:
