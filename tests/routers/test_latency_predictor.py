@@ -11,7 +11,7 @@ from llmroute_gym.routers import make
 from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.sim import FormulaBatchTime
 from llmroute_gym.sim.engines import EngineName
-from tests.routers.by_hand import ask, fresh, rows
+from tests.routers.hand import ask, fresh, rows
 
 MODEL = FormulaBatchTime(c0=0.01, c1=0, n0=0, c2=1e-6, c3=0, c4=1e-4)
 """10 ms, 0.1 ms per token, 1 us per token of decoded context."""

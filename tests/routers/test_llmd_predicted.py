@@ -11,7 +11,7 @@ from llmroute_gym.routers import LlmdPredicted, make
 from llmroute_gym.routers.lessons import Lesson
 from llmroute_gym.sim import FormulaBatchTime
 from llmroute_gym.sim.engines import EngineName
-from tests.routers.by_hand import ask, fresh, rows
+from tests.routers.hand import ask, fresh, rows
 
 
 def taught(n_replicas: int, seed: int = 0, **options: float) -> LlmdPredicted:

@@ -10,7 +10,7 @@ from llmroute_gym import InputError
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers.preble import Preble
 from llmroute_gym.routers.prefix_trees import RayPrefix, SmgCacheAware, VllmRouterCacheAware
-from tests.routers.by_hand import ask, fresh, rows
+from tests.routers.hand import ask, fresh, rows
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from llmroute_gym import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers.hashing import RING_POINTS, hashed, ring
 from llmroute_gym.routers.sessions import ConditionalHash, SessionHash, StickyLeastLoaded
-from tests.routers.by_hand import ask, fresh, rows
+from tests.routers.hand import ask, fresh, rows
 
 
 def splitmix64(word: int) -> int:
