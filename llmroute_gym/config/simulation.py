@@ -221,8 +221,9 @@ class ObservationConfig(Settings):
 
     information: str = choice("engine", "engine", "metrics", "router", "oracle")
     """``engine``: all but true output lengths; ``router``: only what a router counts by
-    itself; ``metrics``: that, and the queue, batch, KV usage and hit rate that engines publish;
-    ``oracle``: adds true remaining tokens to ``engine`` (for upper bounds, never to publish)."""
+    itself; ``metrics``: that, and the queue, batch, batch time, KV usage and hit rate that engines
+    publish; ``oracle``: adds true remaining tokens to ``engine`` (for upper bounds, never to
+    publish)."""
     signal_interval_s: float = number(0.0, at_least=0)
     """Seconds between two refreshes of the engines' metrics; 0 means always fresh."""
     predicted_output_sigma: float | None = number(None, at_least=0)

@@ -12,7 +12,13 @@ from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.decision import Decision
 from llmroute_gym.routers.rule import Rule
 
-POLLED = (Signal.WAITING, Signal.RUNNING, Signal.KV_USAGE, Signal.HIT_RATE)
+POLLED = (
+    Signal.WAITING,
+    Signal.RUNNING,
+    Signal.KV_USAGE,
+    Signal.HIT_RATE,
+    Signal.BATCH_TIME_S,
+)
 """What a gateway reads from the engines' metrics."""
 PREFIX = (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
 """What depends on where prefixes are looked up."""

@@ -120,9 +120,9 @@ def test_never_worse_than_it_starts_where_it_was_bred(settings: Make, seed: int)
 
 def test_the_rule_stays_where_nothing_beats_it(settings: Make) -> None:
     found = search(settings(router="lopsided:share=0.5", budget=10, runs=8, loads=[0.9]))
-    if found.chosen_by == 1:
-        assert found.constants == {"share": 0.5}
-        assert (found.proven.low, found.proven.high) == (1, 1)
+    assert found.chosen_by == 1
+    assert found.constants == {"share": 0.5}
+    assert (found.proven.low, found.proven.high) == (1, 1)
 
 
 def test_what_is_found_is_a_router(settings: Make, capsys: pytest.CaptureFixture[str]) -> None:
