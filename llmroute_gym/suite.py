@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmroute_gym.compare.suites.leaderboard import leaderboard, write_readme
 from llmroute_gym.compare.suites.result import SuiteResult
-from llmroute_gym.compare.suites.running import Workshop
+from llmroute_gym.compare.suites.running import Execution
 from llmroute_gym.compare.suites.verify import verify
 from llmroute_gym.config import LAUNCHERS
 from llmroute_gym.errors import InputError
@@ -34,11 +34,11 @@ def publish(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Computes a table again, and says what differs."""
 
-    def workshop(folder: Path) -> Workshop:
+    def execution(folder: Path) -> Execution:
         load = partial(policy_router, trusted=False)
-        return Workshop(folder, options.launcher, options.workers, options.traces, load)
+        return Execution(folder, options.launcher, options.workers, options.traces, load)
 
-    names, different = verify(options.file, options.scenario, workshop)
+    names, different = verify(options.file, options.scenario, execution)
     print("\n".join(different or [f"equal: {', '.join(names)}"]))
     return 2 if different else 0
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.suites.scenarios import remembered_stage, scenario_text
+from llmroute_gym.compare.suites.scenarios import built_scenario, scenario_text
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.version import __version__
@@ -74,14 +74,14 @@ def is_policy(router: str) -> bool:
     return router.endswith(CHECKPOINT)
 
 
-def staged(cell: Cell) -> tuple[list[Workload], list[Cluster]]:
+def inputs_of(cell: Cell) -> tuple[list[Workload], list[Cluster]]:
     """Returns the requests and the replicas of each run of a cell."""
-    stage = remembered_stage(scenario_text(cell.scenario))
+    built = built_scenario(scenario_text(cell.scenario))
     numbers = range(cell.first, cell.first + cell.runs)
-    workloads = [stage.workload(run, cell.evaluation) for run in numbers]
+    workloads = [built.workload(run, cell.evaluation) for run in numbers]
     clusters = [
         # Where queues have grown, slow times go on while they are worked off.
-        stage.replicas(run, cell.evaluation, 10 * float(workload.arrived_at_s.max()) + 1)
+        built.replicas(run, cell.evaluation, 10 * float(workload.arrived_at_s.max()) + 1)
         for run, workload in zip(numbers, workloads, strict=True)
     ]
     return workloads, clusters
@@ -100,7 +100,7 @@ def serve_cell(cell: Cell, load_policy: LoadPolicy | None = None) -> bytes:
     Raises:
         InputError: the rule is unknown or needs what the cluster lacks, or a request fits nowhere.
     """
-    workloads, clusters = staged(cell)
+    workloads, clusters = inputs_of(cell)
     if is_policy(cell.router):
         assert load_policy is not None
         router = load_policy(cell.router, len(clusters[0]), cell.observation)
@@ -136,7 +136,7 @@ def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CellStore:
     """A folder of results of cells, each complete or absent."""
 
     folder: Path

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from llmroute_gym.compare.suites.cells import Cell, outcomes_of, serve_cell, staged
+from llmroute_gym.compare.suites.cells import Cell, inputs_of, outcomes_of, serve_cell
 from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites.running import Workshop, entrants_of
+from llmroute_gym.compare.suites.running import Execution, entrants_of
 from llmroute_gym.compare.suites.scenarios import settled
 from llmroute_gym.compare.suites.timeline import Timeline, side_by_side, timeline
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, SuiteConfig
@@ -15,7 +15,7 @@ def suite_timelines(
     suite: SuiteConfig,
     scenarios: Sequence[ScenarioConfig],
     observation: ObservationConfig,
-    workshop: Workshop,
+    execution: Execution,
 ) -> list[Timeline]:
     """Returns what the baseline and the best other router did in each scenario's first run.
 
@@ -24,7 +24,7 @@ def suite_timelines(
         suite: its settings.
         scenarios: that it names, as read.
         observation: what routers are told that do not ask for anything.
-        workshop: where the traces are and who loads policies.
+        execution: where the traces are and who loads policies.
 
     Returns:
         One per scenario in which a router is stable.
@@ -36,7 +36,7 @@ def suite_timelines(
         routers = {title: entrants[title] for title in side_by_side(result)}
         if routers:
             one = given[result.name]
-            timelines.append(_first_run(result, one, routers, suite, observation, workshop))
+            timelines.append(_first_run(result, one, routers, suite, observation, execution))
     return timelines
 
 
@@ -46,18 +46,18 @@ def _first_run(
     routers: dict[str, str],
     suite: SuiteConfig,
     observation: ObservationConfig,
-    workshop: Workshop,
+    execution: Execution,
 ) -> Timeline:
-    scenario, _ = settled(given, workshop.traces)
+    scenario, _ = settled(given, execution.traces)
     evaluation = suite.evaluation(given)
     cells = {
         title: Cell(scenario, evaluation, observation, router, first=0, runs=1)
         for title, router in routers.items()
     }
     outcomes = {
-        title: outcomes_of(serve_cell(cell, workshop.load_policy))[0]
+        title: outcomes_of(serve_cell(cell, execution.load_policy))[0]
         for title, cell in cells.items()
     }
-    (workload,), (cluster,) = staged(next(iter(cells.values())))
+    (workload,), (cluster,) = inputs_of(next(iter(cells.values())))
     words = result.detail or result.title
     return timeline(result.name, words, outcomes, workload, cluster, engine=evaluation.engine)

@@ -16,7 +16,7 @@ from llmroute_gym.compare.statistics import COLUMNS
 from llmroute_gym.compare.suites.cells import LoadPolicy
 from llmroute_gym.compare.suites.first_runs import suite_timelines
 from llmroute_gym.compare.suites.result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Workshop, entrants_of, run_suite
+from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Execution, entrants_of, run_suite
 from llmroute_gym.compare.suites.scenarios import read_scenario
 from llmroute_gym.compare.suites.text import suite_text
 from llmroute_gym.config import EvaluateConfig, SuiteConfig
@@ -49,7 +49,7 @@ def report_suite(
                 bar.total = total
                 bar.update(done - bar.n)
 
-            workshop = Workshop(
+            execution = Execution(
                 folder=folder.path,
                 launcher=settings.launcher,
                 workers=settings.workers,
@@ -57,9 +57,9 @@ def report_suite(
                 load_policy=load_policy,
                 on_cell=on_cell,
             )
-            found = run_suite(suite, scenarios, settings.observation, workshop)
+            found = run_suite(suite, scenarios, settings.observation, execution)
         folder.write_text(RESULTS_FILE, found.to_json())
-        shown = suite_timelines(found, suite, scenarios, settings.observation, workshop)
+        shown = suite_timelines(found, suite, scenarios, settings.observation, execution)
         write_report(found, shown, folder.path)
         with folder.writing(FINISHED) as part:
             write_suite(found.scenarios, part)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from llmroute_gym.compare.suites.cells import Cell, Kept, LoadPolicy, is_policy, serve_cell
+from llmroute_gym.compare.suites.cells import Cell, CellStore, LoadPolicy, is_policy, serve_cell
 from llmroute_gym.compare.suites.launchers import launched
 from llmroute_gym.compare.suites.result import ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites.scenarios import Rate, Stage, settled
+from llmroute_gym.compare.suites.scenarios import BuiltScenario, Rate, settled
 from llmroute_gym.compare.suites.summary import summed_up
 from llmroute_gym.config import (
     EvaluationConfig,
@@ -31,7 +31,7 @@ SCENARIOS_FOLDER = "scenarios"
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Execution:
     """Where and by whom a suite is run; none of it changes what is found.
 
     Attributes:
@@ -109,7 +109,7 @@ def run_suite(
     suite: SuiteConfig,
     scenarios: Sequence[ScenarioConfig],
     observation: ObservationConfig,
-    workshop: Workshop,
+    execution: Execution,
 ) -> SuiteResult:
     """Runs what is not finished yet of a suite.
 
@@ -117,7 +117,7 @@ def run_suite(
         suite: routers, runs, seed and statistics.
         scenarios: that it names, as read.
         observation: what routers are told that do not ask for anything.
-        workshop: where and by whom.
+        execution: where and by whom.
 
     Returns:
         The same whatever ran it, and however often it was interrupted.
@@ -131,14 +131,14 @@ def run_suite(
     left_out: dict[str, str] = {}
     for given in scenarios:
         try:
-            scenario, rate = settled(given, workshop.traces)
+            scenario, rate = settled(given, execution.traces)
         except InputError as error:
             if not suite.leave_out or given.trace is None:
                 raise
             left_out[given.name] = str(error)
             continue
         evaluation = suite.evaluation(given)
-        Stage.of(scenario).check(evaluation)
+        BuiltScenario.of(scenario).check(evaluation)
         cells = {
             title: [
                 Cell(scenario, evaluation, observation, router, first, runs)
@@ -147,7 +147,7 @@ def run_suite(
             for title, router in entrants.items()
         }
         tasks.append(_Task(given, scenario, rate, evaluation, cells))
-    results = _finished(tasks, entrants, workshop)
+    results = _finished(tasks, entrants, execution)
     settings = {
         "suite": asdict(suite) | {"scenarios": [asdict(one) for one in scenarios]},
         "observation": asdict(observation),
@@ -170,11 +170,11 @@ def _blocks(runs: int, block: int) -> list[tuple[int, int]]:
 
 
 def _finished(
-    tasks: Sequence[_Task], entrants: Mapping[str, str], workshop: Workshop
+    tasks: Sequence[_Task], entrants: Mapping[str, str], execution: Execution
 ) -> list[ScenarioResult]:
     """Runs the cells that are missing, and sums each scenario up once it has all of them."""
-    kept = Kept(workshop.folder / CELLS_FOLDER)
-    files = [task.file(workshop.folder) for task in tasks]
+    kept = CellStore(execution.folder / CELLS_FOLDER)
+    files = [task.file(execution.folder) for task in tasks]
     going = [place for place, file in enumerate(files) if not file.is_file()]
     cells = [
         (place, cell) for place in going for one in tasks[place].cells.values() for cell in one
@@ -194,15 +194,15 @@ def _finished(
     for place in going:
         if not left[place]:
             sum_up(place)
-    work = partial(serve_cell, load_policy=workshop.load_policy)
+    work = partial(serve_cell, load_policy=execution.load_policy)
     todo = [cell for _, cell in missing]
     done = len(cells) - len(missing)
-    workshop.on_cell(len(cells), done)
-    for index, content in launched(workshop.launcher, workshop.workers, work, todo):
+    execution.on_cell(len(cells), done)
+    for index, content in launched(execution.launcher, execution.workers, work, todo):
         place, cell = missing[index]
         kept.keep(cell, content)
         done += 1
-        workshop.on_cell(len(cells), done)
+        execution.on_cell(len(cells), done)
         left[place] -= 1
         if not left[place]:
             sum_up(place)

@@ -117,8 +117,8 @@ def settled(scenario: ScenarioConfig, traces: str | Path) -> tuple[ScenarioConfi
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
-    """What the routers meet in a scenario, run by run.
+class BuiltScenario:
+    """A scenario that runs can be drawn from.
 
     Attributes:
         scenario: settled.
@@ -131,7 +131,7 @@ class Stage:
     source: WorkloadSource
 
     @classmethod
-    def of(cls, scenario: ScenarioConfig) -> "Stage":
+    def of(cls, scenario: ScenarioConfig) -> "BuiltScenario":
         """Builds a settled scenario.
 
         Raises:
@@ -188,10 +188,10 @@ def _slow_times(
 
 
 @lru_cache(maxsize=2)
-def remembered_stage(key: str) -> Stage:
-    """Returns the stage of a settled scenario, given as `scenario_text`; the last ones are kept."""
+def built_scenario(key: str) -> BuiltScenario:
+    """Builds a settled scenario, given as `scenario_text`; the last ones are kept."""
     merged = OmegaConf.merge(OmegaConf.structured(ScenarioConfig), OmegaConf.create(key))
-    return Stage.of(cast(ScenarioConfig, OmegaConf.to_object(merged)))
+    return BuiltScenario.of(cast(ScenarioConfig, OmegaConf.to_object(merged)))
 
 
 def scenario_text(scenario: ScenarioConfig) -> str:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llmroute_gym.compare.suites.leaderboard import scenario_table, settings_of
 from llmroute_gym.compare.suites.result import RESULTS_FILE, ScenarioResult, SuiteResult
-from llmroute_gym.compare.suites.running import Workshop, run_suite
+from llmroute_gym.compare.suites.running import Execution, run_suite
 from llmroute_gym.config import ObservationConfig, ScenarioConfig, Settings, SuiteConfig
 from llmroute_gym.errors import InputError, checked_name
 
@@ -24,14 +24,14 @@ Group = TypeVar("Group", bound=Settings)
 
 
 def verify(
-    file: Path, wanted: Sequence[str], workshop: Callable[[Path], Workshop]
+    file: Path, wanted: Sequence[str], execution: Callable[[Path], Execution]
 ) -> tuple[list[str], list[str]]:
     """Computes a published file again.
 
     Args:
         file: a page of `leaderboard`, or a results.json.
         wanted: names of scenarios; none means all.
-        workshop: where and by whom, of a folder that is removed afterwards.
+        execution: where and by whom, of a folder that is removed afterwards.
 
     Returns:
         The scenarios that were computed, and a sentence for each thing that differs.
@@ -57,7 +57,7 @@ def verify(
     scenarios = [one for one in scenarios if not wanted or one.name in wanted]
     scenarios = [one for one in scenarios if one.name not in missed]
     with tempfile.TemporaryDirectory() as folder:
-        found = run_suite(suite, scenarios, observation, workshop(Path(folder)))
+        found = run_suite(suite, scenarios, observation, execution(Path(folder)))
     different: list[str] = []
     for one in found.scenarios:
         if published is None:

@@ -18,7 +18,7 @@ from llmroute_gym.compare.suites.cells import serve_cell
 from llmroute_gym.compare.suites.first_runs import suite_timelines
 from llmroute_gym.compare.suites.leaderboard import MARKERS, leaderboard, write_readme
 from llmroute_gym.compare.suites.result import SuiteResult
-from llmroute_gym.compare.suites.running import Workshop, run_suite
+from llmroute_gym.compare.suites.running import Execution, run_suite
 from llmroute_gym.compare.suites.scenarios import Rate, read_scenario, settled, trace_file
 from llmroute_gym.compare.suites.stability import growth, growth_of
 from llmroute_gym.compare.suites.summary import summed_up
@@ -76,9 +76,9 @@ def result(
     folder: Path,
     suite: SuiteConfig = TINY,
     scenarios: Sequence[ScenarioConfig] = (CALM, UNEVEN),
-    **workshop: Any,
+    **execution: Any,
 ) -> SuiteResult:
-    return run_suite(suite, scenarios, ObservationConfig(), Workshop(folder, **workshop))
+    return run_suite(suite, scenarios, ObservationConfig(), Execution(folder, **execution))
 
 
 def test_twice_the_same_bytes(tmp_path: Path) -> None:
@@ -215,20 +215,20 @@ def test_a_page_is_verified(tmp_path: Path) -> None:
     page.write_text(leaderboard(found))
     numbers.write_text(found.to_json())
     for file in (page, numbers):
-        assert verify(file, [], Workshop) == (["calm", "uneven"], [])
-        assert verify(file, ["uneven"], Workshop) == (["uneven"], [])
+        assert verify(file, [], Execution) == (["calm", "uneven"], [])
+        assert verify(file, ["uneven"], Execution) == (["uneven"], [])
     table = page.read_text().split("## calm")[1]
     line = next(one for one in table.splitlines() if one.startswith("| lor | "))
     page.write_text(page.read_text().replace(line, line.replace("[", "[9")))
-    (sentence,) = verify(page, [], Workshop)[1]
+    (sentence,) = verify(page, [], Execution)[1]
     assert sentence.startswith("calm: | lor |")
     changed = json.loads(numbers.read_text())
     changed["scenarios"][1]["results"][0]["metrics"]["e2e_p99_s"][0] *= 1.001
     numbers.write_text(json.dumps(changed))
-    (sentence,) = verify(numbers, [], Workshop)[1]
+    (sentence,) = verify(numbers, [], Execution)[1]
     assert sentence.startswith("uneven: results.0.metrics.e2e_p99_s.0 was")
     with pytest.raises(InputError, match="did you mean 'calm'"):
-        verify(page, ["clam"], Workshop)
+        verify(page, ["clam"], Execution)
 
 
 def test_the_table_of_a_readme_is_replaced(tmp_path: Path) -> None:
@@ -321,10 +321,10 @@ def test_suites_that_are_shipped_name_what_there_is() -> None:
 
 
 def test_timelines_show_the_first_run(tmp_path: Path) -> None:
-    workshop = Workshop(tmp_path)
+    execution = Execution(tmp_path)
     scenarios, told = (CALM, UNEVEN), ObservationConfig()
-    found = run_suite(TINY, scenarios, told, workshop)
-    shown = suite_timelines(found, TINY, scenarios, told, workshop)
+    found = run_suite(TINY, scenarios, told, execution)
+    shown = suite_timelines(found, TINY, scenarios, told, execution)
     assert [one.scenario for one in shown] == ["calm", "uneven"]
     for one in shown:
         first, second = one.courses
