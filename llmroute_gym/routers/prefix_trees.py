@@ -105,7 +105,7 @@ def _is_hot(load: FloatArray, mask: BoolArray, chosen: int, constants: FloatArra
             replicas += 1
     mean = total / replicas
     deviation = math.sqrt(max(squares / replicas - mean * mean, 0.0))
-    margin = max(min(most, deviations * deviation), at_least)
+    margin = min(most, max(deviations * deviation, at_least))
     return bool(load[chosen] > max(factor * mean, mean + margin))
 
 
@@ -216,7 +216,9 @@ class RayPrefix(SeeingRule):
     def __post_init__(self) -> None:
         """Checks the options and says what the rule is told."""
         super().__post_init__()
-        if not (isinstance(self.imbalance, int | float) and self.imbalance >= 0):
+        given = self.imbalance
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not (is_number and given >= 0):
             raise InputError(
                 f"imbalance of ray_prefix must be a number of requests >= 0 or .inf, got "
                 f"{shown(self.imbalance)}"

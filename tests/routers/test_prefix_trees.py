@@ -93,10 +93,17 @@ def test_smg_spills_from_a_hot_replica(in_flight: list[int], spills: bool) -> No
     n = len(in_flight)
     cached = [0.9] + [0.0] * (n - 1)
     load = np.array(in_flight)
-    hot = load[0] > 1.5 * load.mean() and load[0] > load.mean() + max(min(64, 2 * load.std()), 4)
+    hot = load[0] > 1.5 * load.mean() and load[0] > load.mean() + min(64, max(2 * load.std(), 4))
     assert hot == spills
     rule = fresh(SmgCacheAware(), n)
     assert (ask(rule, rows(n, cached_prefix=cached, in_flight=in_flight)) != 0) == spills
+
+
+def test_the_margin_of_smg_bounds_its_least_one() -> None:
+    # Mean 0.57: 4 is over it by the margin, min(1, max(2 * 1.4, 4)).
+    hot = rows(7, cached_prefix=[0.9, 0, 0, 0, 0, 0, 0], in_flight=[4, 0, 0, 0, 0, 0, 0])
+    assert ask(fresh(SmgCacheAware(margin=1), 7), hot) == 1
+    assert ask(fresh(SmgCacheAware(margin=4), 7), hot) == 0
 
 
 def test_what_smg_spills_goes_to_the_least_busy() -> None:
@@ -180,6 +187,7 @@ def test_ray_goes_by_load_where_it_is_imbalanced() -> None:
         (lambda: SmgCacheAware(view="leaf"), "view of smg_cache_aware"),
         (lambda: RayPrefix(imbalance=-1), "imbalance of ray_prefix must be a number of requests"),
         (lambda: RayPrefix(imbalance="a"), "imbalance of ray_prefix must be a number of requests"),  # type: ignore[arg-type]
+        (lambda: RayPrefix(imbalance=True), "imbalance of ray_prefix must be .*, got True"),
         (lambda: RayPrefix(tree_tokens=0), "tree_tokens of ray_prefix"),
     ],
 )
