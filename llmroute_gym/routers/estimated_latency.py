@@ -76,7 +76,9 @@ def least_estimated_latency(
         price = 1.0 + (constants[8] * over if over > 0.0 else 0.0)
         speed = rows[r, Signal.SPEED] ** constants[9]
         waited = constants[10] * rows[r, Signal.OLDEST_WAITING_S]
-        score = math.log((output * pace * price / 100.0 + prefill) / speed + waited + 1e-3)
+        # What is cached may weigh more than the whole prompt, so that less than nothing is left.
+        estimate = max((output * pace * price / 100.0 + prefill) / speed + waited, 0.0)
+        score = math.log(estimate + 1e-3)
         _features(rows, r, memory, _FEATURES)
         for j in range(_FEATURES):
             weight = constants[11 + 2 * j] + constants[12 + 2 * j] * longer
@@ -92,10 +94,10 @@ class EstimatedLatency(SeeingRule):
 
     The estimate is (output · pace · price + prefill) / speed^c + waited: the pace of a token grows
     with the requests in flight and their context, the price with KV usage above a threshold,
-    prefill is what is pending and this prompt, without what is cached of it. To its logarithm come
-    eight features, each the logarithm of a replica's value over the mean of all, with a weight that
-    may depend on the prompt's length. Ties by lowest index. In the spirit of llm-d's predicted
-    latency.
+    prefill is what is pending and this prompt, without what is cached of it; it is at least 0. To
+    its logarithm come eight features, each the logarithm of a replica's value over the mean of all,
+    with a weight that may depend on the prompt's length. Ties by lowest index. In the spirit of
+    llm-d's predicted latency.
 
     The defaults make it much like `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmroute_gym import routers
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers import Rule, available, make
 from llmroute_gym.routers.constants import constants_of
@@ -101,6 +102,11 @@ def test_each_constant_says_its_range_when_it_is_left(name: str) -> None:
             with pytest.raises(InputError) as error:
                 make({"name": name, constant: wrong})
             assert str(error.value).startswith(expected)
+
+
+def test_each_class_may_be_imported_by_its_name() -> None:
+    for name in available():
+        assert getattr(routers, type(make(name)).__name__) is type(make(name))
 
 
 def test_an_unknown_option_names_the_known_ones_with_their_ranges() -> None:
