@@ -16,8 +16,8 @@ POLLED = (
     Signal.WAITING,
     Signal.RUNNING,
     Signal.KV_USAGE,
-    Signal.HIT_RATE,
     Signal.BATCH_TIME_S,
+    Signal.HIT_RATE,
 )
 """What a gateway reads from the engines' metrics."""
 PREFIX = (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
@@ -94,7 +94,8 @@ def _sees(router: Router, signals: set[Signal]) -> str:
     if seen is None:
         engines = any(signal.ages for signal in signals)
         return "engines, always fresh" if engines else "own" if signals else ""
-    words = ["own"]
+    told = {*POLLED, Signal.CACHED_PREFIX, Signal.VIEW_TOKENS}
+    words = ["own"] if signals - told else []
     if seen.information == "metrics" and signals.intersection(POLLED):
         words.append(f"poll [{seen.signal_interval_s:g} s]")
     if signals.intersection(PREFIX):
