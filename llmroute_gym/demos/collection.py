@@ -234,8 +234,8 @@ def play(
         engine=settings.engine,
     )
     streams = _streams(settings, plan.episode)
-    gateways, n_requests = settings.observation.gateways, settings.requests_per_episode
-    routers = at_gateways(make(name), gateways, cluster, n_requests, streams["router"])
+    told, n_requests = settings.observation, settings.requests_per_episode
+    routers = at_gateways(make(name), told, cluster, n_requests, streams["router"])
     decider = _DisturbedRouter(routers, plan.disturbed, streams["placements"])
     env_seed = int(streams["env"].integers(2**31))
     observations, masks, actions, rewards = _decisions(env, env_seed, decider)

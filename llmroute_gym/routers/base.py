@@ -35,6 +35,9 @@ class Router(ABC):
     def meet(self, cluster: Cluster) -> None:  # noqa: B027  (most rules know nothing of it)
         """Tells which replicas it is going to choose from; called before `reset`."""
 
+    def join(self, told: ObservationConfig, gateway: int) -> None:  # noqa: B027  (few rules ask)
+        """Says what it will be told, as which of the gateways from 0; called before `reset`."""
+
     def reset(  # noqa: B027  (many rules have no memory)
         self, n_replicas: int, n_requests: int, rng: np.random.Generator
     ) -> None:

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.lessons import Lesson
 from llmroute_gym.sim.replica import Cluster
@@ -11,21 +12,27 @@ from llmroute_gym.sim.run import Run
 
 
 def at_gateways(
-    router: Router, gateways: int, cluster: Cluster, n_requests: int, rng: np.random.Generator
+    router: Router,
+    told: ObservationConfig,
+    cluster: Cluster,
+    n_requests: int,
+    rng: np.random.Generator,
 ) -> list[Router]:
     """Returns the router of each gateway, reset; decision i of a run is the (i mod gateways)-th's.
 
     Args:
         router: is itself the only one; of several each is a copy, with randomness of its own.
-        gateways: how many.
+        told: what routers are told, by how many gateways.
         cluster: what they choose from.
         n_requests: requests to come to all of them together.
         rng: all of their randomness.
     """
+    gateways = told.gateways
     routers = [router] if gateways == 1 else [deepcopy(router) for _ in range(gateways)]
     streams = [rng] if gateways == 1 else rng.spawn(gateways)
-    for one, own in zip(routers, streams, strict=True):
+    for gateway, (one, own) in enumerate(zip(routers, streams, strict=True)):
         one.meet(cluster)
+        one.join(told, gateway)
         one.reset(len(cluster), n_requests, own)
     return routers
 
@@ -44,7 +51,7 @@ class Gateways:
 
     def __init__(self, run: Run, router: Router, rng: np.random.Generator) -> None:
         n, n_requests = run.observation.gateways, len(run.workload)
-        self.routers = at_gateways(router, n, run.cluster, n_requests, rng)
+        self.routers = at_gateways(router, run.observation, run.cluster, n_requests, rng)
         self._run = run
         for one in self.routers:
             one.attend(run)

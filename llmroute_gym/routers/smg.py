@@ -27,12 +27,19 @@ FULL = 1e-9
 
 @block
 def _write_scores(rows: FloatArray, constants: FloatArray, memory: FloatArray) -> None:
-    """Writes the scores to the front of the memory; behind are the tokens sent since the poll."""
+    """Writes the scores to the front of the memory.
+
+    Behind are the tokens sent since the poll, which poll that was, seconds from one to the next,
+    and when the first is.
+    """
     n = len(rows)
-    throughput, per_request, weight, poll_s = constants[0], constants[1], constants[2], constants[3]
-    polled = np.floor(rows[0, Signal.NOW_S] / poll_s) if poll_s > 0.0 else memory[2 * n] + 1.0
-    if polled != memory[2 * n]:
-        clear(memory)
+    throughput, per_request, weight = constants[0], constants[1], constants[2]
+    last, interval_s, first_s = memory[2 * n], memory[2 * n + 1], memory[2 * n + 2]
+    polled = last + 1.0
+    if interval_s > 0.0:
+        polled = np.floor((rows[0, Signal.NOW_S] - first_s) / interval_s)
+    if polled != last:
+        clear(memory[: 2 * n])
         memory[2 * n] = polled
     for r in range(n):
         used = rows[r, Signal.KV_USAGE]
@@ -106,7 +113,8 @@ class SmgLeastLoad(SeeingRule):
 
     (1024 q + tokens sent since the poll) / (2000 speed) + 0.15 k / (1 - k): q waiting requests, k
     the share of KV blocks in use, and the prompt tokens that this router sent there since the
-    engines were polled (always none if they are always fresh). Ties by lowest index. Source: SMG.
+    engines were polled (none if they are always fresh), each gateway from its own polls on. Where
+    a run tells of other polls than `poll_s`, it goes by those. Ties by lowest index. Source: SMG.
 
     Args:
         tokens_per_s: throughput of a replica of speed 1.
@@ -124,9 +132,21 @@ class SmgLeastLoad(SeeingRule):
     memory_s: float = constant(0.15, 0.0, 100.0)
     poll_s: float = poll(10.0)
 
+    def __post_init__(self) -> None:
+        """Checks the options; until a run says otherwise, it is polled as they say."""
+        super().__post_init__()
+        self._interval_s, self._first_s = float(self.poll_s), 0.0
+
+    def join(self, told: ObservationConfig, gateway: int) -> None:
+        """Takes when the engines are polled."""
+        self._interval_s = told.signal_interval_s if told.information != "router" else 0.0
+        self._first_s = self._interval_s * gateway / told.gateways
+
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
-        """Returns room for the scores, the tokens sent since the poll, and which poll that was."""
-        return np.zeros(2 * n_replicas + 1)
+        """Returns room for the scores and the tokens sent since the poll, and when polls are."""
+        memory = np.zeros(2 * n_replicas + 3)
+        memory[-2:] = self._interval_s, self._first_s
+        return memory
 
 
 @dataclass
@@ -200,6 +220,10 @@ class SmgVeto(Rule):
         """Introduces the rule behind it."""
         self.rule.meet(cluster)
 
+    def join(self, told: ObservationConfig, gateway: int) -> None:
+        """Says to the rule behind it what they will be told."""
+        self.rule.join(told, gateway)
+
     def attend(self, run: Run) -> None:
         """Shows the run to the rule behind it."""
         self.rule.attend(run)
@@ -210,7 +234,8 @@ class SmgVeto(Rule):
         return lessons
 
     def learn(self, lesson: Lesson) -> None:
-        """Teaches the rule behind it."""
+        """Teaches the rule behind it, whose memory this one's is."""
+        self.rule.memory = self.memory
         self.rule.learn(lesson)
 
     def constants(self) -> FloatArray:

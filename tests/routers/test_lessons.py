@@ -3,6 +3,7 @@
 import numpy as np
 
 from llmroute_gym import Cluster, Replica, Workload, simulate
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.routers import Router
 from llmroute_gym.routers.lessons import Lesson
@@ -33,6 +34,9 @@ class Pupil(Router):
     def meet(self, cluster: Cluster) -> None:
         self.told.append(f"meet {len(cluster)}")
 
+    def join(self, told: ObservationConfig, gateway: int) -> None:
+        self.told.append(f"join as {gateway} of {told.gateways}")
+
     def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
         self.told.append("reset")
 
@@ -56,7 +60,7 @@ def test_a_router_is_introduced_before_it_decides_and_taught_when_it_asks(
 ) -> None:
     pupil = Pupil()
     simulate(workload(), TWO, pupil, engine=engine)
-    begun = ["meet 2", "reset", "attend at decision 0"]
+    begun = ["meet 2", "join as 0 of 1", "reset", "attend at decision 0"]
     assert pupil.told == [*begun, "learn before 10", "learn before 40"]
 
 

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmroute_gym import simulate
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import rule_text
 from llmroute_gym.ground.signals import Signal
 from llmroute_gym.routers import LlmdDefault, Random, SmgLeastLoad, SmgVeto, make
+from llmroute_gym.sim import Cluster, FormulaBatchTime, Replica, Workload
+from llmroute_gym.sim.engines import EngineName
 from tests.routers.hand import N_REQUESTS, chosen, ready, route, rows
 
 ALL = np.ones(3, dtype=np.bool_)
@@ -40,6 +43,32 @@ def test_what_was_sent_since_the_poll_counts() -> None:
     busy[1:, Signal.WAITING] = 1  # 1024 tokens and the 500 sent, against 1000, 1500, 2000
     assert [router.route(busy, ALL) for _ in range(3)] == [0, 0, 1]
     assert [router.route(at(t), ALL) for t in (10, 10)] == [0, 1]
+
+
+def polled(interval_s: float, gateways: int) -> ObservationConfig:
+    return ObservationConfig(information="metrics", signal_interval_s=interval_s, gateways=gateways)
+
+
+@pytest.mark.parametrize("name", ["smg_least_load", "smg_veto:rule=smg_least_load"])
+def test_each_gateway_counts_from_its_own_polls_on(name: str) -> None:
+    # The second of two polls at 5 s, 15 s and so on, the first at 0 s, 10 s and so on.
+    for gateway, choices in ((0, [0, 1, 2, 0, 1]), (1, [0, 0, 1, 2, 0])):
+        router = ready(name, 3)
+        router.join(polled(10.0, 2), gateway)
+        router.reset(3, N_REQUESTS, np.random.default_rng(0))
+        assert [router.route(at(t), ALL) for t in (1, 5, 9.9, 10, 15)] == choices
+
+
+def test_the_polls_that_a_run_tells_of_count() -> None:
+    router = ready("smg_least_load", 3)
+    for told, choices in (
+        (polled(2.0, 1), [0, 1, 0]),
+        (polled(0.0, 1), [0, 0, 0]),
+        (ObservationConfig(information="router", signal_interval_s=9.0), [0, 0, 0]),
+    ):
+        router.join(told, 0)
+        router.reset(3, N_REQUESTS, np.random.default_rng(0))
+        assert [router.route(at(t), ALL) for t in (0, 1.9, 2)] == choices
 
 
 def test_fresh_metrics_need_no_memory_of_what_was_sent() -> None:
@@ -155,6 +184,22 @@ def test_the_rule_behind_the_veto_is_introduced_and_taught() -> None:
     router.learn("lesson")
     assert told == ["cluster", "run", "lesson"]
     assert router.lessons(7) == (7,)
+
+
+def test_a_rule_behind_a_veto_of_nobody_learns_as_if_alone(engine: EngineName) -> None:
+    rng = np.random.default_rng(0)
+    requests = Workload(
+        np.cumsum(rng.exponential(0.05, 250)), rng.integers(1, 300, 250), rng.integers(1, 40, 250)
+    )
+    cluster = Cluster((Replica(FormulaBatchTime(0.01, 0, 0, 0, 0, 1e-4)),) * 3)
+    rules = (
+        "llmd_predicted:ttft_s=0.1,poll_s=1",
+        "smg_veto:rule=(llmd_predicted:ttft_s=0.1),queue=10000,kv=1,poll_s=1",
+    )
+    alone, behind = (
+        simulate(requests, cluster, rule, engine=engine, seed=1).replica for rule in rules
+    )
+    np.testing.assert_array_equal(alone, behind)
 
 
 def test_a_run_may_be_as_long_as_it_likes() -> None:
