@@ -184,8 +184,9 @@ class LlmdPredicted(SeeingRule):
     Predicted are the 90% quantiles of TTFT and TPOT on each replica, by gradient-boosted trees on
     KV usage, prompt tokens, waiting and running requests, cached share of the prompt and prompt
     tokens in flight. It learns from the last 5000 requests that have ended, of its last 8192,
-    before its decisions 100, 200, 400, and so on. Before the first lesson with an ended request it
-    takes the highest sum of llm-d's scores of queue, free memory and cached prefix, ties at random.
+    before its decisions 100, 200, 400, and so on. Before the first lesson with an ended request of
+    several tokens it takes the highest sum of llm-d's scores of queue, free memory and cached
+    prefix, ties at random.
 
     Then replicas that hold `warm` of the prompt are kept, if any do, unless the best TTFT of them
     is more than `later_s` behind the best of all; then those with headroom, whose TTFT and TPOT are

@@ -26,7 +26,8 @@ class SeeingRule(Rule):
     With an option `poll_s` it sees the engines' metrics of that age. An option `view`, or an
     attribute, says what prefixes are looked up in, ``"tree"`` or ``"events"`` (if there is none).
     An option `tree_tokens`, or an attribute, says how many tokens of each replica a tree keeps
-    (2^19 if there is none), the latest sent.
+    (2^19 if there is none), the latest sent; it counts them in blocks of 16, and of replicas with
+    other blocks keeps as many of those.
 
     Raises:
         InputError: a constant is out of its range, or no view has this name.
