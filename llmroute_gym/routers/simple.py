@@ -170,9 +170,10 @@ class PowerOfTwo(Rule):
 
 
 @dataclass
-class LeastTokens(Rule):
-    """Fewest prompt tokens still to prefill, this request's included; ties by lowest index.
+class LeastTokens(SeeingRule):
+    """Fewest prompt tokens to prefill, this request's included; ties by lowest index.
 
+    By the router's own count: of requests in flight that have no first token, whole prompts.
     Source: the token join-shortest-queue of splitwise-sim, llm-d's token-load scorer.
     """
 

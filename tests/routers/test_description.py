@@ -38,6 +38,7 @@ def test_signals_are_read_from_the_decision_and_its_blocks() -> None:
         ("lor", "own"),
         ("lor_pending", "engines, always fresh"),
         ("random", ""),
+        ("least_tokens", "own"),
         ("jsq", "engines, always fresh"),
         ("vllm_dp", "poll [0.1 s]"),
         ("least_kv", "poll [0 s]"),

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from llmroute_gym import Cluster, Outcome, Replica, Workload, simulate
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.routers.decision import Decision
 from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim import FormulaBatchTime
+from llmroute_gym.sim.engines import EngineName
 
 COMPETITORS = tuple(name for name in available() if not make(name).upper_bound)
 """An upper bound knows what no router can, and may take its time."""
@@ -68,6 +70,19 @@ def test_a_rule_is_never_asked_in_python(
         long = workload().prompt_tokens > 800
         assert long.any()
         assert (compiled.replica[long] < 2).all()
+
+
+def test_least_tokens_goes_by_its_own_count_unless_it_is_told_of_the_engines(
+    engine: EngineName,
+) -> None:
+    # A prompt of 600 tokens has 88 left for the engine after the first batch of 512, for the
+    # router 600 until its first token.
+    requests = Workload(np.array([0.0, 0.0, 0.06]), np.array([600, 300, 50]), np.full(3, 2))
+    batch_s = 0.05, 9.0
+    two = Cluster(tuple(Replica(FormulaBatchTime(s, 0, 0, 0, 0, 0)) for s in batch_s))
+    for told, chosen in ((None, 1), (ObservationConfig(), 0)):
+        outcome = simulate(requests, two, "least_tokens", engine=engine, observation=told)
+        assert outcome.replica.tolist() == [0, 1, chosen]
 
 
 @pytest.mark.parametrize("name", COMPETITORS)
