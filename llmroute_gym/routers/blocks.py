@@ -134,6 +134,14 @@ def add_token_load(
 
 
 @block
+def uncached_tokens(rows: FloatArray, replica: int) -> float:
+    """Returns how many of the request's prompt tokens a replica does not hold, a whole number."""
+    prompt = rows[replica, Signal.PROMPT_TOKENS]
+    # The share is a rounded quotient; crumbs of its product would settle ties.
+    return float(prompt - math.floor(prompt * rows[replica, Signal.CACHED_PREFIX] + 0.5))
+
+
+@block
 def cached_somewhere(rows: FloatArray, mask: BoolArray) -> bool:
     """Returns whether an allowed replica holds some of the prompt."""
     some = False

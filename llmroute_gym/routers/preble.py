@@ -6,7 +6,7 @@ import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest
+from llmroute_gym.routers.blocks import lowest, uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.prefix_trees import keep_highest
@@ -39,10 +39,9 @@ def _preble(
     longest = mask.copy()
     matched = keep_highest(match, longest) > match_above
     chosen = lowest(counts, longest) if matched else lowest(costs, mask)
-    uncached = rows[chosen, Signal.PROMPT_TOKENS] * (1.0 - match[chosen])
     last = 3 * int(memory[_QUEUE_END])
     queue[last], queue[last + 1] = now_s, float(chosen)
-    queue[last + 2] = uncached * prefill_s + decode_tokens * decode_s
+    queue[last + 2] = uncached_tokens(rows, chosen) * prefill_s + decode_tokens * decode_s
     counts[chosen] += 1
     costs[chosen] += queue[last + 2]
     memory[_QUEUE_END] += 1

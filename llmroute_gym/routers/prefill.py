@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest, lowest_at_random
+from llmroute_gym.routers.blocks import lowest, lowest_at_random, uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.rule import Source
@@ -17,7 +17,7 @@ def _blocks(
 ) -> int:
     size, weight = constants[0], constants[1]
     for r in range(len(mask)):
-        new = rows[r, Signal.PROMPT_TOKENS] * (1.0 - rows[r, Signal.CACHED_PREFIX])
+        new = uncached_tokens(rows, r)
         prefill = max(0.0, (rows[r, Signal.PENDING_PROMPT_TOKENS] + new) / size)
         memory[r] = weight * prefill + rows[r, Signal.CONTEXT_TOKENS] / size
     return lowest_at_random(memory, mask, draws[0])
@@ -28,7 +28,7 @@ def _product(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
     for r in range(len(mask)):
-        new = rows[r, Signal.PROMPT_TOKENS] * (1.0 - rows[r, Signal.CACHED_PREFIX])
+        new = uncached_tokens(rows, r)
         memory[r] = (rows[r, Signal.UNCACHED_TOKENS] + new) * (rows[r, Signal.RUNNING] + 1.0)
     return lowest(memory, mask)
 

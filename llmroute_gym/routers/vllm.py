@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest
+from llmroute_gym.routers.blocks import lowest, uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.rule import Source
@@ -31,7 +31,7 @@ def _longest_match_in_time(
     for r in range(len(mask)):
         if not mask[r]:
             continue
-        new = prompt - prompt * rows[r, Signal.CACHED_PREFIX]
+        new = uncached_tokens(rows, r)
         cost_s = linear_s * new + pair_s * new * (prompt - new / 2.0)
         cost_s += linear_s * rows[r, Signal.UNCACHED_TOKENS]
         cost_s += pair_s * rows[r, Signal.UNCACHED_PAIRS]

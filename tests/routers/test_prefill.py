@@ -31,6 +31,18 @@ def test_dynamo_reads_what_the_engines_tell_of_their_caches() -> None:
     assert (observation.information, observation.prefix_view) == ("router", "events")
 
 
+def test_shares_of_a_prompt_are_whole_tokens_so_that_ties_are_ties() -> None:
+    # 1,000 tokens, m of them cached and m more pending, for each m of whole blocks: 1,000 all.
+    cached = range(0, 1000, 16)
+    shares = [m / 1000 for m in cached]
+    n = len(cached)
+    table = rows(n, prompt_tokens=1000, cached_prefix=shares, pending_prompt_tokens=list(cached))
+    assert len(chosen("dynamo_kv", table, 300)) > n / 2
+    table = rows(n, prompt_tokens=1000, cached_prefix=shares, uncached_tokens=list(cached))
+    for first in range(n):
+        assert route("lmetric", table, [r >= first for r in range(n)]) == first
+
+
 def test_lmetric_multiplies_tokens_to_prefill_by_the_batch_and_one() -> None:
     # (0 + 1000) x 5 = 5000, (500 + 400) x 6 = 5400, (3000 + 1000) x 1 = 4000.
     table = rows(
