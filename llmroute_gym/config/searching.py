@@ -55,6 +55,10 @@ class SearchingConfig(Settings):
     them in another order."""
     replicas: list[int] = many(at_least=1)
     """Numbers of replicas; each makes scenarios of its own. Speeds are repeated or cut to fit."""
+    scenarios: list[Any] = many()
+    """Scenarios to search on in place of `cluster`, `workload`, `loads`, `speeds` and `replicas`:
+    names of files in ``conf/scenario/``, paths, or mappings with such a ``name`` and what differs
+    from it: ``{name: equal_70, load: 0.6}``. How many runs there are stands in `runs`."""
     ttft_p99_at_most: float | None = number(None, above=0)
     """Most that a candidate's P99 of the time to first token may be in any scenario, as a multiple
     of that of ``ttft_p99_of``; None sets no limit."""
@@ -133,6 +137,8 @@ class SearchConfig(Settings):
     cluster: simulation.ClusterConfig = field(default_factory=simulation.ClusterConfig)
     workload: simulation.WorkloadConfig = field(default_factory=simulation.WorkloadConfig)
     observation: simulation.ObservationConfig = field(default_factory=simulation.ObservationConfig)
+    traces: str = "."
+    """Folder with the public traces that scenarios replay."""
     run_dir: str = RUN_DIR
     resume: str | None = None
     """The folder of a search that was interrupted; it goes on there with its own settings."""

@@ -64,6 +64,9 @@ class ScenarioConfig(Settings):
     permute: bool = False
     """Whether the replicas stand in another order in each run, so that no rule gains by their
     numbers."""
+    speed_spread: float = number(1.0, at_least=1)
+    """Most by which speeds, drawn for each run, are above or below those of the cluster, log-
+    uniformly; they then sum to the same, so that the capacity stays about what it was."""
     runs: int | None = number(None, at_least=2)
     """In place of the suite's, as a trace may need."""
     requests: int | None = number(None, at_least=1)

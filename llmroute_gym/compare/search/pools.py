@@ -1,13 +1,28 @@
 """What candidates are measured on: pools of requests, each with a cluster."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 
 from llmroute_gym.compare.capacity import estimated_capacity
-from llmroute_gym.config import ClusterConfig, ObservationConfig, SearchConfig, TrainingConfig
+from llmroute_gym.compare.suites.scenarios import (
+    BuiltScenario,
+    disturbed,
+    read_scenario,
+    settled,
+    slow_until_s,
+)
+from llmroute_gym.config import (
+    ClusterConfig,
+    ObservationConfig,
+    ScenarioConfig,
+    SearchConfig,
+    TrainingConfig,
+    refuse_unread,
+)
 from llmroute_gym.errors import InputError
 from llmroute_gym.sim import Cluster, Workload
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
@@ -25,33 +40,41 @@ class Pool:
             fitted to which of them comes first.
         source: what the requests are drawn from, at its rate.
         observation: what a router is told that does not ask for anything itself.
+        scenario: how replicas differ from run to run, what a router is told whatever it asks for,
+            and how long a run is if that is no matter of the search.
     """
 
     title: str
     cluster: Cluster
     source: WorkloadSource
     observation: ObservationConfig
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
 
     def draw(self, n_requests: int, rng: np.random.Generator) -> tuple[Workload, Cluster]:
-        """Draws a workload and the order of the replicas that serve it.
+        """Draws a workload and the replicas that serve it.
 
         Raises:
             InputError: a request can run on no replica.
         """
         order = rng.permutation(len(self.cluster))
-        workload = self.source.sample(n_requests, rng)
-        cluster = Cluster(tuple(self.cluster[replica] for replica in order.tolist()))
+        workload = self.source.sample(self.scenario.requests or n_requests, rng)
+        replicas = [self.cluster[replica] for replica in order.tolist()]
+        cluster = disturbed(replicas, self.scenario, slow_until_s(workload), rng)
         fitting(workload, cluster)
         return workload, cluster
 
 
 def pools_of(settings: SearchConfig) -> list[Pool]:
-    """Returns the scenarios that the settings describe: every cluster at every load.
+    """Returns the scenarios that the settings name, or else describe: every cluster at every load.
 
     Raises:
-        InputError: a cluster or the workload is wrong, or the settings contradict each other.
+        InputError: a scenario, a cluster or the workload is wrong, or the settings contradict each
+            other.
     """
     search, workload = settings.search, settings.workload
+    if search.scenarios:
+        refuse_unread(search, "search", ["loads", "speeds", "replicas"], "scenarios")
+        return [_named(one, settings) for one in search.scenarios]
     source = build_source(workload, workload.rate(TrainingConfig.qps))
     check_trace_length(source, {"search.requests": search.requests})
     if search.loads and (workload.own_rate or workload.qps is not None):
@@ -72,6 +95,16 @@ def pools_of(settings: SearchConfig) -> list[Pool]:
             title = f"{rate:.3g} requests/s to {config.title()}"
             pools.append(Pool(title, cluster, at_rate, settings.observation))
     return pools
+
+
+def _named(given: str | Mapping[str, Any], settings: SearchConfig) -> Pool:
+    """Returns a scenario by its name; its capacity is found by bisection and remembered."""
+    scenario, rate = settled(read_scenario(given), settings.traces)
+    built = BuiltScenario.of(scenario)
+    requests = scenario.requests or settings.search.requests
+    check_trace_length(built.source, {f"scenario {scenario.name}: requests": requests})
+    title = f"{scenario.name}, {rate.qps:.3g} requests/s to {scenario.cluster.title()}"
+    return Pool(title, built.cluster, built.source, settings.observation, scenario)
 
 
 def _clusters(settings: SearchConfig) -> list[ClusterConfig]:

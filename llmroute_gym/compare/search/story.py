@@ -41,7 +41,8 @@ def try_out(space: Space, settings: SearchingConfig, pools: list[Pool]) -> None:
     for pool in pools:
         requests = min(TRIED, settings.requests)
         workload, cluster = pool.draw(requests, np.random.default_rng(settings.seed))
-        serve(space.rule, [workload], cluster, EvaluationConfig(), pool.observation)
+        view, config = pool.scenario.view, EvaluationConfig()
+        serve(space.rule, [workload], cluster, config, pool.observation, view=view)
 
 
 def search_constants(

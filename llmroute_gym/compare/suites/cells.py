@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.compare.suites.scenarios import built_scenario, scenario_text
+from llmroute_gym.compare.suites.scenarios import built_scenario, scenario_text, slow_until_s
 from llmroute_gym.config import EvaluationConfig, ObservationConfig, ScenarioConfig
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.version import __version__
@@ -80,8 +80,7 @@ def inputs_of(cell: Cell) -> tuple[list[Workload], list[Cluster]]:
     numbers = range(cell.first, cell.first + cell.runs)
     workloads = [built.workload(run, cell.evaluation) for run in numbers]
     clusters = [
-        # Where queues have grown, slow times go on while they are worked off.
-        built.replicas(run, cell.evaluation, 10 * float(workload.arrived_at_s.max()) + 1)
+        built.replicas(run, cell.evaluation, slow_until_s(workload))
         for run, workload in zip(numbers, workloads, strict=True)
     ]
     return workloads, clusters

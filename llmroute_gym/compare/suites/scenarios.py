@@ -1,6 +1,6 @@
 """From the name of a scenario to the cluster, the requests and the disturbances of each run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from llmroute_gym.compare.suites.bisection import capacity_of
 from llmroute_gym.config import EvaluationConfig, ScenarioConfig, StragglerConfig
 from llmroute_gym.errors import InputError, shown, unknown_name
 from llmroute_gym.runs.command import config_dir
-from llmroute_gym.sim import Cluster, Workload
+from llmroute_gym.sim import Cluster, Replica, Workload
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
 from llmroute_gym.sim.fetch import PUBLIC_TRACES
 from llmroute_gym.sim.sources import WorkloadSource
@@ -166,11 +166,39 @@ class BuiltScenario:
         replicas = list(self.cluster)
         if self.scenario.permute:
             replicas = [replicas[place] for place in rng.permutation(len(replicas))]
-        stragglers = self.scenario.stragglers
-        for place in rng.permutation(len(replicas))[: stragglers.replicas]:
+        return disturbed(replicas, self.scenario, until_s, rng)
+
+
+def disturbed(
+    replicas: Sequence[Replica], scenario: ScenarioConfig, until_s: float, rng: np.random.Generator
+) -> Cluster:
+    """Draws how fast replicas are in a run of a scenario, and which of them are slow when.
+
+    Args:
+        replicas: in their order.
+        scenario: settled.
+        until_s: slow times begin until then.
+        rng: all randomness.
+    """
+    found = list(replicas)
+    if scenario.speed_spread > 1:
+        factors = scenario.speed_spread ** rng.uniform(-1, 1, len(found))
+        speeds = factors * [replica.speed for replica in found]
+        speeds *= sum(replica.speed for replica in found) / speeds.sum()
+        found = [
+            replace(one, speed=speed) for one, speed in zip(found, speeds.tolist(), strict=True)
+        ]
+    stragglers = scenario.stragglers
+    if stragglers.replicas:
+        for place in rng.permutation(len(found))[: stragglers.replicas]:
             slow = _slow_times(stragglers, float(rng.random()), until_s)
-            replicas[place] = replace(replicas[place], slowdowns=slow)
-        return Cluster(tuple(replicas))
+            found[place] = replace(found[place], slowdowns=slow)
+    return Cluster(tuple(found))
+
+
+def slow_until_s(workload: Workload) -> float:
+    """Returns until when slow times begin: where queues have grown, as long as they may last."""
+    return 10 * float(workload.arrived_at_s.max()) + 1
 
 
 def _slow_times(
