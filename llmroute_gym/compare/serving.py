@@ -52,13 +52,11 @@ def serve(
     """
     runs: list[Run] = []
     randomness = []
-    told = replace(router.observation or observation, **(view or {}))
-    start = ENGINES[config.engine]
+    told = told_to(router, observation, view)
     each = [cluster] * len(workloads) if isinstance(cluster, Cluster) else cluster
     for index, (workload, replicas) in enumerate(zip(workloads, each, strict=True), first):
-        guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
-        predicted = predicted_output_tokens(workload, told.predicted_output_sigma, guesses)
-        runs.append(start(workload, replicas, observation=told, predicted_output_tokens=predicted))
+        guesses, choices = randomness_of(index, config)
+        runs.append(started(workload, replicas, told, config, guesses))
         randomness.append(choices)
     left = []
     for run, rng in zip(runs, randomness, strict=True):
@@ -72,6 +70,34 @@ def serve(
     if left:
         _route_together(left, cast(RoutesMany, router), on_run)
     return [run.outcome() for run in runs]
+
+
+def told_to(
+    router: Router, observation: ObservationConfig, view: Mapping[str, Any] | None
+) -> ObservationConfig:
+    """Returns what a router is told; arguments as for `serve`."""
+    return replace(router.observation or observation, **(view or {}))
+
+
+def randomness_of(
+    index: int, config: EvaluationConfig
+) -> tuple[np.random.Generator, np.random.Generator]:
+    """Returns what predicted lengths of a run are drawn from, and the randomness of its router."""
+    guesses, choices = np.random.default_rng([config.seed, index, 1]).spawn(2)
+    return guesses, choices
+
+
+def started(
+    workload: Workload,
+    cluster: Cluster,
+    told: ObservationConfig,
+    config: EvaluationConfig,
+    guesses: np.random.Generator,
+) -> Run:
+    """Returns a run of which nothing has happened yet."""
+    predicted = predicted_output_tokens(workload, told.predicted_output_sigma, guesses)
+    start = ENGINES[config.engine]
+    return start(workload, cluster, observation=told, predicted_output_tokens=predicted)
 
 
 def _route_together(runs: Sequence[Run], router: RoutesMany, on_run: Callable[[], object]) -> None:

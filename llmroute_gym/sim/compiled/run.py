@@ -38,6 +38,13 @@ class CompiledRun(Run):
         )
         self._memory.start(0, self.workload, self.predicted_output_tokens)
 
+    def rewind(self) -> None:
+        """Goes back to where nothing has happened, faster than a new run is begun."""
+        self._memory.start(0, self.workload, self.predicted_output_tokens)
+        self.decision = self.request = 0
+        self.now_s = float(self.workload.arrived_at_s[0])
+        self._available = self._all
+
     def _place(self, replica: int, rejected: bool) -> Interval:
         memory = self._memory
         index = -1 if rejected else replica
