@@ -72,8 +72,7 @@ class Course:
             points = proposals.ask(min(self.population, left))
             scores = self._measure(generation, list(map(self.space.constants, points)), bar)
             if len(points) == self.population:
-                limit = self.settings.ttft_p99_at_most
-                proposals.tell(points, [one.told(limit) for one in scores])
+                proposals.tell(points, [one.told for one in scores])
             left -= len(points)
             generation += 1
         if left > 0:

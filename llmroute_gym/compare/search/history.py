@@ -9,7 +9,7 @@ from llmroute_gym.compare.search.scoring import Score
 from llmroute_gym.compare.search.space import Constants, Space
 from llmroute_gym.errors import InputError
 
-OWN = ("candidate", "generation", "objective", "ttft_p99_ratio")
+OWN = ("candidate", "generation", "objective", "ttft_p99_ratio", "ttft_p99_excess")
 """The columns before those of the constants."""
 
 
@@ -56,7 +56,7 @@ class History:
         """Adds a candidate."""
         number, ratio = len(self.candidates), candidate.score.ttft_p99
         cells: list[object] = [number, candidate.generation, repr(candidate.score.objective)]
-        cells += ["" if math.isnan(ratio) else repr(ratio)]
+        cells += ["" if math.isnan(ratio) else repr(ratio), repr(candidate.score.excess)]
         cells += map(repr, candidate.constants.values())
         with self.path.open("a", encoding="utf-8") as file:
             file.write(",".join(map(str, cells)) + "\n")
@@ -73,12 +73,12 @@ class History:
             raise self._foreign()
 
     def _candidate(self, line: list[str], space: Space) -> Candidate:
-        generation, objective, ratio = line[1:4]
+        generation, objective, ratio, excess = line[1:5]
         constants: Constants = {
             name: int(cell) if limits.whole else float(cell)
-            for (name, limits), cell in zip(space.ranges.items(), line[4:], strict=True)
+            for (name, limits), cell in zip(space.ranges.items(), line[5:], strict=True)
         }
-        score = Score(float(objective), float(ratio) if ratio else math.nan)
+        score = Score(float(objective), float(ratio) if ratio else math.nan, float(excess))
         return Candidate(int(generation), constants, score)
 
     def _foreign(self) -> InputError:

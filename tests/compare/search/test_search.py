@@ -175,17 +175,19 @@ def test_scenarios_are_every_cluster_at_every_load(settings: Make) -> None:
 def test_generations_get_new_workloads_common_to_all(settings: Make) -> None:
     one = settings()
     measuring = Measuring(pools_of(one), one.search)
-    first, again, later, choice = (
+    first, again, later, choice, proof = (
         measuring.measured(InSpells(), batch)
         for batch in (
             *(Batch(Stage.BREEDING), Batch(Stage.BREEDING), Batch(Stage.BREEDING, 1)),
-            Batch(Stage.CHOICE),
+            *(Batch(Stage.CHOICE), Batch(Stage.PROOF)),
         )
     )
     assert first.shape == (1, 1, 1)
     assert first == again != later
-    assert choice.shape == (2001, 1, 1)
-    assert choice[0] not in (first, later)
+    assert choice.shape == (1, 1, 1)
+    assert choice not in (first, later)
+    assert proof.shape == (2001, 1, 1)
+    assert proof[0] not in (first, later, choice)
 
 
 def test_metrics_are_those_of_the_table_and_further_percentiles(settings: Make) -> None:
