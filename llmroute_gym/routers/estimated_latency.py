@@ -17,28 +17,60 @@ from llmroute_gym.routers.rule import Source
 from llmroute_gym.routers.seeing import SeeingRule, poll
 
 _FEATURES = 8
+_FIRST_WEIGHT = 12
+"""Which constant the first weight of a feature is; each has two."""
+_WEIGHTS, _COUNTS = 1, 1 + _FEATURES
+"""Where in memory the weights for the request at hand stand, after the time of the last decision;
+and three numbers of each replica: in flight, request-seconds and completions, both fading."""
 
 
 @block
-def _features(rows: FloatArray, r: int, into: FloatArray, at: int) -> None:
-    """Writes what of a replica is compared with the others, each before its logarithm.
+def _remember(rows: FloatArray, remembered_s: float, memory: FloatArray) -> float:
+    """Counts what has happened since the last decision; returns how long requests take lately.
 
-    Args:
-        rows: (n_replicas, N_SIGNALS).
-        r: the replica.
-        into: from `at` on: in flight per speed, KV usage, prefill per speed (tokens), age of the
-            oldest (s), TTFT (s), context per speed (tokens), queue, batch time (s).
-        at: where.
+    By Little's law that is request-seconds over completions, here of all replicas.
+    """
+    since = rows[0, Signal.NOW_S] - memory[0]
+    faded = math.exp(-since / remembered_s)
+    memory[0] = rows[0, Signal.NOW_S]
+    request_seconds = completions = 1.0
+    for r in range(len(rows)):
+        at, count = _COUNTS + 3 * r, rows[r, Signal.IN_FLIGHT]
+        gone = max(memory[at] - count, 0.0)
+        memory[at + 1] = faded * memory[at + 1] + 0.5 * (memory[at] + count) * since
+        memory[at + 2] = faded * memory[at + 2] + gone
+        memory[at] = count
+        request_seconds += memory[at + 1]
+        completions += memory[at + 2]
+    return request_seconds / completions
+
+
+@block
+def _feature(rows: FloatArray, r: int, number: int, usual_s: float, memory: FloatArray) -> float:
+    """Returns what of a replica is compared with the others, before its logarithm.
+
+    Numbered as the weights: in flight, KV usage, prefill (tokens), age of the oldest (s), TTFT (s),
+    context (tokens), queue, and how long requests took there lately (s).
     """
     speed = rows[r, Signal.SPEED]
-    into[at] = (rows[r, Signal.IN_FLIGHT] + 1.0) / speed
-    into[at + 1] = 0.05 + rows[r, Signal.KV_USAGE]
-    into[at + 2] = 500.0 + rows[r, Signal.UNCACHED_TOKENS] / speed
-    into[at + 3] = 0.5 + rows[r, Signal.OLDEST_WAITING_S]
-    into[at + 4] = 0.1 + rows[r, Signal.TTFT_S]
-    into[at + 5] = 2000.0 + rows[r, Signal.CONTEXT_TOKENS] / speed
-    into[at + 6] = 1.0 + rows[r, Signal.WAITING]
-    into[at + 7] = 0.005 + rows[r, Signal.BATCH_TIME_S]
+    if number == 0:
+        value = (rows[r, Signal.IN_FLIGHT] + 1.0) / speed
+    elif number == 1:
+        value = 0.05 + rows[r, Signal.KV_USAGE]
+    elif number == 2:
+        value = 500.0 + rows[r, Signal.UNCACHED_TOKENS] / speed
+    elif number == 3:
+        value = 0.5 + rows[r, Signal.OLDEST_WAITING_S]
+    elif number == 4:
+        value = 0.1 + rows[r, Signal.TTFT_S]
+    elif number == 5:
+        value = 2000.0 + rows[r, Signal.CONTEXT_TOKENS] / speed
+    elif number == 6:
+        value = 1.0 + rows[r, Signal.WAITING]
+    else:
+        at = _COUNTS + 3 * r
+        value = (memory[at + 1] + usual_s) / (memory[at + 2] + 1.0)
+    return value
 
 
 @decision
@@ -46,26 +78,21 @@ def least_estimated_latency(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
     """Returns the allowed replica with the lowest score, the first of them on a tie."""
-    n = len(mask)
-    allowed = 0
-    for j in range(_FEATURES):
-        memory[j] = 0.0
-    for r in range(n):
-        if mask[r]:
-            allowed += 1
-            _features(rows, r, memory, _FEATURES)
-            for j in range(_FEATURES):
-                memory[j] += memory[_FEATURES + j]
-    for j in range(_FEATURES):
-        memory[j] /= allowed
     prompt, output = rows[0, Signal.PROMPT_TOKENS], rows[0, Signal.PREDICTED_OUTPUT_TOKENS]
     longer = math.log((prompt + 50.0) / 1000.0)
+    for j in range(_FEATURES):
+        weight = constants[_FIRST_WEIGHT + 2 * j]
+        memory[_WEIGHTS + j] = weight + constants[_FIRST_WEIGHT + 2 * j + 1] * longer
+    last = _FIRST_WEIGHT + 2 * _FEATURES
+    usual_s = 0.0
+    if constants[last - 2] != 0.0 or constants[last - 1] != 0.0:
+        usual_s = _remember(rows, constants[11], memory)
     if output <= 0.0:
         output = constants[0]
     else:
         output = constants[0] * (output / constants[0]) ** constants[1]
     best, least = -1, math.inf
-    for r in range(n):
+    for r in range(len(mask)):
         if not mask[r]:
             continue
         count, usage = rows[r, Signal.IN_FLIGHT], rows[r, Signal.KV_USAGE]
@@ -79,12 +106,13 @@ def least_estimated_latency(
         # What is cached may weigh more than the whole prompt, so that less than nothing is left.
         estimate = max((output * pace * price / 100.0 + prefill) / speed + waited, 0.0)
         score = math.log(estimate + 1e-3)
-        _features(rows, r, memory, _FEATURES)
         for j in range(_FEATURES):
-            weight = constants[11 + 2 * j] + constants[12 + 2 * j] * longer
-            score += weight * math.log(memory[_FEATURES + j] / memory[j])
+            weight = memory[_WEIGHTS + j]
+            if weight != 0.0:
+                score += weight * math.log(_feature(rows, r, j, usual_s, memory))
         if best < 0 or score < least:
             best, least = r, score
+    memory[_COUNTS + 3 * best] += 1.0
     return best
 
 
@@ -95,11 +123,12 @@ class EstimatedLatency(SeeingRule):
     The estimate is (output · pace · price + prefill) / speed^c + waited: the pace of a token grows
     with the requests in flight and their context, the price with KV usage above a threshold,
     prefill is what is pending and this prompt, without what is cached of it; it is at least 0. To
-    its logarithm come eight features, each the logarithm of a replica's value over the mean of all,
-    with a weight that may depend on the prompt's length. Ties by lowest index. In the spirit of
-    llm-d's predicted latency.
+    its logarithm come those of eight features, each with a weight that may depend on the prompt's
+    length; only what replicas differ by counts. One of them, `slowness`, is how long requests took
+    on a replica lately, by Little's law from its own counts: it tells a replica that is slow for no
+    reason that engines publish. Ties by lowest index. In the spirit of llm-d's predicted latency.
 
-    The defaults make it much like `speed_lor`; `python -m llmroute_gym.search` finds better ones.
+    The defaults make it `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 
     Attributes:
         poll_s: age of the engines' metrics, seconds.
@@ -111,9 +140,9 @@ class EstimatedLatency(SeeingRule):
     decide = least_estimated_latency
     source = Source("llmroute_gym", "1", "2026-11")
 
-    output_tokens: float = constant(100.0, 10.0, 1000.0, logarithmic=True)
+    output_tokens: float = constant(100.0, 10.0, 1000.0, logarithmic=True, tuned=False)
     predicted_power: float = constant(1.0, 0.0, 1.5)
-    pace_per_request: float = constant(0.1, 0.001, 1.0, logarithmic=True)
+    pace_per_request: float = constant(1.0, 0.001, 10.0, logarithmic=True)
     pace_per_context: float = constant(0.0, 0.0, 0.5)
     cached: float = constant(1.0, 0.0, 1.5)
     prefill: float = constant(0.0, 0.0, 4.0)
@@ -122,6 +151,7 @@ class EstimatedLatency(SeeingRule):
     kv_price: float = constant(0.0, 0.0, 30.0)
     speed_power: float = constant(1.0, 0.0, 2.0)
     waited: float = constant(0.0, 0.0, 2.0)
+    remembered_s: float = constant(30.0, 3.0, 300.0, logarithmic=True)
     in_flight: float = constant(0.0, -2.0, 4.0)
     in_flight_by_prompt: float = constant(0.0, -1.0, 1.0)
     kv: float = constant(0.0, -2.0, 2.0)
@@ -136,8 +166,8 @@ class EstimatedLatency(SeeingRule):
     context_by_prompt: float = constant(0.0, -1.0, 1.0)
     queue: float = constant(0.0, -2.0, 2.0)
     queue_by_prompt: float = constant(0.0, -1.0, 1.0)
-    batch_time: float = constant(0.0, -2.0, 2.0)
-    batch_time_by_prompt: float = constant(0.0, -1.0, 1.0)
+    slowness: float = constant(0.0, -2.0, 2.0)
+    slowness_by_prompt: float = constant(0.0, -1.0, 1.0)
     poll_s: float = poll(1.0)
     view: str = "events"
     predicted_output_sigma: float | None = None
@@ -150,5 +180,5 @@ class EstimatedLatency(SeeingRule):
         self.observation = told.validate()
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
-        """Returns room for the means of the features, and for those of one replica."""
-        return np.zeros(2 * _FEATURES)
+        """Returns what it remembers at first: nothing of any replica."""
+        return np.zeros(_COUNTS + 3 * n_replicas)
