@@ -42,7 +42,8 @@ def _remember(rows: FloatArray, remembered_s: float, memory: FloatArray) -> floa
         memory[at] = count
         request_seconds += memory[at + 1]
         completions += memory[at + 2]
-    return request_seconds / completions
+    usual_s: float = request_seconds / completions
+    return usual_s
 
 
 @block
@@ -54,7 +55,7 @@ def _feature(rows: FloatArray, r: int, number: int, usual_s: float, memory: Floa
     """
     speed = rows[r, Signal.SPEED]
     if number == 0:
-        value = (rows[r, Signal.IN_FLIGHT] + 1.0) / speed
+        value: float = (rows[r, Signal.IN_FLIGHT] + 1.0) / speed
     elif number == 1:
         value = 0.05 + rows[r, Signal.KV_USAGE]
     elif number == 2:
