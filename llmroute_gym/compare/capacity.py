@@ -1,6 +1,7 @@
 """How much a cluster can serve."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from llmroute_gym.sim.sources import TraceWorkload, WorkloadSource
 
 log = logging.getLogger(__name__)
 
+ALL_AT_ONCE_QPS = 1e6
+
 
 def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int = 2000) -> float:
     """Estimates how many requests per second a cluster can serve.
 
-    Serves requests that all arrive at almost the same time with least outstanding requests, and
-    counts completions between the first and the last tenth.
+    Serves requests that all arrive at almost the same time, those of one conversation too, with
+    least outstanding requests, and counts completions between the first and the last tenth.
 
     Args:
         cluster: the replicas.
@@ -25,8 +28,14 @@ def estimated_capacity(cluster: Cluster, source: WorkloadSource, requests: int =
     requests = max(requests, 200 * len(cluster))
     if isinstance(source, TraceWorkload):
         requests = min(requests, len(source.workload))
-    workload = source.with_qps(1e6).sample(requests, np.random.default_rng(0))
-    finished = np.sort(simulate(workload, cluster, "lor", seed=0).finished_at_s)
+    # Drawn at the source's own rate: at a high one, conversations that began before time 0 are
+    # without number.
+    workload = source.sample(requests, np.random.default_rng(0))
+    squeeze = min(ALL_AT_ONCE_QPS, source.qps) / ALL_AT_ONCE_QPS
+    at_once = replace(
+        workload.with_arrivals(squeeze * workload.arrived_at_s), after=None, gap_s=None
+    )
+    finished = np.sort(simulate(at_once, cluster, "lor", seed=0).finished_at_s)
     finished = finished[np.isfinite(finished)]
     first, last = len(finished) // 10, len(finished) - 1 - len(finished) // 10
     seconds = float(finished[last] - finished[first]) if last > first else 0.0
