@@ -176,6 +176,15 @@ class Replica:
         ends_in_time = self.max_model_len is not None and self.max_model_len - 1 <= most
         return None if ends_in_time else most
 
+    @property
+    def longest_request(self) -> int:
+        """Most prompt and output tokens, together, of a request that runs here."""
+        most = self.most_tokens
+        if most is None:
+            assert self.max_model_len is not None
+            return self.max_model_len
+        return most + 1  # the last token is never in the KV cache
+
     def output_of(self, prompt_tokens: int, output_tokens: int) -> int:
         """Returns how many of its output tokens a request gives here before it is ended."""
         if self.max_model_len is None:
@@ -284,6 +293,11 @@ class Cluster(Sequence[Replica]):
     def limits(self) -> tuple[tuple[int | None, int | None], ...]:
         """Of each replica, the most tokens of a request and of its prompt, None for any number."""
         return tuple((one.most_tokens, one.longest_prompt) for one in self)
+
+    @cached_property
+    def longest_request(self) -> int:
+        """Most prompt and output tokens, together, of a request that any replica runs."""
+        return max(replica.longest_request for replica in self.replicas)
 
     @cached_property
     def kinds_of_limits(self) -> frozenset[tuple[int | None, int | None]]:

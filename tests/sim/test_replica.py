@@ -168,6 +168,13 @@ def test_the_masks_are_of_what_is_explained(max_model_len: int | None) -> None:
     assert fits is not None
     explained = [[one.why_oversize(*pair) is None for one in cluster] for pair in lengths]
     np.testing.assert_array_equal(fits, explained)
+    for one, held in zip(cluster[:2], fits.T, strict=False):
+        sums = [
+            prompt + one.output_of(prompt, output)
+            for (prompt, output), fit in zip(lengths, held, strict=True)
+            if fit
+        ]
+        assert max(sums) == one.longest_request
 
 
 def test_a_cluster_needs_replicas() -> None:

@@ -1,6 +1,7 @@
 """What a run accepts, and what it shows half-way; on each engine."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from llmroute_gym.sim import (
     Signal,
     Workload,
 )
+from llmroute_gym.sim.content import MAX_TOKENS
 from llmroute_gym.sim.engines import ENGINES, EngineName
 from llmroute_gym.sim.replica import OversizeMode
 
@@ -167,6 +169,32 @@ def test_a_request_that_fits_nowhere_is_rejected_in_a_mixed_cluster(engine: Engi
         run.place(0)
     run.place(1)
     assert run.decision == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scheduler": "chunked"},
+        {"scheduler": "prefill_first"},
+        {"scheduler": "vllm_v1"},
+        {"scheduler": "vllm_v1", "max_model_len": 50},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_a_request_that_fits_nowhere_costs_nothing(
+    settings: dict[str, Any], engine: EngineName
+) -> None:
+    tokens = np.array([10, MAX_TOKENS, 10])
+    workload = Workload(THREE.arrived_at_s, tokens, THREE.output_tokens)
+    cluster = Cluster((Replica(MODEL, num_blocks=5, oversize="reject", **settings),) * 2)
+    usual = simulate(THREE, cluster, "lor", engine=engine)
+    tracemalloc.start()
+    outcome = simulate(workload, cluster, "lor", engine=engine)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert outcome.rejected.tolist() == [False, True, False]
+    assert most_bytes < 50e6
+    np.testing.assert_array_equal(outcome.finished_at_s, usual.finished_at_s)
 
 
 @pytest.mark.parametrize("cluster", [TWO, Cluster((small("reject"), Replica(MODEL)))])

@@ -114,6 +114,7 @@ class Memory:
         pairs = [pair for replica in replicas for pair in replica.slowdowns]
         slowdowns = np.array(pairs, dtype=np.float64).ravel()
         self._used_words = self._first_slowdown + len(slowdowns)
+        longest_request = min(longest_request, cluster.longest_request)
         models = self._flat_models(longest_request)
         # What is never touched takes no memory.
         spare = len(models.words) + WORDS_PER_LINE + self._caches.spare_words
@@ -136,8 +137,9 @@ class Memory:
                 f"the source gave {n_requests} requests where {self._n_requests} were asked for; "
                 "give as many or fewer"
             )
-        if workload.longest_request > self._longest_request:
-            longest_request = 2 * workload.longest_request
+        longest_request = min(workload.longest_request, self._cluster.longest_request)
+        if longest_request > self._longest_request:
+            longest_request = min(2 * longest_request, self._cluster.longest_request)
             self._add_models(self._flat_models(longest_request), longest_request)
         if waiting and self._wait_words == 0:
             self._wait_words = 1 + (2 + at.WAIT_WORDS) * self._n_requests

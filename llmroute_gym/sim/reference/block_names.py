@@ -39,6 +39,11 @@ class BlockNames:
             known.append(self._names.setdefault((before, *runs), len(self._names)))
         return known
 
+    def in_turn(self, blocks: int, block_size: int) -> Iterator[int]:
+        """Yields the names of so many leading blocks, each found out when its turn comes."""
+        for block in range(blocks):
+            yield self.leading(block + 1, block_size)[block]
+
     def _runs(self, start: int, tokens: int) -> Iterator[int]:
         """Yields stream and place of the first token of each run within a block, from `start`."""
         segment = bisect_right(self._starts, start) - 1

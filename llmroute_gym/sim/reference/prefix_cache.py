@@ -117,7 +117,7 @@ class PrefixCache(KVCache):
         most = (request.known_tokens - 1) // self.block_size
         hits: list[Block] = []
         if self.remembers:
-            for name in request.names.leading(most, self.block_size)[:most]:
+            for name in request.names.in_turn(most, self.block_size):
                 copies = self._copies.get(name)
                 if copies is None:
                     break

@@ -137,7 +137,7 @@ def _leading_tokens(request: Request, block_size: int, known: Container[int]) ->
     """Returns the tokens of its leading full blocks that are known, never its last token."""
     most = (request.prompt_tokens - 1) // block_size
     blocks = 0
-    for name in request.names.leading(most, block_size)[:most]:
+    for name in request.names.in_turn(most, block_size):
         if name not in known:
             break
         blocks += 1
