@@ -1,6 +1,7 @@
 """What became of every request."""
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.ground.metrics import LATENCIES, PERCENTILES, SCALARS, latency_key
+from llmroute_gym.sim.outcome_json import inference_perf_report, vllm_report
 
 
 def percentile(values: FloatArray, q: float) -> float:
@@ -207,6 +209,35 @@ class Outcome:
 
         with complete_or_absent(path) as part:
             parquet.write_table(pyarrow.table(dict(self.columns())), part)
+
+    def to_vllm_json(self, path: str | Path, slo: SLO | None = None, **metadata: Any) -> None:
+        """Writes what `vllm bench serve --save-result` does; the file is complete or absent.
+
+        Inter-token latencies (`itl`) and the most output tokens of a second are left out: an
+        outcome has no times of single tokens.
+
+        Args:
+            path: of the file.
+            slo: the objectives of `request_goodput`, which is null without any.
+            **metadata: further entries, such as `model_id` or `request_rate`.
+
+        Raises:
+            InputError: the file cannot be written, or an objective is out of range.
+        """
+        _write_json(path, vllm_report(self, slo, metadata))
+
+    def to_inference_perf_json(self, path: str | Path) -> None:
+        """Writes inference-perf's summary of a run, without inter-token latencies, see above.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        _write_json(path, inference_perf_report(self))
+
+
+def _write_json(path: str | Path, report: Mapping[str, Any]) -> None:
+    with complete_or_absent(path) as part:
+        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def stacked(outcomes: Sequence[Outcome]) -> Outcome:
