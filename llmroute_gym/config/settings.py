@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self, TypeVar
 
 from llmroute_gym.errors import InputError, given_twice, shown, unknown_name
+from llmroute_gym.ground.checks import flag
 
 Group = TypeVar("Group", bound="Settings")
 
@@ -55,6 +56,8 @@ class Settings:
                 raise InputError(f"{key} must be a list, got {shown(value)}")
             if value is None and "None" not in str(entry.type):
                 raise InputError(f"{key} must not be None; leave it out for its default")
+            if "bool" in str(entry.type) and value is not None:
+                flag(key, value)
             if isinstance(value, Settings):
                 value.validate(key)
             elif "options" in entry.metadata and value not in entry.metadata["options"]:
