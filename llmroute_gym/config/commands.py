@@ -14,6 +14,7 @@ from llmroute_gym.config.settings import (
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import FILES, rule_texts, rule_title
+from llmroute_gym.ground.signals import SIGNAL_NAMES, Signal
 
 LARGEST_SEED = 2**32 - 1
 """Stable-Baselines3 seeds NumPy's old generator, which takes no more."""
@@ -120,6 +121,12 @@ class TrainConfig(Settings):
                 f"kl.entropy_min must be at most ln {replicas} = {highest:.3g}, the "
                 f"entropy of an even choice, got {kl.entropy_min:g}; lower it, or set "
                 "kl.entropy_min_coef=0"
+            )
+        latency, sensitivity = SIGNAL_NAMES[Signal.E2E_S], self.temperature.latency_sensitivity
+        if sensitivity > 0 and latency not in self.observation.columns:
+            raise InputError(
+                f"temperature.latency_sensitivity={sensitivity:g} needs {latency}, which "
+                "observation.columns leaves out; add it, or set temperature.latency_sensitivity=0"
             )
         if self.workload.own_rate and self.curriculum.stages:
             raise InputError(

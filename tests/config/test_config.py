@@ -358,6 +358,8 @@ def test_multirun_gives_each_job_its_folder(
         (ObservationConfig(information="metric"), "did you mean 'metrics'?"),
         (ObservationConfig(gateways=0), "observation.gateways must be >= 1, got 0"),
         (ObservationConfig(gateways=1.5), "gateways must be an integer >= 1, got 1.5"),  # type: ignore[arg-type]
+        (ObservationConfig(speed_hidden=1), "speed_hidden must be True or False, got 1"),  # type: ignore[arg-type]
+        (ObservationConfig(speed_hidden="no"), "speed_hidden must be True or False, got 'no'"),  # type: ignore[arg-type]
         *(
             (
                 ObservationConfig(columns=["waiting", name]),
@@ -374,6 +376,14 @@ def test_settings_made_in_python_are_checked_alike(settings: Settings, words: st
     with pytest.raises(InputError, match=rf"^(unknown )?({groups})\.") as error:
         settings.validate()
     assert words in str(error.value)
+
+
+def test_a_training_needs_the_column_that_its_temperature_reads() -> None:
+    told = ObservationConfig(columns=["waiting", "running"])
+    deaf = TemperatureConfig(latency_sensitivity=0)
+    assert TrainConfig(observation=told, temperature=deaf).validate()
+    with pytest.raises(InputError, match=r"^temperature\.latency_sensitivity=0\.1 needs e2e_s, wh"):
+        TrainConfig(observation=told).validate()
 
 
 def test_a_group_is_no_mapping_in_python() -> None:
