@@ -79,6 +79,15 @@ def chosen(
             "is; raise the limit, or search with a larger budget",
             limit,
         )
+    better = [one.ttft_p99 for one in scores if one.objective < scores[best].objective]
+    if kept and better:
+        log.warning(
+            "finalists that are better still (%d) exceed search.ttft_p99_at_most=%g: they come to "
+            "%.3g at the least",
+            len(better),
+            limit,
+            min(better),
+        )
     start, winner = workers.measured([rules[0], rules[best]], Batch(Stage.PROOF))
     ratios = np.exp(objectives(measuring, winner, start))
     return Choice(contestants[best], float(np.exp(scores[best].objective)), estimate(ratios))

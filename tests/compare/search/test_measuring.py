@@ -5,19 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from llmroute_gym.compare.search.bench import Bench
 from llmroute_gym.compare.search.measuring import Measuring, statistics_of
 from llmroute_gym.compare.search.pools import pools_of
 from llmroute_gym.compare.search.scoring import PENALTY, score
 from llmroute_gym.compare.serving import serve
-from llmroute_gym.config import EvaluationConfig, SearchConfig, SearchingConfig
+from llmroute_gym.config import EvaluationConfig, SearchConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers import make
-from llmroute_gym.runs.command import config_dir
 from llmroute_gym.sim import Outcome
+from tests.config.test_config import composed
 
 Make = Callable[..., SearchConfig]
 
@@ -97,9 +96,7 @@ def test_pools_are_named_scenarios(settings: Make, monkeypatch: pytest.MonkeyPat
 
 def test_the_frontier_is_searched_on_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmroute_gym.compare.scenarios.capacity_of", lambda *_: 10.0)
-    text = (config_dir() / "search" / "frontier.yaml").read_text()
-    searching = SearchingConfig(**yaml.safe_load(text)).validate()
-    found = pools_of(SearchConfig(search=searching))
+    found = pools_of(composed("search", "+search=frontier", "search.budget=100").validate())
     assert len({pool.scenario.name for pool in found}) == len(found) >= 18
     assert {len(pool.cluster) for pool in found} == {2, 4, 8}
     assert {round(pool.source.qps / 10, 2) for pool in found} >= {0.4, 0.7, 0.85, 0.96}
