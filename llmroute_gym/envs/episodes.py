@@ -1,5 +1,7 @@
 """The running episodes of many environments: workloads, masks, and the kernels' memory."""
 
+from collections.abc import Iterable
+
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
@@ -179,9 +181,14 @@ class Episodes:
         try:
             return step_all(*arguments)
         except NoNodesError:
-            for index, decisions in enumerate(self.decisions().tolist()):
-                self._memory.repeat(index, self._workload(index), decisions)
+            self._repeat(range(len(self._workloads)))
             return None
+
+    def _repeat(self, indices: Iterable[int]) -> None:
+        """Takes environments back to where they stand, with more room."""
+        decisions = self.decisions()
+        for index in indices:
+            self._memory.repeat(index, self._workload(index), int(decisions[index]))
 
     def replay(self, index: int, actions: IntArray) -> None:
         """Places the first requests of one environment, the others stand still.
@@ -204,17 +211,23 @@ class Episodes:
         """Returns some environments' observations, shape (n, n_replicas, n_columns)."""
         shape = len(indices), len(self._cluster), len(self._columns)
         out = np.empty(shape, dtype=np.float32)
-        observe_all(
-            self._memory.clusters[indices],
-            self._chosen,
-            SCALE,
-            HIGH,
-            self._whole,
-            out,
-            self._memory.stores,
-            self._memory.ints,
-            self._memory.floats,
-        )
+        observed = False
+        while not observed:
+            try:
+                observe_all(
+                    self._memory.clusters[indices],
+                    self._chosen,
+                    SCALE,
+                    HIGH,
+                    self._whole,
+                    out,
+                    self._memory.stores,
+                    self._memory.ints,
+                    self._memory.floats,
+                )
+                observed = True
+            except NoNodesError:
+                self._repeat(indices.tolist())
         for position, index in enumerate(() if self.all_allowed else indices.tolist()):
             self._set_states(index, out[position])
         return out
@@ -224,7 +237,8 @@ class Episodes:
 
         What was uncached of the requests in flight is in them only if a policy's column shows it.
         """
-        rows = self._memory.rows(index, self._workload(index))
+        decisions = int(self.decisions()[index])
+        rows = self._memory.rows(index, self._workload(index), decisions)
         rows[:, Signal.AVAILABLE] = self.available[index]
         rows[:, Signal.FITS] = self._fits_now(index)
         return rows

@@ -266,7 +266,7 @@ class Memory:
         n = len(self._cluster)
         return self._first_replica + (index * n + np.arange(n)) * self._replica_words
 
-    def rows(self, index: int, workload: Workload) -> FloatArray:
+    def rows(self, index: int, workload: Workload, n_decisions: int) -> FloatArray:
         """Returns an environment's rows in physical units, shape (n_replicas, N_SIGNALS).
 
         Every replica is said to take requests, and to be able to hold the one at hand.
@@ -274,13 +274,17 @@ class Memory:
         Args:
             index: the environment.
             workload: what it was started with.
+            n_decisions: placed before.
         """
         self.show_names(index, workload)
-        rows = np.zeros((len(self._cluster), N_SIGNALS))
-        write_rows(
-            index * at.CLUSTER_WORDS, ONES, UNBOUNDED, rows, self.stores, self.ints, self.floats
-        )
-        return rows
+        rows, cluster = np.zeros((len(self._cluster), N_SIGNALS)), index * at.CLUSTER_WORDS
+        while True:
+            try:
+                write_rows(cluster, ONES, UNBOUNDED, rows, self.stores, self.ints, self.floats)
+            except NoNodesError:  # late events take room as they become known
+                self.repeat(index, workload, n_decisions)
+            else:
+                return rows
 
     def outcomes(self, indices: IntArray, workloads: Sequence[Workload]) -> Outcome:
         """Returns what became of the workloads that environments were started with.

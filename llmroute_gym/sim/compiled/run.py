@@ -179,7 +179,7 @@ class CompiledRun(Run):
 
     def rows(self) -> FloatArray:
         """Returns what a router knows now, shape (n_replicas, N_SIGNALS), physical units."""
-        rows = self._memory.rows(0, self.workload)
+        rows = self._memory.rows(0, self.workload, self.decision)
         if self._fits is not None:
             rows[:, Signal.FITS] = self.fits()
         if self._available is not self._all:

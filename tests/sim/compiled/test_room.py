@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, MultiTurn
@@ -50,6 +51,21 @@ def test_a_run_in_one_call_starts_again(little_room: list[int]) -> None:
 
 def test_a_stepped_run_goes_back_to_its_decision(little_room: list[int]) -> None:
     assert_stepped_alike(case())
+
+
+LATE = ObservationConfig(events_lag_s=0.3)
+FULL_AT_ROWS = ((10, 19), (13, 18), (16, 33))
+"""Cases of 40 requests and the nodes that late events are the first to want more of."""
+
+
+@pytest.mark.parametrize(("seed", "nodes"), FULL_AT_ROWS)
+def test_late_events_find_room_when_they_are_read(
+    seed: int, nodes: int, little_room: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "FEWEST_NODES", nodes)
+    monkeypatch.setattr(caches, "MOST_NODES", nodes)
+    one = random_vllm_case(seed, n_requests=40)
+    assert_stepped_alike(one._replace(options={**one.options, "observation": LATE}))
 
 
 def test_all_environments_go_back_to_theirs(
