@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from llmroute_gym.config import ObservationConfig
+from llmroute_gym.config import ObservationConfig, RewardConfig
+from llmroute_gym.envs.episodes import Episodes
 from llmroute_gym.envs.vector_env import LLMRouteVectorEnv
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, MultiTurn
@@ -66,6 +67,23 @@ def test_late_events_find_room_when_they_are_read(
     monkeypatch.setattr(caches, "MOST_NODES", nodes)
     one = random_vllm_case(seed, n_requests=40)
     assert_stepped_alike(one._replace(options={**one.options, "observation": LATE}))
+
+
+def test_late_events_find_room_when_replayed_episodes_are_observed(
+    little_room: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = random_vllm_case(10, n_requests=40)
+    seen = []
+    for nodes in (43, 1 << 14):
+        monkeypatch.setattr(caches, "FEWEST_NODES", nodes)
+        monkeypatch.setattr(caches, "MOST_NODES", nodes)
+        episodes = Episodes(one.cluster, 1, 40, RewardConfig(), LATE)
+        episodes.start(0, one.workload, np.zeros(40))
+        episodes.replay(0, one.assignment[:3])
+        before = list(little_room)
+        seen.append(episodes.observe(np.array([0])))
+        assert (little_room != before) == (nodes == 43)
+    np.testing.assert_array_equal(*seen)
 
 
 def test_all_environments_go_back_to_theirs(
