@@ -1,6 +1,7 @@
 """A suite as the commands run it: its files, going on after a kill, publishing, verifying."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_a_suite_that_is_refused_writes_nothing(
         evaluate.evaluate(replace(settings, suite=replace(settings.suite, **wrong)))
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_a_launcher_that_is_not_installed_names_the_extra(
+    settings: EvaluateConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"pip install 'llmroute-gym\[ray\]'"):
+        evaluate.evaluate(replace(settings, launcher="ray"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_suite_does_not_read_is_refused(settings: EvaluateConfig) -> None:

@@ -2,12 +2,26 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from llmroute_gym.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def check_launcher(launcher: str) -> None:
+    """Checks that what a launcher needs is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if launcher == "ray" and find_spec("ray") is None:
+        raise InputError(
+            "launcher=ray needs Ray, which is not installed; pip install 'llmroute-gym[ray]', or "
+            "leave launcher out"
+        )
 
 
 def launched(
@@ -26,8 +40,9 @@ def launched(
         Index of the item and the result, as they are finished.
 
     Raises:
-        InputError: Ray is not installed; and whatever the function raises.
+        InputError: as `check_launcher`; and whatever the function raises.
     """
+    check_launcher(launcher)
     yield from _LAUNCHERS[launcher](workers, function, items)
 
 
@@ -52,13 +67,8 @@ def _by_joblib(
 def _by_ray(
     workers: int, function: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[int, Result]]:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            "launcher=ray needs Ray, which is not installed; pip install 'llmroute-gym[ray]', or "
-            "leave launcher out"
-        ) from error
+    import ray
+
     begun = not ray.is_initialized()
     if begun:
         _connect(ray, workers)

@@ -15,6 +15,7 @@ from llmroute_gym.compare.report import cells
 from llmroute_gym.compare.statistics import COLUMNS
 from llmroute_gym.compare.suites.cells import LoadPolicy
 from llmroute_gym.compare.suites.first_runs import suite_timelines
+from llmroute_gym.compare.suites.launchers import check_launcher
 from llmroute_gym.compare.suites.result import RATIOS, RESULTS_FILE, ScenarioResult, SuiteResult
 from llmroute_gym.compare.suites.running import SCENARIOS_FOLDER, Execution, entrants_of, run_suite
 from llmroute_gym.compare.suites.scenarios import read_scenario
@@ -34,11 +35,12 @@ def report_suite(
         load_policy: makes a router of a checkpoint.
 
     Raises:
-        InputError: a setting is wrong, or the folder holds a finished run. Of a wrong router or
-            scenario nothing is written.
+        InputError: a setting is wrong, or the folder holds a finished run. Of a wrong router,
+            scenario or launcher nothing is written.
     """
     scenarios = [read_scenario(one) for one in suite.scenarios]
     entrants_of(suite.routers, suite.baseline)
+    check_launcher(settings.launcher)
     with RunFolder(settings.run_dir) as folder:
         begun = suite.date or _date_of(folder.path / CONFIG_FILE) or date.today().isoformat()
         suite = replace(suite, date=begun)

@@ -1,7 +1,7 @@
 """From the name of a scenario to the cluster, the requests and the disturbances of each run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from yaml import YAMLError
 from llmroute_gym.compare.requests import workload_of
 from llmroute_gym.compare.suites.bisection import capacity_of
 from llmroute_gym.config import EvaluationConfig, ScenarioConfig, StragglerConfig
-from llmroute_gym.errors import InputError, shown, unknown_name
+from llmroute_gym.errors import InputError, checked_name, shown, unknown_name
 from llmroute_gym.runs.command import config_dir
 from llmroute_gym.sim import Cluster, Replica, Workload
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
@@ -24,6 +24,12 @@ from llmroute_gym.sim.submission import fitting
 
 SUFFIXES = (".csv", ".jsonl")
 """Of traces that are kept under their own name."""
+
+
+KEYS = tuple(one.name for one in fields(ScenarioConfig) if one.name != "name")
+"""What may differ from a scenario's file."""
+AS = "as"
+"""The key of a scenario that differs from its file: what it is called then."""
 
 
 def read_scenario(given: str | Mapping[str, Any]) -> ScenarioConfig:
@@ -45,6 +51,8 @@ def read_scenario(given: str | Mapping[str, Any]) -> ScenarioConfig:
         raise InputError(
             f"a scenario is a name, a path or a mapping with a name, got {shown(given)}"
         )
+    for key in changes:
+        checked_name(f"key of the scenario {name}:", key, [*KEYS, AS])
     file = Path(name)
     if file.suffix not in (".yaml", ".yml"):
         folder = config_dir() / "scenario"
@@ -53,7 +61,7 @@ def read_scenario(given: str | Mapping[str, Any]) -> ScenarioConfig:
             raise unknown_name("scenario", name, [one.stem for one in folder.glob("*.yaml")])
     try:
         layers = [OmegaConf.structured(ScenarioConfig), OmegaConf.load(file), changes]
-        merged = OmegaConf.merge(*layers, {"name": changes.pop("as", file.stem)})
+        merged = OmegaConf.merge(*layers, {"name": changes.pop(AS, file.stem)})
         scenario = cast(ScenarioConfig, OmegaConf.to_object(merged))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]

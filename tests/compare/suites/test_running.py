@@ -278,7 +278,8 @@ def test_an_absent_trace_is_left_out_only_if_that_is_wanted(tmp_path: Path) -> N
         ({"name": "equal_70", "trace": "azure_conv_2023"}, "set workload.source=trace"),
         ({"name": "straggler", "stragglers": {"replicas": 9}}, "at most 4"),
         ({"name": "straggler", "stragglers": {"slow_s": 600}}, "slow_s must be < every_s"),
-        ({"name": "equal_70", "laod": 3}, "holds no scenario"),
+        ({"name": "equal_70", "laod": 3}, "key of the scenario equal_70: 'laod'.*mean 'load'"),
+        ({"name": "equal_70", "load": [3]}, "holds no scenario"),
     ],
 )
 def test_wrong_scenarios_end_in_a_sentence(given: Any, sentence: str) -> None:
