@@ -24,6 +24,19 @@ PREFIX = (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, S
 """What depends on where prefixes are looked up."""
 
 
+INTRODUCTION = (
+    "Written from the code by `llmroute_gym.routers.table()`; the docstring of each class says",
+    "the rule itself, its ties and its options. Version and month say what was read of its system.",
+    "",
+    "A rule sees its own counts (own), the metrics of the engines with the age in brackets (poll),",
+    "and what a replica has cached of a prompt by a tree of what it sent there or by the engines'",
+    "events. Where it asks for nothing (engines, always fresh) settings say how old metrics are.",
+    "Signals are those that its code reads; constants have their defaults, which options change:",
+    "`llmd_default:queue=3`.",
+)
+"""Stands above the table of rules."""
+
+
 class Description(NamedTuple):
     """One line of the table of rules."""
 
@@ -65,8 +78,7 @@ def table(descriptions: Iterable[Description]) -> str:
     lines = [
         "# Rules",
         "",
-        "Written from the code by `llmroute_gym.routers.table()`; the docstring of each class says",
-        "the rule itself, its ties and its options.",
+        *INTRODUCTION,
         "",
         "| name | from | version | read | sees | signals | constants |",
         "|---|---|---|---|---|---|---|",

@@ -47,7 +47,10 @@ def sentence(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _about_key(cause)
-    return _one_line(str(error))
+    words = _one_line(str(error))
+    if added := re.match(r"Could not override '(.+?)'\. No match .* use (\S+)", words):
+        return f"{added[1]} is not chosen by default; write {added[2]}"
+    return words
 
 
 def _one_line(text: str) -> str:

@@ -72,6 +72,11 @@ def test_what_is_no_setting_is_told_why(command: Command, typed: str, words: str
     assert len(said.splitlines()) == 1
 
 
+def test_a_group_that_is_added_is_told_how(command: Command) -> None:
+    code, _, said = command("suite=core")
+    assert (code, said) == (2, "suite is not chosen by default; write +suite=core\n")
+
+
 def test_a_key_of_a_suite_needs_a_suite(command: Command) -> None:
     code, _, said = command("suite.routers=[lor]")
     assert code == 2
