@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -113,6 +113,19 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
             traceback.print_exc()
             raise SystemExit(1) from None
 
+    _run(name, job, told)
+    if refused or sweep.refused_jobs():
+        raise SystemExit(WRONG_INPUT)
+
+
+def _run(name: str, job: Callable[[DictConfig], object], told: Sequence[str]) -> None:
+    """Lets Hydra compose the settings and run the job, and ends with a sentence where it cannot.
+
+    Args:
+        name: of the command.
+        job: called with the settings.
+        told: how to go on after an interrupt, once a job has said so.
+    """
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)
     with to_people():
         try:
@@ -128,8 +141,6 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
         except KeyboardInterrupt:
             sweep.report()
             end_interrupted(told[-1] if told else _how_to_go_on(None))
-    if refused or sweep.refused_jobs():
-        raise SystemExit(WRONG_INPUT)
 
 
 def _checked(name: str, composed: DictConfig) -> Any:
