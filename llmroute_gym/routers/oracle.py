@@ -169,4 +169,6 @@ def _content_of(content: Content, requests: IntArray) -> Content:
     starts = np.repeat(content.offsets[rising] - np.cumsum(pieces) + pieces, pieces)
     places = starts + np.arange(int(pieces.sum()))
     part = recorded_content(pieces, content.streams[places], content.lengths[places], rising)
-    return part if (order[1:] > order[:-1]).all() else part.ordered(np.argsort(order))
+    if (order[1:] > order[:-1]).all():
+        return part
+    return part.ordered(np.argsort(order)).without_later_outputs()

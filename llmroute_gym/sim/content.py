@@ -133,6 +133,19 @@ class Content:
             streams = _redirected(streams, outputs, np.argsort(order)[~streams[outputs]])
         return _made(offsets, streams, self.lengths[taken])
 
+    def without_later_outputs(self) -> "Content":
+        """Returns the same, but outputs of requests that do not come earlier are other streams.
+
+        Whoever waits for another one may arrive after a request that was to repeat its output.
+        """
+        outputs = np.flatnonzero(self.streams < 0)
+        read = ~self.streams[outputs]
+        late = read >= self._request_of(outputs)
+        if not late.any():
+            return self
+        streams = _redirected(self.streams, outputs, np.where(late, -1, read))
+        return _made(self.offsets, streams, self.lengths)
+
     def cut(self, max_tokens: int) -> "Content":
         """Returns the content of the same prompts, the longer ones cut to ``max_tokens``."""
         counts = np.diff(self.offsets)

@@ -113,7 +113,7 @@ def options() -> list[str]:
     return sorted(
         f"{file.relative_to(root).parent}={file.stem}"
         for file in root.rglob("*/*.yaml")
-        if file.parent.name not in ("exp", "scenario", "suite")
+        if file.parent.name not in ("exp", "scenario", "search", "suite")
     )
 
 
@@ -183,7 +183,7 @@ def refused(
         (["+anything=1"], "unknown key anything"),
         (["exploration.entcoef=1"], "did you mean exploration.entropy_coef?"),
         (["+exp=orignal"], "did you mean 'original'"),
-        (["exp=original"], "Could not override 'exp'"),
+        (["exp=original"], "exp is not chosen by default; write +exp=original"),
         (["reward=orignal"], "unknown option of reward 'orignal'; available: conservative, "),
         (["workload/arrivals=posson"], "did you mean 'poisson'"),
         (["workload/arrivals=bursty", "workload.arrivals.factor=2"], "workload.arrivals.burst_fac"),

@@ -13,7 +13,7 @@ from llmroute_gym.routers.estimated_latency import EstimatedLatency
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, Workload
 from llmroute_gym.sim.build import build_cluster, build_source
-from tests.routers.by_hand import ask, fresh, rows
+from tests.routers.hand import ask, fresh, rows
 
 
 def requests(qps: float, n: int = 600) -> Workload:

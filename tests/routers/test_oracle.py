@@ -13,6 +13,7 @@ from llmroute_gym.routers import Oracle, make
 from llmroute_gym.routers.gateways import Gateways
 from llmroute_gym.sim import FormulaBatchTime
 from llmroute_gym.sim.engines import ENGINES, EngineName
+from tests.sim.strategies import with_waiting
 from tests.sim.vllm_cases import random_vllm_case
 
 SECOND = FormulaBatchTime(1.0, 0, 0, 0, 0)
@@ -178,3 +179,13 @@ def test_it_gives_demonstrations_also_where_placements_are_disturbed() -> None:
         workers=1,
     )
     assert set(collect(settings.validate()).router) == {"oracle"}
+
+
+def test_a_prompt_may_repeat_an_output_of_a_request_that_comes_later() -> None:
+    case = with_waiting(random_vllm_case(12927), 12927)
+    assert case.workload.after is not None
+    replicas = [
+        simulate(case.workload, case.cluster, "oracle", seed=0, engine=engine).replica.tolist()
+        for engine in ("compiled", "reference")
+    ]
+    assert replicas[0] == replicas[1]

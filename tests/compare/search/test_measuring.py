@@ -70,7 +70,7 @@ def test_one_row_is_the_first_of_the_bootstrap(unfinished: int) -> None:
 
 
 def test_pools_are_named_scenarios(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmroute_gym.compare.scenarios.capacity_of", lambda *_: 10.0)
+    monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
     named: list[Any] = [
         "mixed_speeds",
         {"name": "equal_70", "as": "drawn", "load": 0.5, "speed_spread": 3.0, "requests": 40},
@@ -95,7 +95,7 @@ def test_pools_are_named_scenarios(settings: Make, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_frontier_is_searched_on_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmroute_gym.compare.scenarios.capacity_of", lambda *_: 10.0)
+    monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
     found = pools_of(composed("search", "+search=frontier", "search.budget=100").validate())
     assert len({pool.scenario.name for pool in found}) == len(found) >= 18
     assert {len(pool.cluster) for pool in found} == {2, 4, 8}
