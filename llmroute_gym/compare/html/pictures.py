@@ -28,16 +28,20 @@ from llmroute_gym.compare.html.tables import ratio_text
 from llmroute_gym.compare.html.ticks import log_ticks, stretched
 from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.compare.suites.result import MORE_IS_BETTER, SuiteResult
+from llmroute_gym.compare.suites.text import compared_with
 from llmroute_gym.ground.metrics import METRICS
 
-MAPPED = "e2e_mean_s"
+MAPPED = "e2e_p99_s"
 """The metric of the heat map."""
 ACROSS = 4
 """Panels in a row."""
 
 
 def heat_map(result: SuiteResult) -> Figure | None:
-    """Draws the ratio to the baseline in mean end-to-end latency, bold where significant."""
+    """Draws the ratio to the baseline in P99 end-to-end latency, bold where significant.
+
+    To the best router, marked by a star, where the baseline is unstable.
+    """
     bounds = upper_bounds(result)
     routers = sorted(result.routers, key=lambda router: router in bounds)
     scenarios = result.scenarios
@@ -48,8 +52,9 @@ def heat_map(result: SuiteResult) -> Figure | None:
     panel = figure.subplots()
     colours = np.ones((len(routers), len(scenarios), 3))
     more_is_better = MAPPED in MORE_IS_BETTER
+    ratios = [compared_with(scenario)[1].get(MAPPED, {}) for scenario in scenarios]
     for (row, router), (column, scenario) in product(enumerate(routers), enumerate(scenarios)):
-        one = scenario.ratio_to_baseline.get(MAPPED, {}).get(router)
+        one = ratios[column].get(router)
         colours[row, column] = to_rgb(shade(one, more_is_better=more_is_better) or "white")
         unstable = router in scenario.unstable
         panel.text(
@@ -66,7 +71,7 @@ def heat_map(result: SuiteResult) -> Figure | None:
     panel.set_yticks(range(len(routers)), map(_literal, names), fontsize=8)
     panel.set_xticks(
         range(len(scenarios)),
-        [_literal(one.name) for one in scenarios],
+        [_literal(one.name) + "*" * (not one.ratio_to_baseline) for one in scenarios],
         rotation=40,
         ha="right",
         fontsize=8,
@@ -77,6 +82,8 @@ def heat_map(result: SuiteResult) -> Figure | None:
     panel.spines[:].set_visible(False)
     baselines = ", ".join(dict.fromkeys(one.baseline for one in scenarios))
     title = f"{METRICS[MAPPED].title} over that of {baselines}: blue is better, orange worse"
+    if not all(one.ratio_to_baseline for one in scenarios):
+        title += "; *: over the best, as that is unstable"
     below = f"white: the {result.confidence:.0%} interval holds 1"
     panel.set_title(_literal(f"{title};\n{below}"), fontsize=10, loc="left")
     return figure
