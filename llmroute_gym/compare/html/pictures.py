@@ -32,7 +32,7 @@ from llmroute_gym.compare.suites.text import compared_with
 from llmroute_gym.ground.metrics import METRICS
 
 MAPPED = "e2e_p99_s"
-"""The metric of the heat map."""
+"""The metric of the heat map, on the page the first of several."""
 ACROSS = 4
 """Panels in a row."""
 

@@ -29,7 +29,7 @@ from llmroute_gym.compare.html.palette import (
     styles,
     upper_bounds,
 )
-from llmroute_gym.compare.html.pictures import PICTURES
+from llmroute_gym.compare.html.pictures import MAPPED, PICTURES
 from llmroute_gym.compare.html.tables import CLASSES, heat_map, plain, scenario_table, swatch
 from llmroute_gym.compare.suites.result import RATIOS, ScenarioResult, SuiteResult
 from llmroute_gym.compare.suites.timeline import Timeline
@@ -156,13 +156,14 @@ class _Page:
             "baseline": (f"baseline ({', '.join(baselines)})", lambda one: one.ratio_to_baseline),
             "best": ("best router", lambda one: one.ratio_to_best),
         }
+        metrics = sorted(RATIOS, key=lambda metric: metric != MAPPED)
         maps = ""
         for reference, (_, ratios) in references.items():
-            for metric in RATIOS:
+            for metric in metrics:
                 table = heat_map(scenarios, [*map(ratios, scenarios)], metric, self.styles)
-                hidden = "" if (reference, metric) == ("baseline", RATIOS[0]) else " hidden"
+                hidden = "" if (reference, metric) == ("baseline", MAPPED) else " hidden"
                 maps += f'<div data-map="{metric} {reference}"{hidden}>{table}</div>'
-        choice = _select("Ratio of", {metric: METRICS[metric].title for metric in RATIOS})
+        choice = _select("Ratio of", {metric: METRICS[metric].title for metric in metrics})
         choice += _select("to the", {key: said for key, (said, _) in references.items()})
         key = (
             '<p class="key"><span class="better step4">much better</span>'
