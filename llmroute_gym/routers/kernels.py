@@ -1,6 +1,7 @@
 """Which routers the compiled engine runs without Python, thousands of times faster."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -101,22 +102,22 @@ def serve_by_rule(run: Run, router: Router, rng: np.random.Generator) -> bool:
     Raises:
         InputError: the rule chose a replica that its mask forbids.
     """
-    if not isinstance(run, CompiledRun) or _rule_of(router) is None:
+    if not isinstance(run, CompiledRun) or (rule := _rule_of(router)) is None:
         return False
     gateways = Gateways(run, router, rng)
-    rules = [rule for one in gateways.routers if (rule := _rule_of(one)) is not None]
-    for rule in rules:
-        if rule not in gateways.routers:
-            rule.reset(len(run.cluster), len(run.workload), rng)
-    draws = np.stack([rule.draws for rule in rules])
-    memory = np.stack([rule.memory for rule in rules])
-    for rule, own in zip(rules, memory, strict=True):
-        rule.memory = own  # what it is taught later stands where the kernel looks
-    choose, constants = Address(rules[0].decide), rules[0].constants()
+    rules = [one if isinstance(one, Rule) else copy(rule) for one in gateways.routers]
+    if rule is not router:
+        for one in rules:
+            one.reset(len(run.cluster), len(run.workload), rng)
+    draws = np.stack([one.draws for one in rules])
+    memory = np.stack([one.memory for one in rules])
+    for one, own in zip(rules, memory, strict=True):
+        one.memory = own  # what it is taught later stands where the kernel looks
+    choose, constants = Address(rule.decide), rule.constants()
     while not run.done:
-        asked = gateways.router()
+        gateways.router()  # taught, if it is time
         choice = run.serve_by(choose, draws, constants, memory, until=gateways.next_lesson)
-        if choice is not None and isinstance(asked, Rule):
+        if choice is not None and rule is router:
             raise wrong_answer(run, router, choice)
         if choice is not None:
             ask(run, gateways.router())
