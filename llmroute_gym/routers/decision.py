@@ -6,6 +6,7 @@ kernel is compiled once for all rules.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def decision(choose: Choose) -> Decision:
     return Decision(choose)
 
 
+@cache
 def _drop_stale() -> None:
+    """Drops what was compiled from other sources, once per process."""
     from llmroute_gym.sim.compiled.stale import drop_stale_kernels
 
     drop_stale_kernels(_HERE, *sorted(_HERE.rglob("*.py")))
