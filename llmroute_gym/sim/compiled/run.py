@@ -163,15 +163,7 @@ class CompiledRun(Run):
 
     @property
     def plain(self) -> bool:
-        """Whether a rule may serve it whole.
-
-        Every replica takes every request, no request waits for another, and one router sees all
-        that the engines know as it is.
-        """
-        told = self.observation
-        sees_all = told.information in ("engine", "oracle") and told.signal_interval_s == 0
-        if not sees_all or told.gateways > 1 or told.speed_hidden:
-            return False
+        """Whether a rule may serve it whole: every replica takes every request, none waits."""
         return self._fits is None and self.workload.after is None and bool(self.available().all())
 
     def _decided(self) -> IntArray:
