@@ -51,7 +51,6 @@ _SERVE: dict[type[Router], Serve] = {
     routers.SpeedLeastOutstanding: _least(routing.IN_FLIGHT_BY_SPEED, lazily=True),
     routers.JoinShortestQueue: _least(routing.WAITING, lazily=False),
     routers.LeastPending: _least(routing.WAITING, lazily=False),
-    routers.LeastTokens: _least(routing.PROMPT_TOKENS, lazily=False),
 }
 
 

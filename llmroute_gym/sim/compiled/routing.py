@@ -11,7 +11,7 @@ from llmroute_gym.sim.compiled.running import run_on
 from llmroute_gym.sim.compiled.tournament import Tournament, first_of_least, least, number, update
 from llmroute_gym.sim.compiled.waking import look_ahead, sleep_on
 
-IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING, PROMPT_TOKENS = 0, 1, 2, 3
+IN_FLIGHT, IN_FLIGHT_BY_SPEED, WAITING = 0, 1, 2
 """What a rule minimises."""
 
 
@@ -51,12 +51,6 @@ def _score(rule: int, replica: int, ints: IntArray, floats: FloatArray) -> float
     """What the rule minimises, as its router computes it from the rows."""
     if rule == WAITING:
         score = float(ints[replica + at.WAITING])
-    elif rule == PROMPT_TOKENS:
-        tokens = ints[replica + at.WAITING_PROMPT] + ints[replica + at.CHAIN_TOKENS]
-        partial = ints[replica + at.PARTIAL]
-        if partial >= 0:
-            tokens += ints[partial + at.PROMPT] - ints[replica + at.PARTIAL_DONE]
-        score = float(tokens)
     else:
         in_flight = ints[replica + at.WAITING] + ints[replica + at.DECODES]
         in_flight += ints[replica + at.PREFILL_COUNT] + ints[replica + at.FEED_COUNT]
@@ -131,7 +125,7 @@ def serve_least(
     For scores that change with any batch, so that every replica must be up to date.
 
     Args:
-        rule: WAITING or PROMPT_TOKENS.
+        rule: WAITING.
         replicas: (n_replicas,) their words.
         cluster: the word of that whose requests they serve.
         stores: see `layout.Stores`.
