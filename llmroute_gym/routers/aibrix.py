@@ -7,7 +7,13 @@ import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import fewest_in_flight, how_many, lowest, lowest_at_random
+from llmroute_gym.routers.blocks import (
+    fewest_in_flight,
+    how_many,
+    lowest,
+    lowest_at_random,
+    span,
+)
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.rule import Source
@@ -25,12 +31,11 @@ def _least_memory(
 def _prefix_unless_unequal(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
-    low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
+    low, high = span(rows[:, Signal.IN_FLIGHT], mask)
+    total, squares = 0.0, 0.0
     for r in range(len(mask)):
         if mask[r]:
-            load = rows[r, Signal.IN_FLIGHT]
-            low, high = min(low, load), max(high, load)
-            total += load
+            total += rows[r, Signal.IN_FLIGHT]
     mean = total / how_many(mask)
     for r in range(len(mask)):
         if mask[r]:

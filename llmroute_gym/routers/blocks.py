@@ -45,6 +45,16 @@ def how_many(mask: BoolArray) -> int:
 
 
 @block
+def span(values: FloatArray, mask: BoolArray) -> tuple[float, float]:
+    """Returns the least and the largest value of the allowed replicas."""
+    least, most = math.inf, -math.inf
+    for r in range(len(mask)):
+        if mask[r]:
+            least, most = min(least, values[r]), max(most, values[r])
+    return least, most
+
+
+@block
 def keep_at_least(mask: BoolArray, values: FloatArray, least: float) -> bool:
     """Narrows the mask to replicas whose value is at least so much, unless none is.
 
@@ -83,6 +93,15 @@ def keep_one(mask: BoolArray, replica: int) -> None:
 
 
 @block
+def keep_highest(values: FloatArray, mask: BoolArray) -> float:
+    """Narrows the mask to replicas with the largest value, which it returns."""
+    _, most = span(values, mask)
+    for r in range(len(mask)):
+        mask[r] = mask[r] and values[r] == most
+    return most
+
+
+@block
 def clear(scores: FloatArray) -> None:
     """Sets all to 0."""
     for r in range(len(scores)):
@@ -95,11 +114,7 @@ def add_queue(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: flo
 
     Where all are of one length that is 1 for each. Source: llm-d's queue scorer.
     """
-    low, high = math.inf, -math.inf
-    for r in range(len(mask)):
-        if mask[r]:
-            low = min(low, rows[r, Signal.WAITING])
-            high = max(high, rows[r, Signal.WAITING])
+    low, high = span(rows[:, Signal.WAITING], mask)
     for r in range(len(mask)):
         if high > low:
             scores[r] += weight * (high - rows[r, Signal.WAITING]) / (high - low)
@@ -200,15 +215,14 @@ def fewest_in_flight(rows: FloatArray, mask: BoolArray) -> int:
 
 
 @block
-def lowest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
-    """Returns an allowed replica with the lowest score; `draw` from [0, 1) settles a tie."""
-    least = scores[lowest(scores, mask)]
+def _one_of(scores: FloatArray, mask: BoolArray, score: float, draw: float) -> int:
+    """Returns one of the allowed replicas with a score, by a number from [0, 1)."""
     tied = 0
     for r in range(len(mask)):
-        tied += mask[r] and scores[r] == least
+        tied += mask[r] and scores[r] == score
     left = int(draw * tied)
     for r in range(len(mask)):
-        if mask[r] and scores[r] == least:
+        if mask[r] and scores[r] == score:
             if left == 0:
                 return r
             left -= 1
@@ -216,21 +230,16 @@ def lowest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
 
 
 @block
+def lowest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
+    """Returns an allowed replica with the lowest score; `draw` from [0, 1) settles a tie."""
+    return _one_of(scores, mask, scores[lowest(scores, mask)], draw)
+
+
+@block
 def highest_at_random(scores: FloatArray, mask: BoolArray, draw: float) -> int:
     """Returns an allowed replica with the highest score; `draw` from [0, 1) settles a tie."""
-    best, most = -1, -math.inf
-    tied = 0
-    for r in range(len(mask)):
-        if mask[r] and (best < 0 or scores[r] > most):
-            best, most, tied = r, scores[r], 0
-        tied += mask[r] and scores[r] == most
-    left = int(draw * tied)
-    for r in range(len(mask)):
-        if mask[r] and scores[r] == most:
-            if left == 0:
-                return r
-            left -= 1
-    return best
+    _, most = span(scores, mask)
+    return _one_of(scores, mask, most, draw)
 
 
 @block

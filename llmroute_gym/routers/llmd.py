@@ -41,8 +41,7 @@ def _four_scores(
 ) -> int:
     # The memory: scores, when each last got a cold request, how many there were.
     n = len(mask)
-    for r in range(n):
-        memory[r] = 0.0
+    clear(memory[:n])
     add_queue(memory, rows, mask, constants[0])
     add_free_memory(memory, rows, mask, constants[1])
     add_prefix(memory, rows, mask, constants[2])

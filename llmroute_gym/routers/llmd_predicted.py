@@ -18,6 +18,7 @@ from llmroute_gym.routers.blocks import (
     keep_at_least,
     keep_cached,
     lowest_at_random,
+    span,
 )
 from llmroute_gym.routers.boosting import MODEL_WORDS, boosted, predicted
 from llmroute_gym.routers.constants import constant
@@ -74,10 +75,7 @@ def _stay(
 @block
 def _scale(values: FloatArray, mask: BoolArray) -> bool:
     """Scales the allowed values to [0, 1], all 0.5 where none differs; says whether one does."""
-    low, high = math.inf, -math.inf
-    for r in range(len(mask)):
-        if mask[r]:
-            low, high = min(low, values[r]), max(high, values[r])
+    low, high = span(values, mask)
     differ = high - low > _SAME
     for r in range(len(mask)):
         values[r] = (values[r] - low) / (high - low) if differ else 0.5

@@ -6,10 +6,9 @@ import numpy as np
 
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest, uncached_tokens
+from llmroute_gym.routers.blocks import keep_highest, lowest, uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
-from llmroute_gym.routers.prefix_trees import keep_highest
 from llmroute_gym.routers.rule import Source
 from llmroute_gym.routers.seeing import SeeingRule
 

@@ -8,34 +8,18 @@ import numpy as np
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import lowest, lowest_at_random, pair_at_random
+from llmroute_gym.routers.blocks import (
+    keep_highest,
+    lowest,
+    lowest_at_random,
+    pair_at_random,
+    span,
+)
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.jit import block
 from llmroute_gym.routers.rule import Source
 from llmroute_gym.routers.seeing import SeeingRule
-
-
-@block
-def keep_highest(values: FloatArray, mask: BoolArray) -> float:
-    """Narrows the mask to replicas with the largest value, which it returns."""
-    most = -math.inf
-    for r in range(len(mask)):
-        if mask[r]:
-            most = max(most, values[r])
-    for r in range(len(mask)):
-        mask[r] = mask[r] and values[r] == most
-    return most
-
-
-@block
-def _range(values: FloatArray, mask: BoolArray) -> tuple[float, float]:
-    """Returns the least and the largest value among allowed replicas."""
-    least, most = math.inf, -math.inf
-    for r in range(len(mask)):
-        if mask[r]:
-            least, most = min(least, values[r]), max(most, values[r])
-    return least, most
 
 
 @decision
@@ -44,7 +28,7 @@ def _vllm_router(
 ) -> int:
     match_above, absolute, relative = constants
     load = rows[:, Signal.IN_FLIGHT]
-    least, most = _range(load, mask)
+    least, most = span(load, mask)
     if most - least > absolute and most > relative * least:
         return lowest(load, mask)
     match = -rows[:, Signal.CACHED_PREFIX]
@@ -179,7 +163,7 @@ def _ray(
 ) -> int:
     match_from, imbalance = constants
     load, match = rows[:, Signal.IN_FLIGHT], rows[:, Signal.CACHED_PREFIX]
-    least, most = _range(load, mask)
+    least, most = span(load, mask)
     if most - least <= imbalance:
         candidates = mask.copy()
         if keep_highest(match, candidates) >= match_from:
