@@ -162,7 +162,8 @@ def test_plotly_is_given_no_tags(figures: dict[str, Any]) -> None:
 def test_figures_are_what_plotly_knows(figures: dict[str, Any]) -> None:
     graph = pytest.importorskip("plotly.graph_objects")
     for figure in figures.values():
-        graph.Figure(data=figure["data"], layout=figure["layout"])
+        known = graph.Figure(data=figure["data"], layout=figure["layout"])
+        assert len(known.data) == len(figure["data"])
 
 
 def test_an_unstable_router_has_no_number(

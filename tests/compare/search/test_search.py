@@ -82,13 +82,16 @@ def test_what_is_written_is_not_measured_again(
 ) -> None:
     whole = settings()
     search(whole)
-    (Path(whole.run_dir) / "router.yaml").unlink()
+    file = Path(whole.run_dir) / "router.yaml"
+    written = file.read_bytes()
+    file.unlink()
 
     def unwanted(*_: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr(course, "score", unwanted)
     search(SearchConfig(resume=whole.run_dir))
+    assert file.read_bytes() == written
 
 
 def test_a_history_of_another_search_is_refused(settings: Make) -> None:
