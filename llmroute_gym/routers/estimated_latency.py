@@ -17,8 +17,8 @@ from llmroute_gym.routers.rule import Source
 from llmroute_gym.routers.seeing import SeeingRule, poll
 
 _FEATURES = 8
-_FIRST_WEIGHT = 12
-"""Which constant the first weight of a feature is; each has two."""
+_FIRST_WEIGHT = 14
+"""Which constant the first weight of a feature is; each has three."""
 _WEIGHTS, _COUNTS = 1, 1 + _FEATURES
 """Where in memory the weights for the request at hand stand, after the time of the last decision;
 and three numbers of each replica: in flight, request-seconds and completions, both fading."""
@@ -81,17 +81,17 @@ def least_estimated_latency(
     """Returns the allowed replica with the lowest score, the first of them on a tie."""
     prompt, output = rows[0, Signal.PROMPT_TOKENS], rows[0, Signal.PREDICTED_OUTPUT_TOKENS]
     longer = math.log((prompt + 50.0) / 1000.0)
+    larger = math.log(output / constants[0]) if output > 0.0 else 0.0
     for j in range(_FEATURES):
-        weight = constants[_FIRST_WEIGHT + 2 * j]
-        memory[_WEIGHTS + j] = weight + constants[_FIRST_WEIGHT + 2 * j + 1] * longer
-    last = _FIRST_WEIGHT + 2 * _FEATURES
+        first = _FIRST_WEIGHT + 3 * j
+        weight = constants[first] + constants[first + 1] * longer + constants[first + 2] * larger
+        memory[_WEIGHTS + j] = weight
     usual_s = 0.0
-    if constants[last - 2] != 0.0 or constants[last - 1] != 0.0:
+    last = _FIRST_WEIGHT + 3 * _FEATURES
+    if constants[last - 3] != 0.0 or constants[last - 2] != 0.0 or constants[last - 1] != 0.0:
         usual_s = _remember(rows, constants[11], memory)
-    if output <= 0.0:
-        output = constants[0]
-    else:
-        output = constants[0] * (output / constants[0]) ** constants[1]
+    output = constants[0] * math.exp(constants[1] * larger)
+    power = constants[9] + constants[12] * longer + constants[13] * larger
     best, least = -1, math.inf
     for r in range(len(mask)):
         if not mask[r]:
@@ -102,7 +102,7 @@ def least_estimated_latency(
         prefill = constants[5] * (rows[r, Signal.UNCACHED_TOKENS] + constants[6] * own) / 1000.0
         over = usage - constants[7]
         price = 1.0 + (constants[8] * over if over > 0.0 else 0.0)
-        speed = rows[r, Signal.SPEED] ** constants[9]
+        speed = rows[r, Signal.SPEED] ** power
         waited = constants[10] * rows[r, Signal.OLDEST_WAITING_S]
         # What is cached may weigh more than the whole prompt, so that less than nothing is left.
         estimate = max((output * pace * price / 100.0 + prefill) / speed + waited, 0.0)
@@ -124,10 +124,11 @@ class EstimatedLatency(SeeingRule):
     The estimate is (output · pace · price + prefill) / speed^c + waited: the pace of a token grows
     with the requests in flight and their context, the price with KV usage above a threshold,
     prefill is what is pending and this prompt, without what is cached of it; it is at least 0. To
-    its logarithm come those of eight features, each with a weight that may depend on the prompt's
-    length; only what replicas differ by counts. One of them, `slowness`, is how long requests took
-    on a replica lately, by Little's law from its own counts: it tells a replica that is slow for no
-    reason that engines publish. Ties by lowest index. In the spirit of llm-d's predicted latency.
+    its logarithm come those of eight features, each with a weight that may depend on the lengths of
+    prompt and output (as predicted; without a prediction all outputs are alike); only what replicas
+    differ by counts. One of them, `slowness`, is how long requests took on a replica lately, by
+    Little's law from its own counts: it tells a replica that is slow for no reason that engines
+    publish. Ties by lowest index. In the spirit of llm-d's predicted latency.
 
     The defaults make it `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 
@@ -153,22 +154,32 @@ class EstimatedLatency(SeeingRule):
     speed_power: float = constant(1.0, 0.0, 2.0)
     waited: float = constant(0.0, 0.0, 2.0)
     remembered_s: float = constant(30.0, 3.0, 300.0, logarithmic=True)
+    speed_by_prompt: float = constant(0.0, -1.0, 1.0)
+    speed_by_output: float = constant(0.0, -1.0, 1.0)
     in_flight: float = constant(0.0, -2.0, 4.0)
     in_flight_by_prompt: float = constant(0.0, -1.0, 1.0)
+    in_flight_by_output: float = constant(0.0, -1.0, 1.0)
     kv: float = constant(0.0, -2.0, 2.0)
     kv_by_prompt: float = constant(0.0, -1.0, 1.0)
+    kv_by_output: float = constant(0.0, -1.0, 1.0)
     pending: float = constant(0.0, -2.0, 2.0)
     pending_by_prompt: float = constant(0.0, -1.0, 1.0)
+    pending_by_output: float = constant(0.0, -1.0, 1.0)
     oldest: float = constant(0.0, -2.0, 2.0)
     oldest_by_prompt: float = constant(0.0, -1.0, 1.0)
+    oldest_by_output: float = constant(0.0, -1.0, 1.0)
     ttft: float = constant(0.0, -2.0, 2.0)
     ttft_by_prompt: float = constant(0.0, -1.0, 1.0)
+    ttft_by_output: float = constant(0.0, -1.0, 1.0)
     context: float = constant(0.0, -2.0, 2.0)
     context_by_prompt: float = constant(0.0, -1.0, 1.0)
+    context_by_output: float = constant(0.0, -1.0, 1.0)
     queue: float = constant(0.0, -2.0, 2.0)
     queue_by_prompt: float = constant(0.0, -1.0, 1.0)
+    queue_by_output: float = constant(0.0, -1.0, 1.0)
     slowness: float = constant(0.0, -2.0, 2.0)
     slowness_by_prompt: float = constant(0.0, -1.0, 1.0)
+    slowness_by_output: float = constant(0.0, -1.0, 1.0)
     poll_s: float = poll(1.0)
     view: str = "events"
     predicted_output_sigma: float | None = None

@@ -30,8 +30,9 @@ def test_as_it_starts_it_is_speed_lor(speeds: list[float]) -> None:
 
 def test_constants_are_numbered_as_the_decision_reads_them() -> None:
     names = list(constants_of(EstimatedLatency))
-    assert names[11:14] == ["remembered_s", "in_flight", "in_flight_by_prompt"]
-    assert names[26:28] == ["slowness", "slowness_by_prompt"]
+    assert names[11:14] == ["remembered_s", "speed_by_prompt", "speed_by_output"]
+    assert names[14:17] == ["in_flight", "in_flight_by_prompt", "in_flight_by_output"]
+    assert names[35:] == ["slowness", "slowness_by_prompt", "slowness_by_output", "poll_s"]
 
 
 def test_slowness_is_seen_that_nobody_announces() -> None:
@@ -65,6 +66,15 @@ def test_little_s_law_by_hand() -> None:
     # The second got the request of 15 s, which is there still, and had none before.
     assert second[1:] == pytest.approx([10, 0])
     assert chosen == 0
+
+
+def test_long_outputs_may_weigh_speed_more_and_the_queue_less() -> None:
+    rule = EstimatedLatency(speed_by_output=1.0, in_flight_by_output=-0.5, in_flight=0.5)
+    # A fast replica with more requests than its speed makes up for, beside a slow one.
+    busy = {"prompt_tokens": 1000, "speed": [2.0, 1.0], "in_flight": [7, 2]}
+    for predicted, choice in ((0, 1), (20, 1), (100, 1), (1000, 0)):
+        table = rows(2, predicted_output_tokens=predicted, **busy)
+        assert ask(fresh(rule, 2), table) == choice, predicted
 
 
 def test_an_estimate_below_nothing_is_nothing_and_leaves_the_rest_to_decide() -> None:
