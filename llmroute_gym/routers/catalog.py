@@ -12,6 +12,7 @@ from llmroute_gym.routers.aibrix import (
 )
 from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.estimated_latency import EstimatedLatency
+from llmroute_gym.routers.frontier import Frontier
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
@@ -44,6 +45,7 @@ ROUTERS: dict[str, type[Router]] = {
         AibrixPrefixHelm,
         LeastKv,
         EstimatedLatency,
+        Frontier,
         LeastOutstandingHybrid,
         LlmdBaseline,
         LlmdDefault,
@@ -87,6 +89,7 @@ __all__ = [
     "DynamoKv",
     "EnvoyWeighted",
     "EstimatedLatency",
+    "Frontier",
     "JoinShortestQueue",
     "LatencyPredictor",
     "LeastKv",

@@ -1,0 +1,76 @@
+"""The rule that ships: its constants, what it sees, and that it earns its name."""
+
+import pickle
+from dataclasses import fields, replace
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from llmroute_gym.config import ClusterConfig, WorkloadConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.routers import Router, make
+from llmroute_gym.routers.constants import constants_of
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
+from llmroute_gym.routers.shipped import shipped_options
+from llmroute_gym.routers.simulation import simulate
+from llmroute_gym.sim.build import build_cluster, build_source
+
+SHIPPED = ("frontier",)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_rule_is_its_family_with_the_constants_of_its_file(name: str) -> None:
+    rule, options = make(name), dict(shipped_options(name))
+    family = make({**options})
+    assert isinstance(rule, EstimatedLatency)
+    assert rule.name == name
+    assert family.name == options.pop("name")
+    assert [one.name for one in fields(rule)] == [one.name for one in fields(EstimatedLatency)]
+    assert constants_of(rule) == constants_of(family)
+    assert np.array_equal(rule.constants(), family.constants())
+    assert {key: getattr(rule, key) for key in options} == options
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_rule_sees_what_a_gateway_sees(name: str) -> None:
+    told = make(name).observation
+    assert told is not None
+    assert told.information == "metrics"
+    assert told.signal_interval_s >= 1
+    assert told.predicted_output_sigma is None
+    size = resources.files("llmroute_gym.routers").joinpath(f"{name}.yaml").read_bytes()
+    assert len(size) < 2**20
+
+
+def test_options_change_a_shipped_rule_within_the_ranges_of_its_family() -> None:
+    rule = make("frontier:slowness=0.25,poll_s=0")
+    assert isinstance(rule, EstimatedLatency)
+    assert (rule.slowness, rule.poll_s) == (0.25, 0.0)
+    assert rule.prefill == make("frontier").prefill  # type: ignore[attr-defined]
+    assert replace(rule, slowness=0.5) != rule
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    with pytest.raises(InputError, match="slowness of frontier must be a number from -2 to 2"):
+        make("frontier:slowness=9")
+
+
+def latencies(rule: str | Router, cluster_of: ClusterConfig, qps: float) -> FloatArray:
+    cluster, source = build_cluster(cluster_of), build_source(WorkloadConfig(), qps)
+    found = [
+        simulate(source.sample(1000, np.random.default_rng([5, run])), cluster, rule, seed=run)
+        for run in range(6)
+    ]
+    return np.concatenate([one.e2e_s for one in found])
+
+
+def test_where_replicas_differ_it_wins_a_fifth_of_the_tail_and_elsewhere_loses_nothing() -> None:
+    mixed = ClusterConfig(replicas=4, speeds=[0.5, 2.0, 1.0, 1.0])
+    tails = {
+        rule: np.percentile(latencies(rule, mixed, 3.5), 99)
+        for rule in ("frontier", "speed_lor", "round_robin")
+    }
+    assert tails["frontier"] < 0.8 * tails["speed_lor"] < 0.8 * tails["round_robin"]
+    equal = ClusterConfig(replicas=4)
+    own, other = (latencies(rule, equal, 3.5) for rule in ("frontier", "lor"))
+    assert np.percentile(own, 99) < 1.02 * np.percentile(other, 99)
