@@ -8,20 +8,32 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
+from llmroute_gym.routers.blocks import uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.jit import block
 from llmroute_gym.routers.rule import Source
 from llmroute_gym.routers.seeing import SeeingRule, poll
 
-_FEATURES = 8
+_FEATURES = 13
 _FIRST_WEIGHT = 14
 """Which constant the first weight of a feature is; each has three."""
-_WEIGHTS, _COUNTS = 1, 1 + _FEATURES
-"""Where in memory the weights for the request at hand stand, after the time of the last decision;
-and three numbers of each replica: in flight, request-seconds and completions, both fading."""
+_SLOWNESS, _WORK, _RECENT, _UNCACHED = 7, 8, 11, 12
+"""Numbers of features."""
+_FURTHER = _FIRST_WEIGHT + 3 * _FEATURES
+"""Which constant the first after the weights is."""
+_WEIGHTS, _POLLS, _REPLICAS = 1, 1 + _FEATURES, 4 + _FEATURES
+"""Where in memory, after the time of the last decision, the weights for the request at hand stand;
+which poll was the last, seconds from one to the next and when the first is; and the numbers of each
+replica."""
+_COUNT, _SECONDS, _COMPLETIONS, _SENT, _AT_POLL, _ALL = 0, 1, 2, 3, 4, 5
+_PER_REPLICA = 6
+"""Of each replica: in flight after the last decision; request-seconds, completions and tokens sent,
+all fading; in flight as the router had it at the first decision after a poll, and in flight of all
+gateways, as far as known."""
 
 
 @block
@@ -32,30 +44,107 @@ def _remember(rows: FloatArray, remembered_s: float, memory: FloatArray) -> floa
     """
     since = rows[0, Signal.NOW_S] - memory[0]
     faded = math.exp(-since / remembered_s)
-    memory[0] = rows[0, Signal.NOW_S]
     request_seconds = completions = 1.0
     for r in range(len(rows)):
-        at, count = _COUNTS + 3 * r, rows[r, Signal.IN_FLIGHT]
-        gone = max(memory[at] - count, 0.0)
-        memory[at + 1] = faded * memory[at + 1] + 0.5 * (memory[at] + count) * since
-        memory[at + 2] = faded * memory[at + 2] + gone
-        memory[at] = count
-        request_seconds += memory[at + 1]
-        completions += memory[at + 2]
+        own, count = memory[_REPLICAS + _PER_REPLICA * r :], rows[r, Signal.IN_FLIGHT]
+        gone = max(own[_COUNT] - count, 0.0)
+        own[_SECONDS] = faded * own[_SECONDS] + 0.5 * (own[_COUNT] + count) * since
+        own[_COMPLETIONS] = faded * own[_COMPLETIONS] + gone
+        own[_COUNT] = count
+        request_seconds += own[_SECONDS]
+        completions += own[_COMPLETIONS]
     usual_s: float = request_seconds / completions
     return usual_s
 
 
 @block
-def _feature(rows: FloatArray, r: int, number: int, usual_s: float, memory: FloatArray) -> float:
+def _fade_sent(rows: FloatArray, recent_s: float, memory: FloatArray) -> None:
+    """Lets the tokens sent to each replica fade since the last decision."""
+    faded = math.exp((memory[0] - rows[0, Signal.NOW_S]) / recent_s)
+    for r in range(len(rows)):
+        memory[_REPLICAS + _PER_REPLICA * r + _SENT] *= faded
+
+
+@block
+def _count_all(rows: FloatArray, share: float, memory: FloatArray) -> None:
+    """Counts requests in flight: its own, and a share of those that engines report beyond.
+
+    An old report is corrected by what the router itself has sent and seen end since.
+    """
+    last, interval_s, first_s = memory[_POLLS], memory[_POLLS + 1], memory[_POLLS + 2]
+    polled = last + 1.0
+    if interval_s > 0.0:
+        polled = math.floor((rows[0, Signal.NOW_S] - first_s) / interval_s)
+    memory[_POLLS] = polled
+    for r in range(len(rows)):
+        own, count = memory[_REPLICAS + _PER_REPLICA * r :], rows[r, Signal.IN_FLIGHT]
+        if polled != last:
+            own[_AT_POLL] = count
+        reported = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
+        own[_ALL] = count + share * max(reported - own[_AT_POLL], 0.0)
+
+
+@block
+def _weigh(
+    rows: FloatArray,
+    mask: BoolArray,
+    longer: float,
+    larger: float,
+    constants: FloatArray,
+    memory: FloatArray,
+) -> None:
+    """Writes the weights of the features for the request at hand.
+
+    `longer` and `larger` are by how much its prompt and its output exceed the usual, logarithms.
+    """
+    for j in range(_FEATURES):
+        weight, by_prompt, by_output = constants[_FIRST_WEIGHT + 3 * j : _FIRST_WEIGHT + 3 * j + 3]
+        memory[_WEIGHTS + j] = weight + by_prompt * longer + by_output * larger
+    by_cold, by_load = constants[_FURTHER], constants[_FURTHER + 1]
+    if by_cold != 0.0 or by_load != 0.0:
+        cached, load, n = 0.0, 0.0, 0
+        for r in range(len(mask)):
+            if mask[r]:
+                cached = max(cached, rows[r, Signal.CACHED_PREFIX])
+                load += memory[_REPLICAS + _PER_REPLICA * r + _ALL]
+                n += 1
+        memory[_WEIGHTS + _RECENT] += by_cold * (1.0 - cached)
+        memory[_WEIGHTS + _UNCACHED] += by_load * math.log((load / n + 1.0) / 10.0)
+
+
+@block
+def _ahead(rows: FloatArray, r: int, attention: float, progress: float) -> float:
+    """Returns tokens to prefill before this prompt, less what the oldest has had of it since."""
+    ahead = rows[r, Signal.UNCACHED_TOKENS] + attention * rows[r, Signal.UNCACHED_PAIRS]
+    return float(max(ahead - progress * rows[r, Signal.OLDEST_WAITING_S], 0.0))
+
+
+@block
+def _attended(rows: FloatArray, r: int) -> float:
+    """Returns pairs of an uncached token of this prompt and one before it."""
+    new = uncached_tokens(rows, r)
+    return float(new * (rows[r, Signal.PROMPT_TOKENS] - new / 2.0))
+
+
+@block
+def _feature(
+    rows: FloatArray,
+    r: int,
+    number: int,
+    usual_s: float,
+    constants: FloatArray,
+    memory: FloatArray,
+) -> float:
     """Returns what of a replica is compared with the others, before its logarithm.
 
     Numbered as the weights: in flight, KV usage, prefill (tokens), age of the oldest (s), TTFT (s),
-    context (tokens), queue, and how long requests took there lately (s).
+    context (tokens), queue, how long requests took there lately (s), prefill with this prompt
+    (tokens), rounds since it was chosen, batch time (s), tokens sent lately, uncached share.
     """
     speed = rows[r, Signal.SPEED]
+    own = memory[_REPLICAS + _PER_REPLICA * r :]
     if number == 0:
-        value: float = (rows[r, Signal.IN_FLIGHT] + 1.0) / speed
+        value: float = (own[_ALL] + 1.0) / speed
     elif number == 1:
         value = 0.05 + rows[r, Signal.KV_USAGE]
     elif number == 2:
@@ -68,9 +157,20 @@ def _feature(rows: FloatArray, r: int, number: int, usual_s: float, memory: Floa
         value = 2000.0 + rows[r, Signal.CONTEXT_TOKENS] / speed
     elif number == 6:
         value = 1.0 + rows[r, Signal.WAITING]
+    elif number == _SLOWNESS:
+        value = (own[_SECONDS] + usual_s) / (own[_COMPLETIONS] + 1.0)
+    elif number == _WORK:
+        attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
+        work = _ahead(rows, r, attention, progress) + uncached_tokens(rows, r)
+        value = constants[_FURTHER + 5] + (work + attention * _attended(rows, r)) / speed
+    elif number == 9:
+        value = 1.0 + rows[r, Signal.ROUNDS_SINCE_CHOSEN]
+    elif number == 10:
+        value = 0.01 + rows[r, Signal.BATCH_TIME_S]
+    elif number == _RECENT:
+        value = 2000.0 + own[_SENT] / speed
     else:
-        at = _COUNTS + 3 * r
-        value = (memory[at + 1] + usual_s) / (memory[at + 2] + 1.0)
+        value = 1.05 - rows[r, Signal.CACHED_PREFIX]
     return value
 
 
@@ -79,27 +179,33 @@ def least_estimated_latency(
     rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
 ) -> int:
     """Returns the allowed replica with the lowest score, the first of them on a tie."""
-    prompt, output = rows[0, Signal.PROMPT_TOKENS], rows[0, Signal.PREDICTED_OUTPUT_TOKENS]
-    longer = math.log((prompt + 50.0) / 1000.0)
-    larger = math.log(output / constants[0]) if output > 0.0 else 0.0
-    for j in range(_FEATURES):
-        first = _FIRST_WEIGHT + 3 * j
-        weight = constants[first] + constants[first + 1] * longer + constants[first + 2] * larger
-        memory[_WEIGHTS + j] = weight
+    output, larger = rows[0, Signal.PREDICTED_OUTPUT_TOKENS], 0.0
+    if output > 0.0:
+        larger = math.log(output / constants[0])
+    longer = math.log((rows[0, Signal.PROMPT_TOKENS] + 50.0) / 1000.0)
+    of_all, recent_s = constants[_FURTHER + 2], constants[_FURTHER + 6]
+    attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
+    _count_all(rows, of_all, memory)
+    _weigh(rows, mask, longer, larger, constants, memory)
+    by_time = _FIRST_WEIGHT + 3 * _SLOWNESS
     usual_s = 0.0
-    last = _FIRST_WEIGHT + 3 * _FEATURES
-    if constants[last - 3] != 0.0 or constants[last - 2] != 0.0 or constants[last - 1] != 0.0:
+    if constants[by_time] or constants[by_time + 1] or constants[by_time + 2]:
         usual_s = _remember(rows, constants[11], memory)
+    _fade_sent(rows, recent_s, memory)
+    memory[0] = rows[0, Signal.NOW_S]
     output = constants[0] * math.exp(constants[1] * larger)
     power = constants[9] + constants[12] * longer + constants[13] * larger
     best, least = -1, math.inf
     for r in range(len(mask)):
         if not mask[r]:
             continue
-        count, usage = rows[r, Signal.IN_FLIGHT], rows[r, Signal.KV_USAGE]
+        count, usage = memory[_REPLICAS + _PER_REPLICA * r + _ALL], rows[r, Signal.KV_USAGE]
         pace = 1.0 + constants[2] * count + constants[3] * rows[r, Signal.CONTEXT_TOKENS] / 1000.0
-        own = prompt * (1.0 - constants[4] * rows[r, Signal.CACHED_PREFIX])
-        prefill = constants[5] * (rows[r, Signal.UNCACHED_TOKENS] + constants[6] * own) / 1000.0
+        own = rows[r, Signal.PROMPT_TOKENS] * (1.0 - constants[4] * rows[r, Signal.CACHED_PREFIX])
+        if attention > 0.0:
+            own += attention * _attended(rows, r)
+        ahead = _ahead(rows, r, attention, progress)
+        prefill = constants[5] * (ahead + constants[6] * own) / 1000.0
         over = usage - constants[7]
         price = 1.0 + (constants[8] * over if over > 0.0 else 0.0)
         speed = rows[r, Signal.SPEED] ** power
@@ -110,10 +216,12 @@ def least_estimated_latency(
         for j in range(_FEATURES):
             weight = memory[_WEIGHTS + j]
             if weight != 0.0:
-                score += weight * math.log(_feature(rows, r, j, usual_s, memory))
+                score += weight * math.log(_feature(rows, r, j, usual_s, constants, memory))
         if best < 0 or score < least:
             best, least = r, score
-    memory[_COUNTS + 3 * best] += 1.0
+    chosen = memory[_REPLICAS + _PER_REPLICA * best :]
+    chosen[_COUNT] += 1.0
+    chosen[_SENT] += uncached_tokens(rows, best) + 200.0
     return best
 
 
@@ -124,11 +232,19 @@ class EstimatedLatency(SeeingRule):
     The estimate is (output · pace · price + prefill) / speed^c + waited: the pace of a token grows
     with the requests in flight and their context, the price with KV usage above a threshold,
     prefill is what is pending and this prompt, without what is cached of it; it is at least 0. To
-    its logarithm come those of eight features, each with a weight that may depend on the lengths of
-    prompt and output (as predicted; without a prediction all outputs are alike); only what replicas
-    differ by counts. One of them, `slowness`, is how long requests took on a replica lately, by
-    Little's law from its own counts: it tells a replica that is slow for no reason that engines
-    publish. Ties by lowest index. In the spirit of llm-d's predicted latency.
+    its logarithm come those of thirteen features, each with a weight that may depend on the
+    lengths of prompt and output (as predicted; without a prediction all outputs are alike); only
+    what replicas differ by counts. One of them, `slowness`, is how long requests took on a replica
+    lately, by Little's law from its own counts: it tells a replica that is slow for no reason that
+    engines publish. Ties by lowest index. In the spirit of llm-d's predicted latency.
+
+    Where prefixes are cached, `work` weighs what there is to prefill with this prompt, `uncached`
+    what is missing of it, the more the busier the replicas are (`uncached_by_load`), and `recent`
+    what was sent lately, the more the less of the prompt is cached anywhere (`recent_if_cold`): a
+    request that is new everywhere brings its followers. `attention` prices tokens by what they
+    attend to, and `progress` takes off what the oldest has been served since it came (thousands of
+    tokens per second). `of_all` tells of other gateways: the share that counts of those requests
+    which engines report beyond the router's own at the last poll.
 
     The defaults make it `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 
@@ -180,6 +296,28 @@ class EstimatedLatency(SeeingRule):
     slowness: float = constant(0.0, -2.0, 2.0)
     slowness_by_prompt: float = constant(0.0, -1.0, 1.0)
     slowness_by_output: float = constant(0.0, -1.0, 1.0)
+    work: float = constant(0.0, -2.0, 4.0)
+    work_by_prompt: float = constant(0.0, -1.0, 1.0)
+    work_by_output: float = constant(0.0, -1.0, 1.0)
+    rounds: float = constant(0.0, -1.0, 1.0)
+    rounds_by_prompt: float = constant(0.0, -0.5, 0.5)
+    rounds_by_output: float = constant(0.0, -0.5, 0.5)
+    batch_time: float = constant(0.0, -2.0, 2.0)
+    batch_time_by_prompt: float = constant(0.0, -1.0, 1.0)
+    batch_time_by_output: float = constant(0.0, -1.0, 1.0)
+    recent: float = constant(0.0, -2.0, 2.0)
+    recent_by_prompt: float = constant(0.0, -1.0, 1.0)
+    recent_by_output: float = constant(0.0, -1.0, 1.0)
+    uncached: float = constant(0.0, -2.0, 4.0)
+    uncached_by_prompt: float = constant(0.0, -1.0, 1.0)
+    uncached_by_output: float = constant(0.0, -1.0, 1.0)
+    recent_if_cold: float = constant(0.0, -2.0, 2.0)
+    uncached_by_load: float = constant(0.0, -1.0, 1.0)
+    of_all: float = constant(0.0, 0.0, 1.0)
+    attention: float = constant(0.0, 0.0, 2.0)
+    progress: float = constant(0.0, 0.0, 30.0)
+    work_floor: float = constant(500.0, 10.0, 5000.0, logarithmic=True)
+    recent_s: float = constant(30.0, 3.0, 300.0, logarithmic=True)
     poll_s: float = poll(1.0)
     view: str = "events"
     predicted_output_sigma: float | None = None
@@ -190,7 +328,15 @@ class EstimatedLatency(SeeingRule):
         assert self.observation is not None
         told = replace(self.observation, predicted_output_sigma=self.predicted_output_sigma)
         self.observation = told.validate()
+        self._interval_s, self._first_s = float(self.poll_s), 0.0
+
+    def join(self, told: ObservationConfig, gateway: int) -> None:
+        """Takes when the engines are polled."""
+        self._interval_s = told.signal_interval_s if told.information != "router" else 0.0
+        self._first_s = self._interval_s * gateway / told.gateways
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
-        """Returns what it remembers at first: nothing of any replica."""
-        return np.zeros(_COUNTS + 3 * n_replicas)
+        """Returns what it remembers at first: when polls are, and nothing of any replica."""
+        memory = np.zeros(_REPLICAS + _PER_REPLICA * n_replicas)
+        memory[_POLLS : _POLLS + 3] = -1.0, self._interval_s, self._first_s
+        return memory

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmroute_gym.config import ClusterConfig, WorkloadConfig
+from llmroute_gym.config import ClusterConfig, ObservationConfig, WorkloadConfig
 from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.routers import make
 from llmroute_gym.routers.constants import constants_of
@@ -32,7 +32,18 @@ def test_constants_are_numbered_as_the_decision_reads_them() -> None:
     names = list(constants_of(EstimatedLatency))
     assert names[11:14] == ["remembered_s", "speed_by_prompt", "speed_by_output"]
     assert names[14:17] == ["in_flight", "in_flight_by_prompt", "in_flight_by_output"]
-    assert names[35:] == ["slowness", "slowness_by_prompt", "slowness_by_output", "poll_s"]
+    assert names[35:39] == ["slowness", "slowness_by_prompt", "slowness_by_output", "work"]
+    assert names[52:] == [
+        "uncached_by_output",
+        "recent_if_cold",
+        "uncached_by_load",
+        "of_all",
+        "attention",
+        "progress",
+        "work_floor",
+        "recent_s",
+        "poll_s",
+    ]
 
 
 def test_slowness_is_seen_that_nobody_announces() -> None:
@@ -60,7 +71,7 @@ def test_little_s_law_by_hand() -> None:
         rows[:, Signal.NOW_S], rows[:, Signal.IN_FLIGHT] = now_s, in_flight
         chosen = rule.route(rows, np.ones(2, dtype=np.bool_))
         rows[chosen, Signal.IN_FLIGHT] += 1
-    first, second = np.reshape(rule.memory[9:], (2, 3))
+    first, second = np.reshape(rule.memory[17:], (2, 6))[:, :3]
     # The first had one request from 5 to 15 s, and until some time before 25 s.
     assert first[1:] == pytest.approx([10 * np.exp(-1) + 5, 1])
     # The second got the request of 15 s, which is there still, and had none before.
@@ -84,3 +95,69 @@ def test_an_estimate_below_nothing_is_nothing_and_leaves_the_rest_to_decide() ->
     assert ask(fresh(rule, 3), table) == 2
     cold = rows(3, prompt_tokens=8000, cached_prefix=[0.0, 0.0, 1.0], in_flight=[0, 0, 1])
     assert ask(fresh(rule, 3), cold) == 2
+
+
+def test_work_is_what_waits_and_what_is_missing_of_this_prompt() -> None:
+    rule = fresh(EstimatedLatency(work=1.0, work_floor=10.0, pace_per_request=0.001), 2)
+    table = rows(2, prompt_tokens=4000, cached_prefix=[0.75, 0.0], uncached_tokens=[2900, 0])
+    assert ask(rule, table) == 0  # 3,900 tokens against 4,000
+    table[0, Signal.UNCACHED_TOKENS] = 3100
+    assert ask(rule, table) == 1
+
+
+def test_attention_prices_a_long_context() -> None:
+    # 1,500 tokens of two requests, or 1,200 that follow 20,000 cached ones.
+    few, long = [1500.0, 1200.0], [1500.0 * 750.0, 1200.0 * 20600.0]
+    table = rows(2, prompt_tokens=100, uncached_tokens=few, uncached_pairs=long)
+    assert ask(fresh(EstimatedLatency(prefill=1.0), 2), table) == 1
+    assert ask(fresh(EstimatedLatency(prefill=1.0, attention=0.5), 2), table) == 0
+
+
+def test_progress_is_taken_off_what_waits() -> None:
+    table = rows(2, prompt_tokens=100, uncached_tokens=[9000, 5000], oldest_waiting_s=[0.5, 0.0])
+    assert ask(fresh(EstimatedLatency(prefill=1.0), 2), table) == 1
+    assert ask(fresh(EstimatedLatency(prefill=1.0, progress=10.0), 2), table) == 0
+
+
+def test_requests_of_other_gateways_count_as_engines_report_them() -> None:
+    rule = EstimatedLatency(of_all=1.0)
+    rule.join(ObservationConfig(information="metrics", signal_interval_s=1.0, gateways=2), 1)
+    fresh(rule, 2)
+    # Its polls are at 0.5 s, 1.5 s, ...: of 9 and 6 requests 2 and 0 are its own.
+    table = rows(2, running=[9, 6], in_flight=[2, 0], now_s=0.6)
+    assert ask(rule, table) == 1
+    # Until the next poll its own come on top: 9 against 6 + 4, then a new report of 9 and 9.
+    table[:, Signal.IN_FLIGHT], table[:, Signal.NOW_S] = [2, 4], 1.4
+    assert ask(rule, table) == 0
+    table[:, Signal.IN_FLIGHT], table[:, Signal.NOW_S] = [3, 3], 1.6
+    table[:, Signal.RUNNING] = [9, 8]
+    assert ask(rule, table) == 1
+    assert ask(fresh(EstimatedLatency(), 2), table) == 0
+
+
+def test_what_was_sent_lately_counts_for_the_cold() -> None:
+    rule = fresh(EstimatedLatency(recent_if_cold=1.0, recent_s=10.0), 2)
+    cold = rows(2, prompt_tokens=50_000, now_s=1.0)
+    assert [ask(rule, cold) for _ in range(3)] == [0, 1, 0]
+    warm = rows(2, prompt_tokens=50_000, now_s=1.0, cached_prefix=1.0)
+    assert ask(rule, warm) == 0  # as if nothing had been sent: ties by lowest index
+    cold[:, Signal.NOW_S] = 300.0
+    cold[1, Signal.SPEED] = 0.999
+    assert ask(rule, cold) == 0  # all has faded
+
+
+def test_affinity_by_load() -> None:
+    rule = EstimatedLatency(uncached_by_load=1.0)
+    table = rows(2, prompt_tokens=1000, cached_prefix=[0.0, 0.5], in_flight=[1, 2])
+    assert ask(fresh(rule, 2), table) == 0
+    table[:, Signal.IN_FLIGHT] = [40, 50]
+    assert ask(fresh(rule, 2), table) == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "column"), [("rounds", "rounds_since_chosen"), ("batch_time", "batch_time_s")]
+)
+def test_rounds_and_batch_times_are_compared(weight: str, column: str) -> None:
+    table = rows(2, **{column: [0.3, 0.1]})
+    assert ask(fresh(EstimatedLatency(), 2), table) == 0
+    assert ask(fresh(EstimatedLatency(**{weight: 0.5}), 2), table) == 1
