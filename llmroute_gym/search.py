@@ -28,7 +28,7 @@ def search(settings: SearchConfig) -> Choice:
     router = settings.search.router
     if router is None:
         raise InputError("router is missing; name a rule with constants, as in router=lor_hybrid")
-    space = Space.of(router, make(router))
+    space = Space.of(router, make(router), settings.search.constants)
     limiting_rule(settings.search)
     pools = pools_of(settings)
     try_out(space, settings.search, pools)

@@ -31,6 +31,8 @@ class SearchingConfig(Settings):
     router: Any | None = None
     """A rule that has constants; those given with it, as in ``lor_hybrid:a=0.7``, are where the
     search starts."""
+    constants: list[str] = field(default_factory=list)
+    """Those that are searched; empty means all. The others stay where the search starts."""
     metric: Any = "e2e_p99_s"
     """What shall be low: the key of a latency's metric; a mapping of such keys to weights; or
     ``tail``, a weighted tail of the end-to-end latency with a little of mean and TTFT."""

@@ -1,11 +1,11 @@
 """The constants that a search may change, as points of a unit cube."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, checked_name
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.routers.constants import Range, constants_of
@@ -37,15 +37,16 @@ class Space:
     ranges: Mapping[str, Range]
 
     @classmethod
-    def of(cls, text: str, router: Router) -> "Space":
+    def of(cls, text: str, router: Router, only: Sequence[str] = ()) -> "Space":
         """Returns the space of a router.
 
         Args:
             text: how the settings name it.
             router: made of it.
+            only: the constants that are searched; empty means all.
 
         Raises:
-            InputError: it has no constants to search.
+            InputError: it has no constants to search, or none of such a name.
         """
         ranges = tuned_ranges(router)
         if not ranges or not isinstance(router, Rule):
@@ -54,7 +55,9 @@ class Space:
             raise InputError(
                 f"search.router={text} has no constants to search; name a rule that has some{some}"
             )
-        return cls(router, ranges)
+        for name in only:
+            checked_name(f"search.constants of {text}:", name, ranges)
+        return cls(router, {name: one for name, one in ranges.items() if not only or name in only})
 
     @property
     def start(self) -> Constants:

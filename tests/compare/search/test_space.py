@@ -49,3 +49,13 @@ def test_every_rule_with_constants_can_be_searched() -> None:
         for share in (0.0, 0.3, 1.0):
             # A constant out of its range would be refused.
             space.with_constants(space.constants(np.full(len(point), share)))
+
+
+def test_some_constants_may_be_left_as_they_are() -> None:
+    rule = make("llmd_default:queue=3")
+    space = Space.of("llmd_default", rule, ["kv"])
+    assert list(space.start) == ["kv"]
+    changed = space.with_constants({"kv": 5.0})
+    assert changed == make("llmd_default:queue=3,kv=5")
+    with pytest.raises(InputError, match=r"unknown search.constants of llmd_default: 'kw'"):
+        Space.of("llmd_default", rule, ["kw"])
