@@ -125,6 +125,8 @@ class _CsvReader:
         _require(b'"' not in line)
         header = [name.strip() for name in line.decode().split(",")]
         found = recognised(file, header)
+        # Which rows count, and which have a session, is told row by row.
+        _require(not {found.outcome, found.session} & set(header))
         self._names = header
         self._arrival = found.arrival if found.arrival in header else None
         self._lengths = found.lengths

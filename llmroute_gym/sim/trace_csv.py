@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import IO
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import NO_NAME
+from llmroute_gym.sim import request_log
 from llmroute_gym.sim.content import MAX_TOKENS
+from llmroute_gym.sim.request_log import SERVED, parsed_outcome, parsed_session
 from llmroute_gym.sim.trace_rows import (
     BadRowError,
     Layout,
     Meaning,
     Rows,
+    UnservedRowError,
     checked_time,
     checked_tokens,
     shown,
@@ -29,7 +33,13 @@ TIMESTAMP = re.compile(
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """A CSV format: the three columns that count, and how its times are written."""
+    """A CSV format: the columns that count, and how its times are written.
+
+    Attributes:
+        outcome: the column, where there is one, that says which requests were served.
+        session: the column, where there is one, of conversations.
+        by_arrival: whether its rows are in order of arrival.
+    """
 
     name: str
     arrival: str
@@ -37,6 +47,9 @@ class CsvFormat:
     output: str
     parse_time: Callable[[str, str], float]
     ticks_per_s: int
+    outcome: str | None = None
+    session: str | None = None
+    by_arrival: bool = True
 
     @property
     def lengths(self) -> tuple[str, str]:
@@ -45,7 +58,8 @@ class CsvFormat:
 
     def meaning(self, *, timed: bool) -> Meaning:
         """Returns how its numbers are meant, ``timed`` where it has its arrival times."""
-        return Meaning(self.ticks_per_s, missing_times=None if timed else self.arrival)
+        missing = None if timed else self.arrival
+        return Meaning(self.ticks_per_s, missing_times=missing, by_arrival=self.by_arrival)
 
     @property
     def columns(self) -> tuple[str, str, str]:
@@ -68,14 +82,23 @@ def csv_layout(file: Path, text: IO[str]) -> Layout:
     timed = found.arrival in header
     arrival = header.index(found.arrival) if timed else 0
     prompt, output = (header.index(name) for name in found.lengths)
+    outcome, session = (
+        header.index(name) if name in header else None for name in (found.outcome, found.session)
+    )
 
     def parse(rows: Rows, _: int, row: list[str]) -> None:
         if len(row) != len(header):
             raise BadRowError(f"has {len(row)} fields, expected {len(header)} as in the header")
+        if outcome is not None and parsed_outcome(row[outcome]) != SERVED:
+            raise UnservedRowError(f"{found.outcome} is {row[outcome]}")
+        if session is not None:
+            number = parsed_session(row[session])
         time = found.parse_time(found.arrival, row[arrival]) if timed else 0.0
         prompt_tokens = _tokens(found.prompt, row[prompt])
         rows.outputs.append(_tokens(found.output, row[output]))
         rows.prompts.append(prompt_tokens)
+        if session is not None:
+            rows.sessions.append(int(NO_NAME) if number is None else number)
         rows.times.append(time)
 
     numbered = ((reader.line_num, row) for row in reader if row)
@@ -189,5 +212,16 @@ FORMATS = (
         "token_size",
         _seconds_field,
         1,
+    ),
+    CsvFormat(
+        "request log",
+        request_log.ARRIVED,
+        request_log.PROMPT,
+        request_log.OUTPUT,
+        _seconds_field,
+        1,
+        request_log.OUTCOME,
+        request_log.SESSION,
+        by_arrival=False,
     ),
 )

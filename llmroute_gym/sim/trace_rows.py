@@ -25,6 +25,10 @@ class BadRowError(Exception):
     """What is wrong with one row: the value and what was expected."""
 
 
+class UnservedRowError(BadRowError):
+    """The row is of a request that got no whole answer, which is no fault of the row."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The rows of a trace that were kept, of which there are n.
@@ -96,12 +100,14 @@ class Meaning:
         missing_times: the column of arrival times that the file lacks, and all are 0; else None.
         unit_is_certain: whether the format leaves no doubt about the unit.
         hash_block_tokens: prompt tokens per block hash.
+        by_arrival: whether rows are in order of arrival where nothing is wrong.
     """
 
     ticks_per_s: int
     missing_times: str | None = None
     unit_is_certain: bool = True
     hash_block_tokens: int = HASH_BLOCK_TOKENS
+    by_arrival: bool = True
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from llmroute_gym.sim.trace_rows import (
     Layout,
     Meaning,
     Rows,
+    UnservedRowError,
     open_trace,
 )
 from llmroute_gym.sim.workload import Workload
@@ -70,6 +71,8 @@ def load_trace(
       ``output_length`` and optionally ``hash_ids`` of 512-token blocks
     - Qwen-Bailian: the same with ``timestamp`` in seconds, ``chat_id``, ``parent_chat_id``,
       ``turn`` and ``hash_ids`` of 16-token blocks; a request's session is the root of its chat
+    - a gateway's request log, see ``llmroute_gym.sim.request_log``: seconds, with its sessions;
+      requests that were not served are left out, and how many is logged as a warning
     - segments: JSON lines with ``arrived_at_s``, ``input_length``, ``output_length`` and
       optionally ``hash_ids`` of 512-token blocks or ``segments``, a list of [stream, tokens] as in
       ``Content``, where stream -(i + 1) is the output of row i of the file, counted from 0
@@ -131,7 +134,7 @@ def load_trace(
         )
         prompts = np.minimum(prompts, max_prompt_tokens)
         content = content and content.cut(max_prompt_tokens)
-    arrived_at_s = _seconds(file, columns.times, meaning.ticks_per_s, rebase=rebase)
+    arrived_at_s = _seconds(file, columns.times, meaning, rebase=rebase)
     try:
         workload = Workload(arrived_at_s, prompts, columns.outputs, content, columns.sessions)
     except InputError as error:
@@ -227,12 +230,14 @@ def _is_json(text: IO[str]) -> bool:
 def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, skip: bool) -> Rows:
     """Cuts and parses rows; raises on the first bad one or reports how many were skipped."""
     rows = Rows()
-    first_bad, bad, total = "", 0, 0
+    first_bad, bad, unserved, total = "", 0, 0, 0
     cut = sum(1 for _ in islice(layout.numbered, start))
     for number, (line, row) in enumerate(islice(layout.numbered, limit), start):
         total += 1
         try:
             layout.parse(rows, number, row)
+        except UnservedRowError:
+            unserved += 1
         except BadRowError as error:
             first_bad = first_bad or f"{file}, line {line}: {error}"
             bad += 1
@@ -247,22 +252,26 @@ def _parse_rows(file: Path, layout: Layout, start: int, limit: int | None, *, sk
         if start:
             raise InputError(f"start={start} is beyond the {cut} rows of {file}")
         raise InputError(f"{file} has a header but no rows; expected one row per request")
-    if bad == total:
+    if unserved == total:
+        raise InputError(f"{file} has no request among {total} that was served; log more of them")
+    if bad + unserved == total:
         raise InputError(f"{file} has no usable row among {total}; the first: {first_bad}")
     if bad:
         logger.warning("skipped %d of %d rows; the first: %s", bad, total, first_bad)
+    if unserved:
+        logger.warning("left out %d of %d requests of %s, not served", unserved, total, file)
     _warn_of_few(file, start, limit, total)
     return rows
 
 
-def _seconds(file: Path, ticks: npt.NDArray[Any], ticks_per_s: int, *, rebase: bool) -> FloatArray:
+def _seconds(file: Path, ticks: npt.NDArray[Any], meaning: Meaning, *, rebase: bool) -> FloatArray:
     """Returns times in seconds; integers are rebased before the division, so exactly."""
     earlier = int(np.count_nonzero(ticks[1:] < ticks[:-1]))
-    if earlier:
+    if earlier and meaning.by_arrival:
         logger.warning(
             "%d arrivals in %s are earlier than the row before; sorted by arrival", earlier, file
         )
-    return np.asarray((ticks - ticks.min() if rebase else ticks) / ticks_per_s)
+    return np.asarray((ticks - ticks.min() if rebase else ticks) / meaning.ticks_per_s)
 
 
 def _warn_of_doubtful_unit(
