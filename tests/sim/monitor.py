@@ -146,19 +146,25 @@ class _WatchedVllmV1(_Watched, VllmV1):
         assert batch.total_tokens <= self.replica.max_batched_tokens
 
 
+def watched_scheduler(replica: Replica) -> _Watched:
+    """Returns the replica's scheduler, which checks each batch and logs it."""
+    kinds = {
+        "prefill_first": _WatchedPrefillFirst,
+        "chunked": _WatchedChunked,
+        "vllm_v1": _WatchedVllmV1,
+    }
+    scheduler = kinds[replica.scheduler](replica)
+    scheduler.log = ReplicaLog()
+    return scheduler
+
+
 @contextmanager
 def watched_schedulers() -> Iterator[list[ReplicaLog]]:
     """Lets reference runs that start inside check each batch and log it, one log per replica."""
     logs: list[ReplicaLog] = []
 
     def make(replica: Replica) -> Scheduler:
-        kinds = {
-            "prefill_first": _WatchedPrefillFirst,
-            "chunked": _WatchedChunked,
-            "vllm_v1": _WatchedVllmV1,
-        }
-        scheduler = kinds[replica.scheduler](replica)
-        scheduler.log = ReplicaLog()
+        scheduler = watched_scheduler(replica)
         logs.append(scheduler.log)
         return scheduler
 

@@ -66,6 +66,8 @@ class Scheduler(SchedulerLimits, ABC):
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.batch = Batch()
+        self._aborted: list[Request] = []
+        """Those in the batch whom nobody waits for any more."""
 
     @classmethod
     def make_cache(cls, replica: Replica) -> KVCache:
@@ -99,7 +101,33 @@ class Scheduler(SchedulerLimits, ABC):
             else:
                 self.running.append(request)
         self.batch = Batch()
-        return finished
+        return self._without_aborted(finished)
+
+    def abort(self, request: Request) -> None:
+        """Drops a request that nobody waits for any more, and frees what it holds.
+
+        The batch that is being executed is not changed: one of its requests is dropped at its end,
+        and is not among those that finished. A prefix cache remembers what was computed.
+
+        Args:
+            request: waiting, running or in the batch.
+        """
+        if request in self.batch.requests:
+            self._aborted.append(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        else:
+            self.running.remove(request)
+            self.pool.free(request)
+
+    def _without_aborted(self, finished: list[Request]) -> list[Request]:
+        """Drops those aborted in the batch that has ended; returns the others that finished."""
+        aborted, self._aborted = self._aborted, []
+        for request in aborted:
+            if not request.finished:
+                self.running.remove(request)
+                self.pool.free(request)
+        return [request for request in finished if request not in aborted]
 
     def admitted(self) -> list[Request]:
         """Returns the requests that hold blocks."""

@@ -82,7 +82,7 @@ class VllmV1(Scheduler):
             self.pool.free(request)
             self.running.remove(request)
         self.batch = TokenBatch()
-        return finished
+        return self._without_aborted(finished)
 
     def _restart(self, request: Request) -> None:
         self.pool.free(request)
