@@ -1,0 +1,90 @@
+"""A replica at work between arrivals that nobody knows before they come."""
+
+import math
+from collections.abc import Callable
+
+from llmroute_gym.ground.checks import positive
+from llmroute_gym.sim.reference.request import Request
+from llmroute_gym.sim.reference.schedulers import make_scheduler
+from llmroute_gym.sim.replica import Replica
+
+
+class LiveReplica:
+    """The simulator's replica, whose clock is in the hands of its caller.
+
+    Requests that are submitted at the times of a workload have the times that the simulator gives
+    them, however late or in what steps it is told how far time has gone.
+
+    Args:
+        replica: its limits and speed.
+        on_batch: called at the end of each batch with the requests in it and the time, seconds.
+
+    Attributes:
+        scheduler: its queues and its memory.
+        next_s: when a batch starts or ends next, infinite while it is idle.
+        admitted_tokens: prompt tokens of all requests at their first admission.
+        found_tokens: those of them that the prefix cache held.
+    """
+
+    def __init__(
+        self, replica: Replica, on_batch: Callable[[list[Request], float], object]
+    ) -> None:
+        self.replica = replica
+        self.scheduler = make_scheduler(replica)
+        self.next_s = math.inf
+        self.admitted_tokens = self.found_tokens = 0
+        self._on_batch = on_batch
+
+    def submit(self, request: Request) -> None:
+        """Puts a request into the waiting queue, after all that happens before its arrival."""
+        self.run_before(request.arrived_at_s)
+        self.scheduler.waiting.append(request)
+        if self.next_s == math.inf:
+            self.next_s = request.arrived_at_s
+
+    def abort(self, request: Request, now_s: float) -> None:
+        """Drops a request that has not finished by now, after all that happens before.
+
+        Args:
+            request: that was submitted.
+            now_s: seconds.
+        """
+        self.run_before(now_s)
+        if not request.finished:
+            self.scheduler.abort(request)
+        if not self._has_work():
+            self.next_s = math.inf
+
+    def run_before(self, time_s: float) -> None:
+        """Does all that happens before a time, in seconds."""
+        while self.next_s < time_s:
+            self._step()
+
+    def run_through(self, time_s: float) -> None:
+        """Does all that happens until a time, in seconds, and at that time."""
+        while self.next_s <= time_s:
+            self._step()
+
+    def _has_work(self) -> bool:
+        scheduler = self.scheduler
+        return bool(scheduler.batch.requests or scheduler.waiting or scheduler.running)
+
+    def _step(self) -> None:
+        """Ends the batch at hand, if there is one, and starts the next, if there is any."""
+        now_s = self.next_s
+        if requests := self.scheduler.batch.requests:
+            self.scheduler.end_batch(now_s)
+            self._on_batch(requests, now_s)
+        self.next_s = now_s + self._start_batch(now_s) if self._has_work() else math.inf
+
+    def _start_batch(self, now_s: float) -> float:
+        """Starts a batch and returns its seconds."""
+        batch = self.scheduler.start_batch()
+        for request in batch.requests:
+            if math.isnan(request.scheduled_at_s):
+                request.scheduled_at_s = now_s
+                self.admitted_tokens += request.prompt_tokens
+                self.found_tokens += request.cached_tokens
+        model = self.replica.batch_time
+        base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
+        return base_s * self.replica.slowdown_at(now_s) / self.replica.speed
