@@ -31,6 +31,7 @@ from llmroute_gym.config.learning import (
     WarmStartConfig,
 )
 from llmroute_gym.config.searching import SearchConfig, SearchingConfig
+from llmroute_gym.config.serving import HttpLimits, HttpTimeouts
 from llmroute_gym.config.settings import (
     Settings,
     changed,
@@ -66,6 +67,8 @@ __all__ = [
     "EvaluationConfig",
     "ExplorationConfig",
     "GroupConfig",
+    "HttpLimits",
+    "HttpTimeouts",
     "KLConfig",
     "LoggerConfig",
     "ModelConfig",
