@@ -1,8 +1,8 @@
 """What a router takes to be in a replica's prefix cache."""
 
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict, deque
-from collections.abc import Container
+from collections import Counter, deque
+from itertools import takewhile
 
 import simpy
 
@@ -10,6 +10,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.sim.reference.blocks import KVCache
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.replica import Replica
+from llmroute_gym.sim.sent_blocks import SentBlocks
 
 
 class PrefixView(ABC):
@@ -75,7 +76,10 @@ class LateEvents(PrefixView):
             self._copies[name] += change
             if not self._copies[name]:
                 del self._copies[name]
-        return _leading_tokens(request, self._block_size, self._copies)
+        most = (request.prompt_tokens - 1) // self._block_size
+        names = request.names.in_turn(most, self._block_size)
+        blocks = sum(1 for _ in takewhile(self._copies.__contains__, names))
+        return blocks * self._block_size
 
 
 class SentPrefixes(PrefixView):
@@ -91,26 +95,22 @@ class SentPrefixes(PrefixView):
 
     def __init__(self, block_size: int, most_blocks: int) -> None:
         self._block_size = block_size
-        self._most = most_blocks
-        self._blocks: OrderedDict[int, None] = OrderedDict()
-        """Names of contents, the least recently sent first."""
+        self._blocks = SentBlocks(1, most_blocks)
 
     def sent(self, request: Request) -> None:
         """Makes the full blocks of its prompt the youngest, its first block most of all."""
-        full = min(request.prompt_tokens // self._block_size, self._most)
-        for name in reversed(request.names.leading(full, self._block_size)[:full]):
-            self._blocks[name] = None
-            self._blocks.move_to_end(name)
-        while len(self._blocks) > self._most:
-            self._blocks.popitem(last=False)
+        full = request.prompt_tokens // self._block_size
+        self._blocks.send(0, request.names.leading(full, self._block_size)[:full])
 
     def cached_tokens(self, request: Request) -> int:
         """Returns its leading tokens that the index holds."""
-        return _leading_tokens(request, self._block_size, self._blocks)
+        most = (request.prompt_tokens - 1) // self._block_size
+        (blocks,) = self._blocks.leading(request.names.in_turn(most, self._block_size))
+        return blocks * self._block_size
 
     def known_tokens(self) -> int:
         """Returns the tokens of all blocks in the index."""
-        return len(self._blocks) * self._block_size
+        return self._blocks.count(0) * self._block_size
 
 
 def prefix_views(
@@ -131,14 +131,3 @@ def prefix_views(
     if told.prefix_view == "events" and told.events_lag_s > 0:
         view = LateEvents(cache, replica.block_size, environment, told.events_lag_s)
     return [view] * told.gateways
-
-
-def _leading_tokens(request: Request, block_size: int, known: Container[int]) -> int:
-    """Returns the tokens of its leading full blocks that are known, never its last token."""
-    most = (request.prompt_tokens - 1) // block_size
-    blocks = 0
-    for name in request.names.in_turn(most, block_size):
-        if name not in known:
-            break
-        blocks += 1
-    return blocks * block_size
