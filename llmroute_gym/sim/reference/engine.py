@@ -12,6 +12,7 @@ from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, NO_NAME, Signal
 from llmroute_gym.sim.averages import FadingAverage
+from llmroute_gym.sim.ledger import Ledger
 from llmroute_gym.sim.outcome import Outcome
 from llmroute_gym.sim.reference.block_names import block_names
 from llmroute_gym.sim.reference.gateway import Gateway
@@ -42,7 +43,8 @@ class ReplicaProcess:
         environment: the clock.
         replica: its limits and speed.
         told: what a router is told of it.
-        completions: shared by the cluster; finished requests are appended.
+        first_tokens: shared by the cluster; requests that have their first token are appended.
+        completions: the same of finished ones.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ReplicaProcess:
         environment: simpy.Environment,
         replica: Replica,
         told: ObservationConfig,
+        first_tokens: list[Request],
         completions: list[Request],
     ) -> None:
         self.environment = environment
@@ -61,7 +64,7 @@ class ReplicaProcess:
         self.ttft = FadingAverage()
         self.batch_time_s = 0.0
         self._admitted_tokens = self._found_tokens = 0
-        self._completions = completions
+        self._first_tokens, self._completions = first_tokens, completions
         self._work = environment.event()
         environment.process(self._serve())
 
@@ -104,6 +107,7 @@ class ReplicaProcess:
         for request in awaited:
             if request.started:
                 self.ttft.add(now_s - request.arrived_at_s, now_s)
+                self._first_tokens.append(request)
         weight = BATCH_TIME_WEIGHT if self.batch_time_s else 1.0
         self.batch_time_s += weight * (self._batch_s - self.batch_time_s)
 
@@ -134,6 +138,7 @@ class ReferenceRun(Run):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._environment = Clock()
+        self._first_tokens: list[Request] = []
         self._completions: list[Request] = []
         self._order: list[int] = []
         self._requests = [
@@ -149,7 +154,13 @@ class ReferenceRun(Run):
             )
         ]
         self._replicas = [
-            ReplicaProcess(self._environment, replica, self.observation, self._completions)
+            ReplicaProcess(
+                self._environment,
+                replica,
+                self.observation,
+                self._first_tokens,
+                self._completions,
+            )
             for replica in self.cluster
         ]
         self._pending = PendingArrivals(self.workload)
@@ -165,8 +176,8 @@ class ReferenceRun(Run):
             )
             for index in range(self.observation.gateways)
         ]
-        self._sender = np.zeros(len(self.workload), dtype=np.int64)
-        """Index of the gateway that took each request."""
+        self._turn = [0] * len(self.workload)
+        """Which decision placed each request."""
         self._latency = FadingAverage()
         while self._environment.peek() < self.now_s:
             self._environment.step()
@@ -191,8 +202,8 @@ class ReferenceRun(Run):
         )
 
     def _submit(self, request: Request, replica: int, rejected: bool) -> None:
-        self._sender[request.index] = self.gateway
-        self._gateways[self.gateway].decide(request, None if rejected else replica, self.now_s)
+        self._turn[request.index] = self.decision
+        self._gateways[self.gateway].decide(request, None if rejected else replica)
         if rejected:
             self._rejected[request.index] = True
             self._release(request, self.now_s)
@@ -231,11 +242,7 @@ class ReferenceRun(Run):
 
     def _advance(self) -> None:
         """Runs to the next arrival, or until all is drained."""
-        self._completions.clear()
         self._run_to(self._pending.next_at_s)
-        for one in self._completions:
-            for latency in (self._latency, self._gateways[self._sender[one.index]].latency):
-                latency.add(one.finished_at_s - one.arrived_at_s, one.finished_at_s)
         if self._pending:
             self.now_s, self.request = self._pending.pop()
         else:
@@ -269,6 +276,23 @@ class ReferenceRun(Run):
             seen = len(self._completions)
         if time_s < math.inf:
             clock.move_to(time_s)
+        self._tell_gateways()
+
+    def _tell_gateways(self) -> None:
+        """Tells each gateway of the requests that it sent what has happened."""
+
+        def ledger(request: Request) -> Ledger:
+            return self._gateways[self._turn[request.index] % len(self._gateways)].ledger
+
+        # Of one instant in the order in which they were sent, in which averages add them up.
+        self._first_tokens.sort(key=lambda one: (one.first_token_at_s, self._turn[one.index]))
+        for one in self._first_tokens:
+            ledger(one).first_token(one.index, one.first_token_at_s)
+        for one in self._completions:
+            self._latency.add(one.finished_at_s - one.arrived_at_s, one.finished_at_s)
+            ledger(one).ended(one.index, one.finished_at_s)
+        self._first_tokens.clear()
+        self._completions.clear()
 
     def _decided(self) -> IntArray:
         return np.array(self._order, dtype=np.int64)
