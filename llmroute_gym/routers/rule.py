@@ -69,15 +69,21 @@ class Rule(Router):
 
     def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
         """Forgets the past and draws the numbers of a run."""
+        self._rng = rng
         self.draws = rng.random((n_requests, self.per_request))
         self.memory = self.empty_memory(n_replicas, n_requests)
         self._constants = self.constants()
         self._next = 0
 
     def route(self, rows: FloatArray, mask: BoolArray) -> int:
-        """Returns what the rule decides; without a `reset` it is at the start of some run."""
+        """Returns what the rule decides; without a `reset` it is at the start of some run.
+
+        After more decisions than it was told of, it draws as many numbers anew.
+        """
         if not len(self.draws):
             self.reset(len(mask), SOME_RUN, np.random.default_rng())
+        if self._next == len(self.draws):
+            self.draws, self._next = self._rng.random(self.draws.shape), 0
         draws = self.draws[self._next]
         self._next += 1
         return self.decide(rows, mask.copy(), draws, self._constants, self.memory)

@@ -1,0 +1,1 @@
+"""A router in front of real engines: what it counts, decides and passes on."""

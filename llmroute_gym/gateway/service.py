@@ -1,0 +1,113 @@
+"""Which routers can be served, and what they are told then."""
+
+from dataclasses import replace
+from typing import Final
+
+from llmroute_gym.config import ObservationConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.ground.signals import Signal
+from llmroute_gym.routers import Router
+from llmroute_gym.sim.replica import Cluster
+
+SERVED: Final = ("router", "metrics")
+"""`ObservationConfig.information` that a gateway can give."""
+PREFIX: Final = frozenset(
+    (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
+)
+"""What depends on what is known of prefixes."""
+
+
+def told_in_service(
+    router: Router, given: ObservationConfig, *, approximate: bool
+) -> ObservationConfig:
+    """Returns what a router is told in service: what it asks for, as far as that can be had.
+
+    Prefixes are looked up in the gateway's own tree, also for one that asks for the engines'
+    events: no engine tells them here.
+
+    Args:
+        router: any.
+        given: what the gateway knows: own counts, or the engines' metrics too, and how old these
+            are.
+        approximate: whether own counts may stand for what engines do not publish.
+
+    Raises:
+        InputError: what it asks for cannot be had.
+    """
+    if given.information not in SERVED:
+        raise InputError(
+            f"a gateway tells {' or '.join(SERVED)}, got information={given.information}; set "
+            "information=router, or metrics where the engines' metrics are read"
+        )
+    asked = router.observation or given
+    name = router.name
+    if asked.information == "oracle" or router.upper_bound:
+        raise InputError(
+            f"router {name!r} needs to know what only a simulator knows; serve one that was made "
+            "with observation=router or observation=metrics"
+        )
+    information = asked.information
+    if information == "engine":
+        if not approximate:
+            raise InputError(
+                f"router {name!r} was made with observation.information=engine, which engines do "
+                "not publish in full; train it with observation=router, or set approximate=true "
+                "to let own counts stand for it"
+            )
+        information = given.information
+    if information == "metrics" and given.information != "metrics":
+        raise InputError(
+            f"router {name!r} goes by the engines' metrics, which are not read; have them scraped, "
+            "or serve one that goes by its own counts"
+        )
+    interval_s = given.signal_interval_s if information == "metrics" else 0.0
+    return replace(
+        asked,
+        information=information,
+        signal_interval_s=interval_s,
+        prefix_view="tree",
+        events_lag_s=0.0,
+        gateways=1,
+    ).validate()
+
+
+def introduce(
+    router: Router, told: ObservationConfig, cluster: Cluster | None, decisions: int
+) -> None:
+    """Says to a router, before its `reset`, where it is, and compiles it if it is to be compiled.
+
+    Raises:
+        InputError: it learns from requests' ends, which no gateway tells it.
+    """
+    if len(router.lessons(decisions)):
+        raise InputError(
+            f"router {router.name!r} learns while it serves from times per output token, which "
+            "are not counted here; name another one"
+        )
+    if cluster is not None:
+        router.meet(cluster)
+    router.join(told, 0)
+    # Compiled now, not while the first request waits.
+    getattr(getattr(router, "decide", None), "compiled", None)
+
+
+def grows(router: Router, n_replicas: int, decisions: int) -> bool:
+    """Returns whether a rule's memory is the longer the more decisions there are."""
+    memory = getattr(router, "empty_memory", None)
+    if memory is None:
+        return False
+    return len(memory(n_replicas, 2 * decisions)) > len(memory(n_replicas, decisions))
+
+
+def looks_prefixes_up(router: Router) -> bool:
+    """Returns whether a router's choice depends on prefixes, as far as one can tell."""
+    reads = getattr(router, "reads", None)
+    if reads is None:
+        decide = getattr(router, "decide", None)
+        if decide is None:
+            return True
+        # Brings Numba, which a policy does without.
+        from llmroute_gym.routers.description import signals_of
+
+        reads = signals_of(decide.plain)
+    return not PREFIX.isdisjoint(reads)
