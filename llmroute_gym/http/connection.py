@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from enum import Enum
 from typing import cast
 
@@ -293,7 +294,8 @@ class Connection(asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
         if not self._transport.is_closing() and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # the client has reset it, which is told of later
+                self._transport.write_eof()
 
 
 def fail(responder: Responder) -> None:

@@ -147,6 +147,13 @@ class Responder:
         if not self.gone:
             self._transport.abort()
 
+    def reset(self) -> None:
+        """Closes at once in such a way that the client takes it for an error of the connection."""
+        found = self._transport.get_extra_info("socket")
+        if found is not None and not self.gone:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
     def lose(self) -> None:
         """Says that the client has gone; for the connection."""
         self.gone = True
@@ -182,5 +189,5 @@ class Responder:
     def _send(self, framed: bytes) -> None:
         if self._head:
             framed, self._head = self._head + framed, b""
-        if framed:
+        if framed and not self._transport.is_closing():
             self._transport.write(framed)

@@ -1,12 +1,14 @@
 """What a server makes of bytes, however they come."""
 
+import errno
+
 import pytest
 
 from llmroute_gym.config import HttpLimits, HttpTimeouts
 from llmroute_gym.http.heads import HttpError, RequestHead
 from llmroute_gym.http.responder import Responder
 from tests.http.corpus import GOOD, HOST, MALFORMED, SMUGGLED, post
-from tests.http.wires import Client, answers, split
+from tests.http.wires import Client, Wire, answers, split
 
 LIMITS = HttpLimits(head_bytes=1024, target_bytes=512, headers=16, body_bytes=1000)
 GET = b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -308,3 +310,24 @@ def test_an_answer_is_written_between_its_start_and_its_end() -> None:
         responder.start(200)
     with pytest.raises(RuntimeError, match="longer than it says"):
         responder.write(b"ab")
+
+
+def test_who_answers_is_not_told_that_the_client_has_reset_the_connection() -> None:
+    class Reset(Wire):
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    client = Held()
+    client.connection.connection_made(wire := Reset())
+    client.feed(GET.replace(b"1.1", b"1.0"))
+    client.responders[0].send(200, b"a")  # then this side ends
+    assert answers(wire.written) == [(200, b"a")]
+
+
+def test_nothing_is_written_to_what_is_closing() -> None:
+    client = Held().feed(GET)
+    responder = client.responders[0]
+    responder.start(200)
+    client.wire.closed = True
+    responder.write(b"a")
+    assert client.wire.written == b""
