@@ -11,7 +11,7 @@ import numpy as np
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.blocks import uncached_tokens
+from llmroute_gym.routers.blocks import lowest, uncached_tokens
 from llmroute_gym.routers.constants import constant
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.jit import block
@@ -33,7 +33,7 @@ _COUNT, _SECONDS, _COMPLETIONS, _SENT, _AT_POLL, _ALL = 0, 1, 2, 3, 4, 5
 _PER_REPLICA = 6
 """Of each replica: in flight after the last decision; request-seconds, completions and tokens sent,
 all fading; in flight as the router had it at the first decision after a poll, and in flight of all
-gateways, as far as known."""
+gateways, as far as known. Behind them all are the scores of the last decision."""
 
 
 @block
@@ -174,11 +174,11 @@ def _feature(
     return value
 
 
-@decision
-def least_estimated_latency(
-    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
-) -> int:
-    """Returns the allowed replica with the lowest score, the first of them on a tie."""
+@block
+def estimated_scores(
+    rows: FloatArray, mask: BoolArray, constants: FloatArray, memory: FloatArray
+) -> FloatArray:
+    """Returns the scores of the allowed replicas, lower is better: the end of the memory."""
     output, larger = rows[0, Signal.PREDICTED_OUTPUT_TOKENS], 0.0
     if output > 0.0:
         larger = math.log(output / constants[0])
@@ -195,7 +195,7 @@ def least_estimated_latency(
     memory[0] = rows[0, Signal.NOW_S]
     output = constants[0] * math.exp(constants[1] * larger)
     power = constants[9] + constants[12] * longer + constants[13] * larger
-    best, least = -1, math.inf
+    scores = memory[len(memory) - len(mask) :]
     for r in range(len(mask)):
         if not mask[r]:
             continue
@@ -212,16 +212,29 @@ def least_estimated_latency(
         waited = constants[10] * rows[r, Signal.OLDEST_WAITING_S]
         # What is cached may weigh more than the whole prompt, so that less than nothing is left.
         estimate = max((output * pace * price / 100.0 + prefill) / speed + waited, 0.0)
-        score = math.log(estimate + 1e-3)
+        scores[r] = math.log(estimate + 1e-3)
         for j in range(_FEATURES):
             weight = memory[_WEIGHTS + j]
             if weight != 0.0:
-                score += weight * math.log(_feature(rows, r, j, usual_s, constants, memory))
-        if best < 0 or score < least:
-            best, least = r, score
-    chosen = memory[_REPLICAS + _PER_REPLICA * best :]
+                scores[r] += weight * math.log(_feature(rows, r, j, usual_s, constants, memory))
+    return scores
+
+
+@block
+def count_choice(rows: FloatArray, replica: int, memory: FloatArray) -> None:
+    """Counts the request at hand, which goes to a replica; once for every decision."""
+    chosen = memory[_REPLICAS + _PER_REPLICA * replica :]
     chosen[_COUNT] += 1.0
-    chosen[_SENT] += uncached_tokens(rows, best) + 200.0
+    chosen[_SENT] += uncached_tokens(rows, replica) + 200.0
+
+
+@decision
+def least_estimated_latency(
+    rows: FloatArray, mask: BoolArray, draws: FloatArray, constants: FloatArray, memory: FloatArray
+) -> int:
+    """Returns the allowed replica with the lowest score, the first of them on a tie."""
+    best = lowest(estimated_scores(rows, mask, constants, memory), mask)
+    count_choice(rows, best, memory)
     return best
 
 
@@ -337,6 +350,6 @@ class EstimatedLatency(SeeingRule):
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
         """Returns what it remembers at first: when polls are, and nothing of any replica."""
-        memory = np.zeros(_REPLICAS + _PER_REPLICA * n_replicas)
+        memory = np.zeros(_REPLICAS + (_PER_REPLICA + 1) * n_replicas)
         memory[_POLLS : _POLLS + 3] = -1.0, self._interval_s, self._first_s
         return memory

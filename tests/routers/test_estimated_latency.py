@@ -71,7 +71,7 @@ def test_little_s_law_by_hand() -> None:
         rows[:, Signal.NOW_S], rows[:, Signal.IN_FLIGHT] = now_s, in_flight
         chosen = rule.route(rows, np.ones(2, dtype=np.bool_))
         rows[chosen, Signal.IN_FLIGHT] += 1
-    first, second = np.reshape(rule.memory[17:], (2, 6))[:, :3]
+    first, second = np.reshape(rule.memory[17:-2], (2, 6))[:, :3]
     # The first had one request from 5 to 15 s, and until some time before 25 s.
     assert first[1:] == pytest.approx([10 * np.exp(-1) + 5, 1])
     # The second got the request of 15 s, which is there still, and had none before.
