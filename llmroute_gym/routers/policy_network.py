@@ -266,7 +266,7 @@ def _score(weights: Singles, codes: Singles, differences: Singles) -> tuple[np.f
 
 
 @_fast
-def _scores(rows: FloatArray, packed: Singles, room: Singles) -> np.float32:
+def score_rows(rows: FloatArray, packed: Singles, room: Singles) -> np.float32:
     """Fills the start of `room` with the scores; returns the largest sum of sizes of a score."""
     n = rows.shape[0]
     n_columns, n_layers, rectified = int(packed[0]), int(packed[1]), packed[2] > 0
@@ -313,7 +313,7 @@ def _scores(rows: FloatArray, packed: Singles, room: Singles) -> np.float32:
 
 @_fast
 def _choose(rows: FloatArray, mask: BoolArray, packed: Singles, room: Singles) -> int:
-    largest = _scores(rows, packed, room)
+    largest = score_rows(rows, packed, room)
     best, second = -1, np.float32(0.0)
     for r in range(len(mask)):
         if not mask[r]:
@@ -354,7 +354,7 @@ class PolicyNetwork(Rule):
     def __post_init__(self) -> None:
         """Packs the weights."""
         super().__post_init__()
-        self._packed = _packed(self.network, self.sure)
+        self._packed = packed_network(self.network, sure=self.sure)
 
     def constants(self) -> FloatArray:
         """Returns the network, single precision in the words of a double."""
@@ -362,13 +362,18 @@ class PolicyNetwork(Rule):
 
     def empty_memory(self, n_replicas: int, n_requests: int) -> FloatArray:
         """Returns room for the numbers of a decision."""
-        network = self.network
-        widest = max(len(layer.bias) for layer in network.layers)
-        per_replica = 1 + 2 * len(network.signals) + 2 * widest
-        return np.zeros((n_replicas * per_replica + 3 * widest) // 2 + 1)
+        return np.zeros(room_for(self.network, n_replicas))
 
 
-def _packed(network: Network, sure: bool) -> FloatArray:
+def room_for(network: Network, n_replicas: int) -> int:
+    """Returns how many words of a double `score_rows` needs as its room."""
+    widest = max(len(layer.bias) for layer in network.layers)
+    per_replica = 1 + 2 * len(network.signals) + 2 * widest
+    return (n_replicas * per_replica + 3 * widest) // 2 + 1
+
+
+def packed_network(network: Network, *, sure: bool) -> FloatArray:
+    """Returns a network as `score_rows` reads it, single precision in the words of a double."""
     signals = [list(Signal)[signal] for signal in network.signals]
     widths = [2 * len(signals), *(len(layer.bias) for layer in network.layers)]
     for layer, (n_in, n_out) in zip(network.layers, pairwise(widths), strict=True):
