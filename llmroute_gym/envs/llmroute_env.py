@@ -29,6 +29,7 @@ from llmroute_gym.sim.predictions import predicted_output_tokens
 from llmroute_gym.sim.replica import Cluster
 from llmroute_gym.sim.run import Interval, Run
 from llmroute_gym.sim.sources import WorkloadSource
+from llmroute_gym.sim.workload import Workload
 
 Observation = npt.NDArray[np.float32]
 
@@ -158,7 +159,7 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         super().reset(seed=seed)
         workload = requested_workload(options)
         if workload is None:
-            workload = self.source.sample(self.requests_per_episode, self.np_random)
+            workload = self._draw()
         self._run = ENGINES[self.engine](
             workload,
             self.cluster,
@@ -239,6 +240,10 @@ class LLMRouteEnv(gym.Env[Observation, np.int64]):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _draw(self) -> Workload:
+        """Draws the requests of an episode."""
+        return self.source.sample(self.requests_per_episode, self.np_random)
 
     def _running(self) -> Run:
         if self._run is None:
