@@ -11,6 +11,7 @@ from sb3_contrib.common.maskable.distributions import MaskableMultiCategoricalDi
 from stable_baselines3.common.distributions import Distribution, MultiCategoricalDistribution
 
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.arrays import FloatArray
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,16 @@ def entropy_shortfall(entropy: th.Tensor, entropy_min: float) -> th.Tensor:
 def scheduled(schedules: Mapping[str, LinearDecay], step: int) -> dict[str, float]:
     """Returns the value of each schedule at a gradient step."""
     return {name: schedule(step) for name, schedule in schedules.items()}
+
+
+def normalize_columns(advantages: FloatArray) -> None:
+    """Shifts and scales the advantages of each environment to mean 0 and deviation 1, in place.
+
+    Where loads differ, a minibatch's mean and deviation are those of the heaviest ones, and the
+    others hardly count.
+
+    Args:
+        advantages: (n_steps, n_envs).
+    """
+    advantages -= advantages.mean(axis=0)
+    advantages /= advantages.std(axis=0) + 1e-8

@@ -25,6 +25,7 @@ from llmroute_gym.sb3.regularization import (
     check_weight,
     entropy_shortfall,
     exact_kl,
+    normalize_columns,
     rollout_kl,
     scheduled,
 )
@@ -46,7 +47,8 @@ class RegularizedUpdate(_Base):
         + kl_coef * KL(policy of the rollout, policy)  on the rollout's own actions
         + entropy_min_coef * max(0, entropy_min - H)   H: the minibatch's mean entropy, nats
 
-    With all three coefficients 0 nothing is added, and training equals the parent's bit for bit.
+    With all three coefficients 0 nothing is added, and training equals the parent's bit for bit, as
+    long as advantages are normalised over minibatches (`normalize_per_env=False`).
     Coefficients may follow a schedule over gradient steps, see `set_schedule`.
 
     Attributes:
@@ -66,6 +68,7 @@ class RegularizedUpdate(_Base):
         kl_ref_coef: float = 0.0,
         entropy_min: float = 0.0,
         entropy_min_coef: float = 0.0,
+        normalize_per_env: bool = False,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +76,7 @@ class RegularizedUpdate(_Base):
         self.kl_ref_coef = kl_ref_coef
         self.entropy_min = entropy_min
         self.entropy_min_coef = entropy_min_coef
+        self.normalize_per_env = normalize_per_env
         self.schedules: dict[str, LinearDecay] = {}
         self.n_gradient_steps = 0
         self.has_reference = False
@@ -223,6 +227,8 @@ class RegularizedUpdate(_Base):
         self._check_reference()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        if self.normalize_per_env:  # changed: not known elsewhere
+            normalize_columns(self.rollout_buffer.advantages)
         log: dict[str, list[Any]] = defaultdict(list)
         completed = True
         for epoch in range(self.n_epochs):
@@ -267,7 +273,7 @@ class RegularizedUpdate(_Base):
     def _policy_loss(self, batch: Any, log_prob: th.Tensor, log: dict[str, list[Any]]) -> th.Tensor:
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
+        if self.normalize_advantage and not self.normalize_per_env and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ratio = th.exp(log_prob - batch.old_log_prob)
         clipped = advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range)

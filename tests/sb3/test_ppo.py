@@ -4,6 +4,7 @@ import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from llmroute_gym.config import ExplorationConfig, KLConfig
 from llmroute_gym.errors import InputError
@@ -16,7 +17,7 @@ from llmroute_gym.sb3 import (
     TemperedMlpLstmPolicy,
     TemperedMlpPolicy,
 )
-from tests.sb3.toy import SMALL, toy_vec_env, weights
+from tests.sb3.toy import SMALL, RowsEnv, toy_vec_env, weights
 
 UPDATE = 32 * 2
 
@@ -341,3 +342,30 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights():
     assert model.num_timesteps == 2 * UPDATE
     assert model.n_gradient_steps == 12
     assert all(bool(one.isfinite().all()) for one in model.policy.parameters())
+
+
+def test_advantages_of_each_environment_are_normalised_alone():
+    def vec_env():
+        return VecMonitor(
+            DummyVecEnv([RowsEnv, lambda: RowsEnv(reward_scale=1000.0)])  # as loads that differ
+        )
+
+    model = RouterPPO("MlpPolicy", vec_env(), **SMALL, normalize_per_env=True)
+    seen = []
+    original = model._policy_loss
+
+    def noted(batch, *rest):
+        seen.append(batch.advantages)
+        return original(batch, *rest)
+
+    model._policy_loss = noted
+    model.learn(UPDATE)
+    advantages = model.rollout_buffer.advantages.reshape(2, 32)  # each environment's in a row
+    np.testing.assert_allclose(advantages.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(advantages.std(axis=1), 1, atol=1e-5)
+    one_epoch = th.cat(seen[:4]).numpy()
+    np.testing.assert_allclose(np.sort(one_epoch), np.sort(advantages.ravel()))
+    usual = RouterPPO("MlpPolicy", vec_env(), **SMALL).learn(UPDATE)
+    stock = PPO("MlpPolicy", vec_env(), **SMALL).learn(UPDATE)
+    assert_same(stock, usual)
+    assert not th.equal(next(iter(weights(model).values())), next(iter(weights(usual).values())))
