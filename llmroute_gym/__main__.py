@@ -6,6 +6,7 @@ COMMANDS = {
     "collect_demos": "record the decisions of routers",
     "pretrain": "clone recorded decisions into a policy",
     "search": "choose the constants of a rule by what they achieve",
+    "mock_engine": "stand in for vLLM servers, without a GPU",
     "suite": "publish what a suite found, or compute it again",
     "fetch": "download a public trace",
     "sim.fit": "make a profile of measured iteration times",

@@ -12,7 +12,10 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-COMMANDS = ("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite")
+COMMANDS = (
+    *("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite"),
+    "mock_engine",
+)
 BELOW: dict[str, set[str]] = {"errors": set(), "ground": {"errors"}}
 """Room to the rooms that it may import."""
 for room, above in (
@@ -20,6 +23,7 @@ for room, above in (
     ("http", {"config"}),
     ("runs", {"config"}),
     ("sim", {"config"}),
+    ("mock", {"sim", "http"}),
     ("routers", {"sim"}),
     ("gateway", {"routers"}),
     ("envs", {"routers"}),
@@ -30,7 +34,7 @@ for room, above in (
 ):
     BELOW[room] = above.union(*(BELOW[one] for one in above))
 for command in COMMANDS:
-    BELOW[command] = {"training", *BELOW["training"]}
+    BELOW[command] = {"training", "mock", *BELOW["training"], *BELOW["mock"]}
 BELOW["llmroute_gym"] = {"routers", *BELOW["routers"]}
 """The package's own face; Gymnasium imports the environment by its name."""
 BELOW["__main__"] = set()

@@ -30,6 +30,7 @@ from llmroute_gym.config.learning import (
     TrainingConfig,
     WarmStartConfig,
 )
+from llmroute_gym.config.mocking import MockEngineConfig
 from llmroute_gym.config.searching import SearchConfig, SearchingConfig
 from llmroute_gym.config.serving import HttpLimits, HttpTimeouts
 from llmroute_gym.config.settings import (
@@ -71,6 +72,7 @@ __all__ = [
     "HttpTimeouts",
     "KLConfig",
     "LoggerConfig",
+    "MockEngineConfig",
     "ModelConfig",
     "ObservationConfig",
     "PretrainConfig",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from llmroute_gym.ground.checks import positive
 from llmroute_gym.sim.reference.request import Request
-from llmroute_gym.sim.reference.schedulers import make_scheduler
+from llmroute_gym.sim.reference.schedulers import Batch, make_scheduler
 from llmroute_gym.sim.replica import Replica
 
 
@@ -17,7 +17,8 @@ class LiveReplica:
 
     Args:
         replica: its limits and speed.
-        on_batch: called at the end of each batch with the requests in it and the time, seconds.
+        on_batch: called with each batch that has ended and when, in seconds; the next one has been
+            started by then.
 
     Attributes:
         scheduler: its queues and its memory.
@@ -26,9 +27,7 @@ class LiveReplica:
         found_tokens: those of them that the prefix cache held.
     """
 
-    def __init__(
-        self, replica: Replica, on_batch: Callable[[list[Request], float], object]
-    ) -> None:
+    def __init__(self, replica: Replica, on_batch: Callable[[Batch, float], object]) -> None:
         self.replica = replica
         self.scheduler = make_scheduler(replica)
         self.next_s = math.inf
@@ -71,11 +70,12 @@ class LiveReplica:
 
     def _step(self) -> None:
         """Ends the batch at hand, if there is one, and starts the next, if there is any."""
-        now_s = self.next_s
-        if requests := self.scheduler.batch.requests:
+        now_s, batch = self.next_s, self.scheduler.batch
+        if batch.requests:
             self.scheduler.end_batch(now_s)
-            self._on_batch(requests, now_s)
         self.next_s = now_s + self._start_batch(now_s) if self._has_work() else math.inf
+        if batch.requests:
+            self._on_batch(batch, now_s)
 
     def _start_batch(self, now_s: float) -> float:
         """Starts a batch and returns its seconds."""

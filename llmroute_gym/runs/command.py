@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llmroute_gym.config import (
     CollectDemosConfig,
     EvaluateConfig,
+    MockEngineConfig,
     PretrainConfig,
     SearchConfig,
     TrainConfig,
@@ -42,7 +43,13 @@ from llmroute_gym.runs.sweep import REFUSED_FILE
 WRONG_INPUT = 2
 
 Config = TypeVar(
-    "Config", TrainConfig, EvaluateConfig, CollectDemosConfig, PretrainConfig, SearchConfig
+    "Config",
+    TrainConfig,
+    EvaluateConfig,
+    CollectDemosConfig,
+    PretrainConfig,
+    SearchConfig,
+    MockEngineConfig,
 )
 
 SCHEMAS: dict[str, Any] = {
@@ -51,6 +58,7 @@ SCHEMAS: dict[str, Any] = {
     "collect_demos": CollectDemosConfig,
     "pretrain": PretrainConfig,
     "search": SearchConfig,
+    "mock_engine": MockEngineConfig,
 }
 """Command to its settings."""
 
@@ -170,7 +178,7 @@ def run_dir_is_typed() -> bool:
 
 def _remove_empty_folder() -> None:
     """Removes what Hydra has made for a run that was refused, unless it was asked for by name."""
-    if not run_dir_is_typed():
+    if not run_dir_is_typed() and _output_dir() != Path.cwd():
         with suppress(OSError):  # there is something in it
             _output_dir().rmdir()
             _output_dir().parent.rmdir()

@@ -26,7 +26,7 @@ def test_it_has_the_times_of_the_simulator(seed: int) -> None:
     rng = np.random.default_rng([seed, 7])
     for case, index, replica in cases_of(seed):
         outcome = simulate(case.workload, case.cluster, case.assignment, engine="reference")
-        live = LiveReplica(replica, lambda requests, now_s: None)
+        live = LiveReplica(replica, lambda batch, now_s: None)
         requests = requests_of(case, index)
         for one in requests:
             if rng.random() < 0.5:  # told late, and in steps of any size
@@ -45,7 +45,8 @@ def test_it_has_the_times_of_the_simulator(seed: int) -> None:
 def test_it_tells_of_each_batch() -> None:
     told: list[tuple[list[int], float]] = []
     live = LiveReplica(
-        Replica(ONE_S), lambda batch, now_s: told.append(([r.known_tokens for r in batch], now_s))
+        Replica(ONE_S),
+        lambda batch, now_s: told.append(([r.known_tokens for r in batch.requests], now_s)),
     )
     live.submit(request(0, 0.5))
     live.submit(request(1, 1.0, output=1))
