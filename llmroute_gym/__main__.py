@@ -5,6 +5,7 @@ COMMANDS = {
     "evaluate": "compare routers, a trained one among them",
     "collect_demos": "record the decisions of routers",
     "pretrain": "clone recorded decisions into a policy",
+    "export": "write a trained policy as it is served, without PyTorch",
     "search": "choose the constants of a rule by what they achieve",
     "mock_engine": "stand in for vLLM servers, without a GPU",
     "suite": "publish what a suite found, or compute it again",

@@ -13,7 +13,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 COMMANDS = (
-    *("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite"),
+    *("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite", "export"),
     "mock_engine",
 )
 BELOW: dict[str, set[str]] = {"errors": set(), "ground": {"errors"}}

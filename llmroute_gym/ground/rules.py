@@ -9,6 +9,8 @@ routers=[lor,runs/mine/router.yaml]
 An option that is a rule with options of its own stands in brackets, or is a mapping in a mapping:
 ``smg_veto:rule=(llmd_default:queue=3,kv=1)``.
 
+The path of an exported policy, ``policy.npz``, stands for a rule too; its title is the file's name.
+
 The option ``title`` is no option of the rule: tables and pictures call it so.
 """
 
@@ -24,6 +26,8 @@ TITLE = "title"
 """The option that only says what tables call a rule."""
 FILES = (".yaml", ".yml")
 """What the path of a file that holds a rule ends in."""
+POLICY_SUFFIX = ".npz"
+"""The same of one that holds an exported policy."""
 
 
 def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -33,6 +37,8 @@ def parsed_rule(rule: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         InputError: it is neither a text nor a mapping with a name, is malformed, or is a file that
             cannot be read.
     """
+    if isinstance(rule, str) and rule.endswith(POLICY_SUFFIX) and ":" not in rule:
+        return rule, {TITLE: Path(rule).stem}
     if isinstance(rule, str) and rule.endswith(FILES):
         rule = _read(Path(rule))
     if isinstance(rule, str):

@@ -6,8 +6,8 @@ from dataclasses import is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from llmroute_gym.errors import checked_name, unknown_name
-from llmroute_gym.ground.rules import TITLE, parsed_rule
+from llmroute_gym.errors import InputError, checked_name, unknown_name
+from llmroute_gym.ground.rules import POLICY_SUFFIX, TITLE, parsed_rule
 from llmroute_gym.routers.adapters import register_adapter
 from llmroute_gym.routers.base import Router, ScoreRouter
 from llmroute_gym.routers.constants import Range, constants_of
@@ -57,7 +57,8 @@ def make(rule: str | Mapping[str, Any]) -> Router:
     Args:
         rule: a name, a name with options such as ``"lor_hybrid:a=0.7"``, a mapping that says the
             same, ``{"name": "lor_hybrid", "a": 0.7}``, or the path of a YAML file that holds one;
-            what it leaves out has its default.
+            what it leaves out has its default. The path of an exported policy, ``policy.npz``,
+            stands for that.
 
     Raises:
         InputError: no router has this name, it has no such option, a value is out of range, or the
@@ -67,6 +68,15 @@ def make(rule: str | Mapping[str, Any]) -> Router:
         raise unknown_name("router", rule, _routers())
     name, options = parsed_rule(rule)
     options.pop(TITLE, None)
+    if name.endswith(POLICY_SUFFIX):
+        from llmroute_gym.routers.exported import load_policy
+
+        if options:
+            raise InputError(
+                f"the policy {name} has no options, got {', '.join(sorted(options))}; leave them "
+                "out"
+            )
+        return load_policy(name)
     kind = _routers()[checked_name("router", name, _routers())]
     accepted = _options(kind)
     for option in options:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch as th
 from torch import nn
 
-from llmroute_gym.routers.policy_network import Layer, Network
+from llmroute_gym.routers.policy_network import Layer, Network, Singles
 from llmroute_gym.sb3.replica_set import (
     MaskableReplicaSetPolicy,
     ReplicaSetPolicy,
@@ -45,30 +44,31 @@ def plain_network(policy: nn.Module, signals: Sequence[int]) -> Network | None:
     )
     if not known or rectified is None:
         return None
-    shift, factor = _affine(extractor.normalizer)
+    shift, factor = plain_affine(extractor.normalizer)
     return Network(
         signals=signals,
         shift=shift,
         factor=factor,
-        layers=[_layer(part) for part in networks.actor.rows if isinstance(part, nn.Linear)],
-        joint=_layer(networks.actor_joint),
-        context=_layer(networks.actor.context),
-        score=_layer(action.score),
+        layers=[plain_layer(part) for part in networks.actor.rows if isinstance(part, nn.Linear)],
+        joint=plain_layer(networks.actor_joint),
+        context=plain_layer(networks.actor.context),
+        score=plain_layer(action.score),
         rectified=rectified,
         temperature=float(parts.temperature),
     )
 
 
-def _affine(normalizer: RowNormalizer) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def plain_affine(normalizer: RowNormalizer) -> tuple[Singles, Singles]:
     """Returns what a normaliser subtracts and multiplies by, as it computes them."""
     epsilon = normalizer.count.clamp(max=EPSILON)
     return _singles(normalizer.mean), _singles(th.rsqrt(normalizer.variance + epsilon))
 
 
-def _layer(linear: nn.Linear) -> Layer:
+def plain_layer(linear: nn.Linear) -> Layer:
+    """Returns a linear map."""
     return Layer(_singles(linear.weight), _singles(linear.bias))
 
 
-def _singles(tensor: th.Tensor) -> npt.NDArray[np.float32]:
-    copied: npt.NDArray[np.float32] = tensor.detach().cpu().numpy().astype(np.float32)
+def _singles(tensor: th.Tensor) -> Singles:
+    copied: Singles = tensor.detach().cpu().numpy().astype(np.float32)
     return copied
