@@ -21,11 +21,12 @@ def rule_routers(config: EvaluationConfig, *, with_policy: bool) -> dict[str, Ro
     Raises:
         InputError: a name is unknown, none is given, or the baseline is not among them.
     """
-    check_distinct("routers", [rule_title(rule) for rule in config.routers])
+    policies = [POLICY] if with_policy else []
+    check_distinct("routers", [*policies, *map(rule_title, config.routers)])
     routers = {rule_title(rule): make(rule) for rule in config.routers}
     if not routers and not with_policy:
         raise InputError("routers is empty; name at least one, such as routers=[round_robin,lor]")
-    compared = [*routers, *([POLICY] if with_policy else [])]
+    compared = [*routers, *policies]
     if config.baseline is not None and config.baseline not in compared:
         raise unknown_name("baseline", config.baseline, compared)
     return routers

@@ -287,7 +287,8 @@ def load_policy(path: str | Path) -> Router:
         InputError: there is no such file, or it is no complete policy of this version.
     """
     file = PolicyFile.read(path)
+    make_router = KINDS[checked_name(f"kind of policy in {path}:", file.kind, KINDS)]
     try:
-        return KINDS[checked_name("kind of policy", file.kind, KINDS)](file)
+        return make_router(file)
     except DAMAGED as error:
         raise damaged(path, error) from error

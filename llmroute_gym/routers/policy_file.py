@@ -103,6 +103,11 @@ class PolicyFile:
                 arrays = {name: archive[name] for name in archive.files}
             stored = json.loads(str(arrays.pop(CARD)))
             return cls._of(stored, arrays)
+        except InputError as error:
+            raise InputError(
+                f"{path} tells what this version does not know: {error}; export the policy with "
+                "this version"
+            ) from error
         except DAMAGED as error:
             raise damaged(path, error) from error
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.gateway import deciding
 from llmroute_gym.gateway.deciding import Arrival, Decider
+from llmroute_gym.gateway.service import grows, looks_prefixes_up
 from llmroute_gym.ground.signals import AGING, SIGNAL_NAMES, Signal
 from llmroute_gym.routers import Router, available, make
+from llmroute_gym.routers.exported import ExportedPolicy
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.ledger import TOLD
 from llmroute_gym.sim.reference import ReferenceRun
 from llmroute_gym.sim.reference.request import Request
+from tests.routers.test_policy_file import policy_file
 from tests.sim.strategies import Case, seeds, with_waiting
 from tests.sim.vllm_cases import random_vllm_case
 
@@ -188,6 +192,17 @@ def test_a_router_that_looks_nothing_up_keeps_no_blocks() -> None:
     assert served(make("smg_veto:rule=llmd_default")).looks_prefixes_up
 
 
+def test_a_policy_is_told_of_prefixes_only_if_they_differed_in_its_training() -> None:
+    for column, told in (("cached_prefix", True), ("waiting", False)):
+        columns = ObservationConfig(information="metrics", columns=[column, "speed"])
+        policy = ExportedPolicy(policy_file(observation=columns))
+        assert served(policy).looks_prefixes_up == told
+    arrays = {**policy_file().arrays, "varied": np.array([False, True])}
+    columns = ObservationConfig(information="router", columns=["cached_prefix", "speed"])
+    policy = ExportedPolicy(policy_file(observation=columns, arrays=arrays))
+    assert not served(policy).looks_prefixes_up
+
+
 def test_a_rule_of_metrics_is_refused_without_them() -> None:
     with pytest.raises(InputError, match="'smg_least_load' goes by the engines' metrics"):
         served(make("smg_least_load"), information="router")
@@ -273,3 +288,16 @@ def test_blocks_of_a_prompt_may_have_a_size_of_their_own() -> None:
     seen = decider.rows(Arrival(404, (1, 2, 9, 4), block_tokens=100.5), both, 1.0)
     assert seen[:, Signal.CACHED_PREFIX].tolist() == [0.0, 201 / 404]
     assert seen[:, Signal.VIEW_TOKENS].tolist() == [0, 64]
+
+
+def test_the_page_names_the_rules_that_differ_in_service() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for name in available():
+        router = make(name)
+        told = router.observation
+        growing = grows(router, 3, 1000) if name != "latency_predictor" else False
+        events = told is not None and told.prefix_view == "events" and looks_prefixes_up(router)
+        taught = len(router.lessons(10**6)) > 0
+        if growing or events or taught or router.upper_bound:
+            assert f"`{name}`" in page, name
+    assert f"{deciding.LIFE:,}" in page
