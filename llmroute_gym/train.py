@@ -6,12 +6,11 @@ from llmroute_gym.compare.entrants import POLICY, rule_routers
 from llmroute_gym.compare.report import PICTURE, report, title_of
 from llmroute_gym.compare.requests import common_workloads
 from llmroute_gym.config import TrainConfig
-from llmroute_gym.routers import make
 from llmroute_gym.runs.command import run_command
 from llmroute_gym.runs.folder import CONFIG_FILE, FINISHED, MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.runs.resuming import resumed
 from llmroute_gym.sim.build import build_cluster, build_source, check_trace_length
-from llmroute_gym.training.checks import warn_of_unread
+from llmroute_gym.training.checks import check_names, warn_of_unread
 from llmroute_gym.training.resuming import check_state, with_whole_paths
 
 
@@ -31,7 +30,7 @@ def train(settings: TrainConfig) -> float:
     settings = resumed(with_whole_paths(settings))
     warn_of_unread(settings.warm_start, settings.stabilization, settings.curriculum)
     cluster = build_cluster(settings.cluster)
-    make(settings.stabilization.policy)
+    check_names(settings)
     rules = rule_routers(settings.evaluation, with_policy=True)
     source = build_source(settings.workload, settings.workload.rate(settings.training.qps))
     settings = settings.at_rate(source.qps)
@@ -39,7 +38,7 @@ def train(settings: TrainConfig) -> float:
     check_trace_length(source, {"env.requests_per_episode": episode, "evaluation.requests": run})
     workloads = common_workloads(source, cluster, settings.evaluation)
     # Slow to import: only once the settings have proved right.
-    from llmroute_gym.sb3.policy_router import PolicyRouter
+    from llmroute_gym.sb3.policy_router import router_of
     from llmroute_gym.training.dashboard import DASHBOARD, write_dashboard
     from llmroute_gym.training.learning import learn
     from llmroute_gym.training.own_callbacks import make_callbacks
@@ -59,7 +58,7 @@ def train(settings: TrainConfig) -> float:
         checkpoint = learn(settings, cluster, source, folder, start, own)
         write_dashboard(folder)
         compared = report(
-            {POLICY: PolicyRouter(checkpoint), **rules},
+            {POLICY: router_of(checkpoint), **rules},
             workloads,
             cluster,
             settings.evaluation,

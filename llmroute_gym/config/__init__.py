@@ -21,6 +21,7 @@ from llmroute_gym.config.evaluate import LAUNCHERS, EvaluateConfig
 from llmroute_gym.config.learning import (
     CloningConfig,
     CurriculumConfig,
+    DomainsConfig,
     ExplorationConfig,
     KLConfig,
     LoggerConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "ClusterConfig",
     "CollectDemosConfig",
     "CurriculumConfig",
+    "DomainsConfig",
     "EnvConfig",
     "EvaluateConfig",
     "EvaluationConfig",

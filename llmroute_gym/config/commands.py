@@ -1,12 +1,13 @@
 """All settings of each command: the groups that it reads, and its own."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 from llmroute_gym.config import learning, simulation
 from llmroute_gym.config.settings import (
     Settings,
+    changed,
     check_distinct,
     choice,
     many,
@@ -90,6 +91,7 @@ class TrainConfig(Settings):
     )
     warm_start: learning.WarmStartConfig = field(default_factory=learning.WarmStartConfig)
     curriculum: learning.CurriculumConfig = field(default_factory=learning.CurriculumConfig)
+    domains: learning.DomainsConfig = field(default_factory=learning.DomainsConfig)
     logger: learning.LoggerConfig = field(default_factory=learning.LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
@@ -138,6 +140,7 @@ class TrainConfig(Settings):
                 f"curriculum.requests ({sum(self.curriculum.requests)} in all) leaves nothing of "
                 f"training.ppo_requests ({self.training.ppo_requests}) for the last stage"
             )
+        self._check_residual()
         for one in self.callbacks:
             if not isinstance(one.get("_target_"), str):
                 raise InputError(
@@ -145,6 +148,32 @@ class TrainConfig(Settings):
                     "{_target_: my_module.MyCallback}, with its arguments beside"
                 )
         return self
+
+    def _check_residual(self) -> None:
+        """Checks what a policy that corrects a rule can be trained by, and what only it can."""
+        if self.model.policy != "residual":
+            for key in changed(self.domains, [one.name for one in fields(self.domains)]):
+                raise InputError(
+                    f"domains.{key}={getattr(self.domains, key)} would not be read with "
+                    f"model.policy={self.model.policy}; choose model=residual or leave it out"
+                )
+            return
+        if self.warm_start.cloning:
+            raise InputError(
+                "model.policy=residual starts as its rule and clones nothing, got "
+                "warm_start.cloning=true; add warm_start=none"
+            )
+        if self.curriculum.stages:
+            raise InputError(
+                f"curriculum.stages={self.curriculum.stages} would not be read with "
+                "model.policy=residual; name a scenario per load in domains.scenarios instead"
+            )
+        if self.env.num_envs < len(self.domains.scenarios):
+            n = len(self.domains.scenarios)
+            raise InputError(
+                f"env.num_envs must be at least {n}, one for each of domains.scenarios, got "
+                f"{self.env.num_envs}; a multiple of {n} trains on all alike"
+            )
 
 
 @dataclass
@@ -215,3 +244,13 @@ class PretrainConfig(Settings):
     """The comparison; without ``routers`` it is with those imitated."""
     seed: int = number(0, at_least=0, at_most=LARGEST_SEED)
     run_dir: str = RUN_DIR
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and the policy can learn by imitation."""
+        super().validate(group)
+        if self.model.policy == "residual":
+            raise InputError(
+                "model.policy=residual starts as a rule and imitates none; choose "
+                "model=replica_set, or train it: python -m llmroute_gym.train +exp=frontier"
+            )
+        return self

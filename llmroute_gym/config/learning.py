@@ -14,7 +14,7 @@ from llmroute_gym.config.settings import (
     refuse_unread,
 )
 from llmroute_gym.errors import InputError
-from llmroute_gym.ground.rules import rule_texts
+from llmroute_gym.ground.rules import rule_text, rule_texts
 
 
 @dataclass
@@ -108,6 +108,9 @@ class TrainingConfig(Settings):
     max_grad_norm: float = number(1.0, above=0)
     torch_threads: int = number(1, at_least=1)
     """Networks of this size learn fastest on one thread."""
+    advantages: str = choice("minibatch", "minibatch", "environment")
+    """Over what advantages are normalised: each ``minibatch``, as PPO does, or all of a rollout
+    that is of one ``environment``, where these differ so much that few would count else."""
 
 
 @dataclass
@@ -116,22 +119,39 @@ class ModelConfig(Settings):
 
     group: ClassVar[str] = "model"
 
-    policy: str = choice("replica_set", "mlp", "replica_set")
+    policy: str = choice("replica_set", "mlp", "replica_set", "residual")
     """``mlp`` reads all rows as one vector; ``replica_set`` shares its weights over the replicas,
-    does not know their order and serves any number of them."""
+    does not know their order and serves any number of them; ``residual`` is such a one that is
+    added to the scores of a rule, and starts as that rule."""
     actor_sizes: list[int] = many(64, 64, at_least=1)
     critic_sizes: list[int] = many(64, 64, at_least=1)
     activation: str = choice("tanh", "tanh", "relu")
+    rule: Any | None = None
+    """What ``residual`` corrects: a rule that estimates latencies, with options where wanted."""
+    inverse_temperature: float = number(6.0, above=0)
+    """What the rule's scores are multiplied by to be the logits that ``residual`` starts with."""
+
+    def __post_init__(self) -> None:
+        """Words the rule as settings do, one that a file holds with all its constants."""
+        self.rule = None if self.rule is None else rule_text(self.rule)
 
     def validate(self, group: str | None = None) -> Self:
         """Returns itself when every value is in its range and a replica set has layers."""
         super().validate(group)
         for name in ("actor_sizes", "critic_sizes"):
-            if self.policy == "replica_set" and not getattr(self, name):
+            if self.policy != "mlp" and not getattr(self, name):
                 raise InputError(
-                    f"model.{name} must have at least one layer with model.policy=replica_set, "
+                    f"model.{name} must have at least one layer with model.policy={self.policy}, "
                     f"got []; name its size, such as model.{name}=[64], or choose model=mlp"
                 )
+        if self.policy == "residual" and self.rule is None:
+            raise InputError(
+                "model.policy=residual corrects a rule; name it, such as "
+                "model.rule=estimated_latency"
+            )
+        if self.policy != "residual":
+            names, because = ("rule", "inverse_temperature"), f"policy={self.policy}"
+            refuse_unread(self, "model", names, because, "model=residual")
         return self
 
 
@@ -246,6 +266,45 @@ class CurriculumConfig(Settings):
         """Returns the keys that differ from their defaults and have no effect."""
         names = ("advance", "plateau_tolerance", "plateau_episodes")
         return [] if self.stages else changed(self, names)
+
+
+@dataclass
+class DomainsConfig(Settings):
+    """Scenarios that a policy which corrects a rule is trained on at once, and is kept by."""
+
+    group: ClassVar[str] = "domains"
+
+    scenarios: list[Any] = many()
+    """In place of ``cluster``, ``workload`` and ``training.qps``: names of files in
+    ``conf/scenario/``, paths, or mappings with such a ``name`` and what differs from it. The i-th
+    environment draws all its episodes, replicas included, from the i-th, and so on in turns."""
+    spread: float = number(0.0, at_least=0, at_most=0.9)
+    """Episodes last from (1 - spread) to (1 + spread) times ``env.requests_per_episode``, so that
+    they do not all end together."""
+    late_after: float | None = number(None, above=0)
+    """``reward.latency_threshold`` of each scenario, as a multiple of the rule's mean latency
+    there; None means that of the settings."""
+    kept_by: list[Any] = many()
+    """Scenarios by whose tail the best weights are kept; empty keeps the last ones."""
+    kept_every: int = number(5, at_least=1)
+    """Rollouts between two looks at them."""
+    kept_runs: int = number(8, at_least=2)
+    """Of each, that are served then."""
+    kept_requests: int = number(1000, at_least=1)
+    """Per run."""
+    ttft_p99_at_most: float | None = number(1.1, above=0)
+    """Most that the P99 of the time to first token may be there, as a multiple of that of ``lor``,
+    before weights that exceed it fall behind; None sets no limit."""
+    traces: str = "."
+    """Folder with the public traces that scenarios replay."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range and will be read."""
+        super().validate(group)
+        if not self.kept_by:
+            names = ("kept_every", "kept_runs", "kept_requests", "ttft_p99_at_most")
+            refuse_unread(self, "domains", names, "kept_by=[]")
+        return self
 
 
 @dataclass

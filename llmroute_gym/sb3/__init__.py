@@ -18,13 +18,14 @@ from llmroute_gym.sb3.policies import (
     TemperedMlpLstmPolicy,
     TemperedMlpPolicy,
 )
-from llmroute_gym.sb3.policy_router import PolicyRouter
+from llmroute_gym.sb3.policy_router import PolicyRouter, router_of
 from llmroute_gym.sb3.ppo import RouterPPO
 from llmroute_gym.sb3.recent_latencies import RecentLatencies
 from llmroute_gym.sb3.regularization import LinearDecay
 from llmroute_gym.sb3.replay import Replayable
 from llmroute_gym.sb3.replay_vector import ReplayableVector
 from llmroute_gym.sb3.replica_set import MaskableReplicaSetPolicy, ReplicaSetPolicy
+from llmroute_gym.sb3.residual import ResidualPolicy
 from llmroute_gym.sb3.resume import load_training_state, remaining_timesteps, save_training_state
 from llmroute_gym.sb3.row_normalizer import (
     NormalizedRows,
@@ -49,6 +50,7 @@ __all__ = [
     "Replayable",
     "ReplayableVector",
     "ReplicaSetPolicy",
+    "ResidualPolicy",
     "RolloutStatistics",
     "RouterMaskablePPO",
     "RouterMonitor",
@@ -64,5 +66,6 @@ __all__ = [
     "fill_statistics",
     "load_training_state",
     "remaining_timesteps",
+    "router_of",
     "save_training_state",
 ]

@@ -14,6 +14,7 @@ from sb3_contrib.ppo_mask import MaskablePPO
 from stable_baselines3 import PPO
 
 from llmroute_gym.config import ModelConfig, ObservationConfig
+from llmroute_gym.envs.drawn_env import with_scores
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.signals import SIGNAL_NAMES
@@ -115,7 +116,10 @@ class Layout:
     @property
     def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
         """The observations that the networks read, and the actions that they choose among."""
-        return Columns(self.columns).space(self.replicas), spaces.Discrete(self.replicas)
+        own = Columns(self.columns).space(self.replicas)
+        if self.model.policy == "residual":
+            own = with_scores(own)
+        return own, spaces.Discrete(self.replicas)
 
     def check_fits(
         self, replicas: int, observation: ObservationConfig, *, same_columns: bool = False
@@ -137,7 +141,7 @@ class Layout:
                     f"the checkpoint reads the observation column {name}, but this version knows "
                     f"{', '.join(SIGNAL_NAMES)}; train it again"
                 )
-        if self.replicas != replicas and self.model.policy != "replica_set":
+        if self.replicas != replicas and self.model.policy == "mlp":
             raise InputError(
                 f"the checkpoint was trained with {self.replicas} replicas and its network "
                 f"takes no other number, got {replicas}; "

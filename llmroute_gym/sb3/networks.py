@@ -16,12 +16,21 @@ from llmroute_gym.sb3.replica_set import (
     ReplicaSetMixin,
     ReplicaSetPolicy,
 )
+from llmroute_gym.sb3.residual import ResidualPolicy, ScoredRows
 from llmroute_gym.sb3.row_normalizer import NormalizedRows, RelativeRows
 
-POLICIES = {"mlp": "MlpPolicy", "replica_set": "ReplicaSetPolicy"}
+POLICIES = {
+    "mlp": "MlpPolicy",
+    "replica_set": "ReplicaSetPolicy",
+    "residual": "ResidualPolicy",
+}
 """`ModelConfig.policy` to what `RouterPPO` and `RouterMaskablePPO` call it."""
 
-EXTRACTORS: dict[str, type[nn.Module]] = {"mlp": NormalizedRows, "replica_set": RelativeRows}
+EXTRACTORS: dict[str, type[nn.Module]] = {
+    "mlp": NormalizedRows,
+    "replica_set": RelativeRows,
+    "residual": ScoredRows,
+}
 """`ModelConfig.policy` to what a training puts before its networks."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -40,17 +49,23 @@ KNOWN_POLICIES: dict[str, type] = {
         *TEMPERED.values(),
         ReplicaSetPolicy,
         MaskableReplicaSetPolicy,
+        ResidualPolicy,
     )
 }
 """Those that can be built anew from a file's words alone."""
 
 KNOWN_EXTRACTORS: dict[str, type] = {
-    kind.__name__: kind for kind in (FlattenExtractor, NormalizedRows, RelativeRows)
+    kind.__name__: kind for kind in (FlattenExtractor, NormalizedRows, RelativeRows, ScoredRows)
 }
 """The same of what goes before the networks."""
 
-_READ_OPTIONS = {"net_arch", "activation_fn", "features_extractor_class", "ortho_init"}
-"""Arguments of a policy that a description allows; the last one acts on random weights only."""
+_OF_RULE = ("rule", "inverse_temperature")
+"""Arguments of a `ResidualPolicy`, which `ModelConfig` calls so too."""
+_READ_OPTIONS = {
+    *("net_arch", "activation_fn", "features_extractor_class", "ortho_init"),
+    *_OF_RULE,
+}
+"""Arguments of a policy that a description allows; `ortho_init` acts on random weights only."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Networks:
             options: the other arguments that it was made with (`policy_kwargs`).
         """
         model = model_of(policy, options)
-        usual = RelativeRows if issubclass(policy, ReplicaSetMixin) else FlattenExtractor
+        usual = _usual_extractor(policy)
         extractor = options.get("features_extractor_class", usual)
         known = policy in KNOWN_POLICIES.values() and extractor in KNOWN_EXTRACTORS.values()
         if not known or model is None or not _READ_OPTIONS.issuperset(options):
@@ -88,9 +103,23 @@ class Networks:
         return {**network_options(self.model), "features_extractor_class": self.extractor}
 
 
+def _usual_extractor(policy: type) -> type:
+    if issubclass(policy, ResidualPolicy):
+        return ScoredRows
+    return RelativeRows if issubclass(policy, ReplicaSetMixin) else FlattenExtractor
+
+
+def _kind(policy: type) -> str:
+    if issubclass(policy, ResidualPolicy):
+        return "residual"
+    return "replica_set" if issubclass(policy, ReplicaSetMixin) else "mlp"
+
+
 def network_options(model: ModelConfig) -> dict[str, Any]:
     """Returns the arguments of a policy that settings describe, `policy_kwargs`."""
+    of_rule = _OF_RULE if model.policy == "residual" else ()
     return {
+        **{name: getattr(model, name) for name in of_rule},
         "net_arch": {"pi": list(model.actor_sizes), "vf": list(model.critic_sizes)},
         "activation_fn": ACTIVATIONS[model.activation],
         "features_extractor_class": EXTRACTORS[model.policy],
@@ -119,8 +148,9 @@ def model_of(policy: type, options: Mapping[str, Any]) -> ModelConfig | None:
     if not whole or not names:
         return None
     return ModelConfig(
-        policy="replica_set" if issubclass(policy, ReplicaSetMixin) else "mlp",
+        policy=_kind(policy),
         actor_sizes=list(actor),
         critic_sizes=list(critic),
         activation=names[0],
+        **{name: options[name] for name in _OF_RULE if name in options},
     )

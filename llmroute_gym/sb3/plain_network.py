@@ -14,21 +14,36 @@ from llmroute_gym.sb3.replica_set import (
     RowNetworks,
     RowScore,
 )
+from llmroute_gym.sb3.residual import (
+    ResidualPolicy,
+    ResidualScore,
+    ScoredNetworks,
+    ScoredRows,
+)
 from llmroute_gym.sb3.row_normalizer import EPSILON, RelativeRows, RowNormalizer
+
+_ROWS = RelativeRows, RowNetworks, RowScore
+_PARTS: dict[type, tuple[type, type, type]] = {
+    ReplicaSetPolicy: _ROWS,
+    MaskableReplicaSetPolicy: _ROWS,
+    ResidualPolicy: (ScoredRows, ScoredNetworks, ResidualScore),
+}
+"""Policies that `Network` describes, and of what classes their parts are."""
 
 
 def plain_network(policy: nn.Module, signals: Sequence[int]) -> Network | None:
     """Returns all that a policy's most probable choice depends on.
 
     Args:
-        policy: of any class.
+        policy: of any class; of a `ResidualPolicy` the network that corrects its rule.
         signals: (n_columns,) which columns of a router's rows it reads.
 
     Returns:
         None where the policy is of another kind than `Network` describes.
     """
-    if type(policy) not in (ReplicaSetPolicy, MaskableReplicaSetPolicy):
+    if type(policy) not in _PARTS:
         return None
+    kinds = _PARTS[type(policy)]
     parts: Any = policy
     extractor, networks, action = (
         parts.pi_features_extractor,
@@ -37,11 +52,10 @@ def plain_network(policy: nn.Module, signals: Sequence[int]) -> Network | None:
     )
     rectified = {nn.Tanh: False, nn.ReLU: True}.get(type(networks.activation))
     known = (
-        type(extractor) is RelativeRows
-        and type(networks) is RowNetworks
-        and type(action) is RowScore
-        and extractor.normalizer.mean.shape == (len(signals),)
-    )
+        type(extractor),
+        type(networks),
+        type(action),
+    ) == kinds and extractor.normalizer.mean.shape == (len(signals),)
     if not known or rectified is None:
         return None
     shift, factor = plain_affine(extractor.normalizer)

@@ -13,9 +13,11 @@ from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.routers import Router, register_adapter
 from llmroute_gym.routers.policy_network import PolicyNetwork
+from llmroute_gym.routers.residual import ResidualRule, scored_rule
 from llmroute_gym.sb3.checkpoint import Checkpoint, check_observations
 from llmroute_gym.sb3.plain_network import plain_network
 from llmroute_gym.sb3.replica_set import ReplicaSetMixin
+from llmroute_gym.sb3.residual import ResidualPolicy
 from llmroute_gym.sb3.row_normalizer import observation_transform, observation_wrapper
 
 
@@ -47,10 +49,13 @@ class PolicyRouter(Router):
                 f"PolicyRouter takes the policy of a PPO, got {type(network).__name__}; subclass "
                 "Router for it"
             )
-        if isinstance(policy, Checkpoint):
-            self.observation = policy.layout.observation
-        else:
-            self.observation = _observation_of(model)
+        if isinstance(network, ResidualPolicy):
+            raise InputError(
+                "PolicyRouter takes a policy that decides by its rows alone, got one that corrects "
+                "a rule, which has a memory; take router_of(policy)"
+            )
+        self.observation = _told(policy)
+        if not isinstance(policy, Checkpoint):
             shape, n_actions = model.observation_space.shape, getattr(model.action_space, "n", None)
             check_observations("the policy", shape, n_actions, self.observation)
         network.set_training_mode(False)
@@ -128,6 +133,46 @@ class SampledPolicyRouter(PolicyRouter):
         return super()._chosen(scores + self._rng.gumbel(size=scores.shape).astype(np.float32))
 
 
+def router_of(policy: Checkpoint | BaseAlgorithm, rng: np.random.Generator | None = None) -> Router:
+    """Returns the router that a trained policy is.
+
+    Args:
+        policy: a checkpoint, or any PPO that was trained on LLMRoute-v0 or on `DrawnEnv`.
+        rng: draws replicas with the probabilities of the policy, as in training; None takes the
+            most probable one. A policy that corrects a rule draws from what a run gives it.
+
+    Raises:
+        InputError: it is something else, or reads other observations.
+    """
+    model = policy.model if isinstance(policy, Checkpoint) else policy
+    network = model.policy if isinstance(model, BaseAlgorithm) else None
+    if isinstance(network, ResidualPolicy):
+        told = _told(policy)
+        signals = Columns(told.columns).signals.tolist()
+        plain = plain_network(network, signals)
+        if plain is None:
+            raise InputError(
+                f"a ResidualPolicy with an activation of its own cannot route, got "
+                f"{network.activation_fn.__name__}; train it with tanh or relu"
+            )
+        router = ResidualRule(
+            rule=scored_rule(network.rule),
+            network=plain,
+            inverse_temperature=network.inverse_temperature,
+            sampled=rng is not None,
+        )
+        router.observation = told
+        return router
+    return PolicyRouter(policy) if rng is None else SampledPolicyRouter(policy, rng)
+
+
+def _told(policy: Checkpoint | BaseAlgorithm) -> ObservationConfig:
+    """Returns what the environment of a policy told it."""
+    if isinstance(policy, Checkpoint):
+        return policy.layout.observation
+    return _observation_of(policy)
+
+
 def _observation_of(model: BaseAlgorithm) -> ObservationConfig:
     """Returns what a model's environment tells it, the default where it has none any more."""
     env = model.get_env()
@@ -137,5 +182,5 @@ def _observation_of(model: BaseAlgorithm) -> ObservationConfig:
     return told
 
 
-register_adapter(Checkpoint, PolicyRouter)
-register_adapter(BaseAlgorithm, PolicyRouter)
+register_adapter(Checkpoint, router_of)
+register_adapter(BaseAlgorithm, router_of)

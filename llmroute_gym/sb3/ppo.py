@@ -8,12 +8,13 @@ from stable_baselines3.common.policies import BasePolicy
 from llmroute_gym.sb3.policies import TemperedMlpPolicy
 from llmroute_gym.sb3.regularized import RegularizedUpdate
 from llmroute_gym.sb3.replica_set import ReplicaSetPolicy
+from llmroute_gym.sb3.residual import ResidualPolicy
 
 
 class RouterPPO(RegularizedUpdate, PPO):
     """PPO that can be kept near a reference, near its rollout, and above an entropy floor.
 
-    Takes all arguments of `stable_baselines3.PPO` and the four below; where those are 0 it is PPO,
+    Takes all arguments of `stable_baselines3.PPO` and the five below; where those are 0 it is PPO,
     bit for bit. The loss stands in `RegularizedUpdate`.
 
     Args:
@@ -24,6 +25,8 @@ class RouterPPO(RegularizedUpdate, PPO):
         kl_ref_coef: weight of KL(policy, reference); needs `set_reference`.
         entropy_min: nats; below this mean entropy a penalty acts.
         entropy_min_coef: weight of that penalty.
+        normalize_per_env: whether advantages are normalised over each environment's part of a
+            rollout in place of each minibatch; for environments whose loads differ.
 
     Raises:
         InputError: a weight is negative, or the floor lies above ln N.
@@ -33,4 +36,5 @@ class RouterPPO(RegularizedUpdate, PPO):
         **PPO.policy_aliases,
         "MlpPolicy": TemperedMlpPolicy,
         "ReplicaSetPolicy": ReplicaSetPolicy,
+        "ResidualPolicy": ResidualPolicy,
     }

@@ -180,12 +180,13 @@ class ReplicaSetMixin(_Base):
                 "a ReplicaSetPolicy needs at least one layer in actor and critic, got "
                 f"net_arch={self.net_arch}; set actor_sizes and critic_sizes"
             )
+        networks: Any = self._networks(actor, critic)
+        self.mlp_extractor = networks.to(self.device)
+
+    def _networks(self, actor: Sequence[int], critic: Sequence[int]) -> nn.Module:
         n_rows, own_columns = self.observation_space.shape or ()
         n_columns = self.features_dim // n_rows
-        networks: Any = RowNetworks(
-            n_columns, n_columns - own_columns, actor, critic, self.activation_fn
-        )
-        self.mlp_extractor = networks.to(self.device)
+        return RowNetworks(n_columns, n_columns - own_columns, actor, critic, self.activation_fn)
 
     def for_replicas(self, n_replicas: int) -> Self:
         """Returns a copy of the policy that routes to another number of replicas."""

@@ -94,6 +94,10 @@ class NormalizedRows(BaseFeaturesExtractor):
         super().__init__(observation_space, int(np.prod(observation_space.shape)))
         self.normalizer = RowNormalizer(observation_space.shape[-1])
 
+    def rows_of(self, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Returns the rows that the statistics are of, (n, n_columns)."""
+        return observations.reshape(-1, observations.shape[-1])
+
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Returns (batch, n_rows * n_columns)."""
         return th.asinh(self.normalizer(observations)).flatten(start_dim=1)
@@ -132,6 +136,16 @@ def moments(observations: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatAr
     return rows.mean(axis=0), rows.var(axis=0), len(rows)
 
 
+def seen_by(
+    policy: nn.Module, observations: npt.NDArray[np.floating]
+) -> tuple[FloatArray, FloatArray, int]:
+    """Returns the `moments` of those rows and columns that a policy's statistics are of."""
+    extractor = getattr(policy, "features_extractor", None)
+    if isinstance(extractor, NormalizedRows):
+        observations = extractor.rows_of(observations)
+    return moments(observations)
+
+
 def fill_statistics(model: BaseAlgorithm, steps: int, seed: int) -> int:
     """Takes random decisions to fill the running statistics before learning starts.
 
@@ -156,7 +170,7 @@ def fill_statistics(model: BaseAlgorithm, steps: int, seed: int) -> int:
         observations, *_ = env.step(_random_actions(env, rng))
         seen.append(np.asarray(observations))
     for normalizer in normalizers(model.policy):
-        normalizer.update(*moments(np.stack(seen)))
+        normalizer.update(*seen_by(model.policy, np.stack(seen)))
     return steps * env.num_envs
 
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from llmroute_gym.compare.suites.scenarios import read_scenario, trace_file
 from llmroute_gym.config import (
     CurriculumConfig,
     EnvConfig,
@@ -10,6 +11,8 @@ from llmroute_gym.config import (
     TrainingConfig,
     WarmStartConfig,
 )
+from llmroute_gym.routers import make
+from llmroute_gym.routers.residual import scored_rule
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,22 @@ def warn_of_unread(
             "stabilization.freeze=true has no effect with stabilization.enabled=false and without "
             "a warm start: nothing fills the statistics before PPO"
         )
+
+
+def check_names(settings: TrainConfig) -> None:
+    """Checks what settings name of rules and scenarios, of which nothing is built yet.
+
+    Raises:
+        InputError: a rule is none or has no scores to correct, a scenario is none, or its trace is
+            absent.
+    """
+    make(settings.stabilization.policy)
+    if settings.model.rule is not None:
+        scored_rule(settings.model.rule)
+    for one in (*settings.domains.scenarios, *settings.domains.kept_by):
+        scenario = read_scenario(one)
+        if scenario.trace is not None:
+            trace_file(scenario.trace, settings.domains.traces)
 
 
 def warn_of_short_stages(

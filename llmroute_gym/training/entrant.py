@@ -15,10 +15,10 @@ def policy_router(
     import torch
 
     from llmroute_gym.sb3.checkpoint import Checkpoint
-    from llmroute_gym.sb3.policy_router import PolicyRouter
+    from llmroute_gym.sb3.policy_router import router_of
 
     loaded = Checkpoint.load(checkpoint, trusted=trusted, observation=observation)
     loaded.check_fits(replicas, observation)
     # As in training: the networks are so small that more threads only wait for each other.
     torch.set_num_threads(TrainingConfig.torch_threads)
-    return PolicyRouter(loaded)
+    return router_of(loaded)

@@ -85,7 +85,7 @@ def clone_checkpoint(
         model = make_model(settings.model, env, ppo, masked=needs_masks(cluster))
         cloning = clone(model, demos, settings.cloning, seed)
         # The clone foresees rewards as they are, so their scale is 1.
-        layout = layout_of(cluster, settings.observation, settings.model, reward_scale=1.0)
+        layout = layout_of(len(cluster), settings.observation, settings.model, reward_scale=1.0)
         return Checkpoint(model, layout), cloning
     finally:
         env.close()

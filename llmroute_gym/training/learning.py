@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from llmroute_gym.compare.capacity import warn_of_overload
 from llmroute_gym.config import StabilizationConfig, TrainConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.residual import scored_rule
 from llmroute_gym.runs.folder import MODEL_FILE, STATE_FILE, RunFolder
 from llmroute_gym.sb3 import (
     EntropyWarmup,
@@ -32,6 +33,8 @@ from llmroute_gym.sb3.row_normalizer import normalizers
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
 from llmroute_gym.training.checks import highest_load, warn_of_short_stages
+from llmroute_gym.training.domains import Domains, named_pools
+from llmroute_gym.training.keeping import KeepBest
 from llmroute_gym.training.resuming import noted
 from llmroute_gym.training.setup import (
     Model,
@@ -93,18 +96,23 @@ def learn(
         highest_load(settings)[1],
         settings.env.requests_per_episode,
     )
+    residual = settings.model.policy == "residual"
     env = environments(settings, cluster, source)
+    keeping = keeper(settings)
     try:
         if settings.resume is None:
             model = prepare(settings, env, start, cluster, source)
         else:
-            kind = algorithm(masked=needs_masks(cluster))
+            kind = algorithm(masked=needs_masks(cluster) and not residual)
             model = load_training_state(folder.path / STATE_FILE, env, kind, device="cpu")
         # Rewards are scaled alike from here on: their scale would move as the policy gets better.
         env.training = not frozen(settings.stabilization, model)
-        run(settings, model, folder, callbacks)
+        run(settings, model, folder, callbacks, keeping)
+        for one in keeping:
+            one.restore()
+        rows = (model.observation_space.shape or (0,))[0]
         checkpoint = Checkpoint(
-            model, layout_of(cluster, settings.observation, settings.model, reward_scale(env))
+            model, layout_of(rows, settings.observation, settings.model, reward_scale(env))
         )
         finite = not (model.non_finite or _found_non_finite(model))
         if finite:
@@ -126,6 +134,8 @@ def learn(
 
 def environments(settings: TrainConfig, cluster: Cluster, source: WorkloadSource) -> VecNormalize:
     """Builds what a training learns from, at the first load of its curriculum."""
+    if settings.model.policy == "residual":
+        return Domains.of(settings, cluster, source).environments(settings)
     stages = settings.curriculum.stages
     return make_vec_env(
         settings.env,
@@ -138,8 +148,20 @@ def environments(settings: TrainConfig, cluster: Cluster, source: WorkloadSource
     )
 
 
+def keeper(settings: TrainConfig) -> list[KeepBest]:
+    """Returns what keeps the best weights of a training, nothing where the last ones are kept."""
+    domains, rule = settings.domains, settings.model.rule
+    if not domains.kept_by or rule is None:
+        return []
+    return [KeepBest(named_pools(settings, domains.kept_by), scored_rule(rule), domains)]
+
+
 def run(
-    settings: TrainConfig, model: Model, folder: RunFolder, further: Sequence[BaseCallback]
+    settings: TrainConfig,
+    model: Model,
+    folder: RunFolder,
+    further: Sequence[BaseCallback],
+    first: Sequence[BaseCallback] = (),
 ) -> None:
     """Learns what is left to learn, with all controllers, monitors and logs, and with further ones.
 
@@ -148,6 +170,7 @@ def run(
         model: that learns.
         folder: what is written to.
         further: callbacks, called after the training's own.
+        first: callbacks, called before them: what they record is in the last line of the log too.
     """
     n_rollouts = rollouts(settings.training, model.n_envs)
     total = n_rollouts * model.n_steps * model.n_envs
@@ -170,7 +193,7 @@ def run(
         model.set_logger(logger)
         model.learn(
             remaining_timesteps(model) if resumed else total,
-            [*callbacks(settings, model, folder, total), *further],
+            [*first, *callbacks(settings, model, folder, total), *further],
             reset_num_timesteps=not resumed,
         )
 
@@ -189,7 +212,12 @@ def callbacks(
     chosen += [
         EntropyWarmup(settings.exploration),
         TemperatureControl(temperature, statistics),
-        HealthMonitor(folder.path / FINDINGS_FILE, statistics=statistics),
+        HealthMonitor(
+            folder.path / FINDINGS_FILE,
+            statistics=statistics,
+            # Replicas that are drawn for each episode have no shares of their own.
+            compares_shares=settings.model.policy != "residual",
+        ),
         RouterMonitor(statistics),
         SaveTrainingState(folder.path / STATE_FILE, note=noted(settings)),
         ProgressBar(total),

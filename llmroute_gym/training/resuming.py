@@ -1,11 +1,14 @@
 """Whether an interrupted training can go on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from llmroute_gym.config import TrainConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.ground.rules import FILES
 from llmroute_gym.runs.folder import CONFIG_FILE, STATE_FILE, settings_text
 
 
@@ -15,9 +18,20 @@ def with_whole_paths(settings: TrainConfig) -> TrainConfig:
     def whole(path: str | None) -> str | None:
         return None if path is None else str(Path(path).absolute())
 
-    workload, start = settings.workload, settings.warm_start
+    def places(scenarios: Sequence[Any]) -> list[Any]:
+        return [whole(one) if str(one).endswith(FILES) else one for one in scenarios]
+
+    workload, start, domains = settings.workload, settings.warm_start, settings.domains
+    if domains.scenarios or domains.kept_by:
+        domains = replace(
+            domains,
+            traces=str(Path(domains.traces).absolute()),
+            scenarios=places(domains.scenarios),
+            kept_by=places(domains.kept_by),
+        )
     return replace(
         settings,
+        domains=domains,
         workload=replace(workload, path=whole(workload.path)),
         warm_start=replace(start, checkpoint=whole(start.checkpoint), demos=whole(start.demos)),
     )

@@ -131,6 +131,7 @@ def ppo_settings(
         "ent_coef": exploration.entropy_coef,
         "vf_coef": training.value_coef,
         "max_grad_norm": training.max_grad_norm,
+        "normalize_per_env": training.advantages == "environment",
         "target_kl": kl.target_kl,
         "kl_coef": kl.kl_coef,
         "entropy_min": kl.entropy_min,
@@ -170,7 +171,7 @@ def reward_scale(env: VecNormalize) -> float:
 
 
 def layout_of(
-    cluster: Cluster, observation: ObservationConfig, model: ModelConfig, reward_scale: float
+    replicas: int, observation: ObservationConfig, model: ModelConfig, reward_scale: float
 ) -> Layout:
     """Describes what the networks of a trained policy take in."""
-    return Layout(len(cluster), observation, model, reward_scale)
+    return Layout(replicas, observation, model, reward_scale)

@@ -9,10 +9,12 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from llmroute_gym.config import StabilizationConfig, TrainConfig
+from llmroute_gym.envs.drawn_env import NOBODY
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.routers import make
 from llmroute_gym.sb3 import fill_statistics
-from llmroute_gym.sb3.row_normalizer import moments, normalizers
+from llmroute_gym.sb3.residual import ResidualPolicy
+from llmroute_gym.sb3.row_normalizer import normalizers, seen_by
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.sources import WorkloadSource
 from llmroute_gym.training.setup import (
@@ -47,7 +49,8 @@ def prepare(
         cluster: what the policy routes to.
         source: what demonstrations' requests are drawn from.
     """
-    masked = needs_masks(cluster)
+    residual = settings.model.policy == "residual"
+    masked = needs_masks(cluster) and not residual
     ppo = ppo_settings(
         settings.training,
         settings.exploration,
@@ -85,10 +88,13 @@ def prepare(
             last.validation_accuracy,
             100 * learned.explained_variance,
         )
-    if start.checkpoint is None and demos is None:
+    origin = start.origin(demos)
+    if residual and not origin:
+        temperature = 1 / settings.model.inverse_temperature
+        origin = f"the rule {settings.model.rule} at temperature {temperature:.3g}"
+    if not origin:
         log.info("no reference: PPO starts from random weights")
         return model
-    origin = start.origin(demos)
     log.info("PPO starts from %s", origin)
     if max(settings.kl.kl_ref_coef_initial, settings.kl.kl_ref_coef_final) > 0:
         model.set_reference()
@@ -103,7 +109,9 @@ def stabilize(config: StabilizationConfig, model: Model, env: VecNormalize, seed
     """
     filled = [one for one in normalizers(model.policy) if float(one.count) > 0]
     kept = copy.deepcopy(model.policy.state_dict())
-    if config.policy == "random":
+    if isinstance(model.policy, ResidualPolicy):
+        _fill_with_scores(config.steps, model, env)
+    elif config.policy == "random":
         fill_statistics(model, config.steps, seed)
     else:
         _fill_with_router(config.policy, config.steps, model, env, seed)
@@ -112,7 +120,7 @@ def stabilize(config: StabilizationConfig, model: Model, env: VecNormalize, seed
     log.info(
         "statistics: %d decisions by %s; rewards are divided by %.3g%s",
         config.steps * env.num_envs,
-        config.policy,
+        "the rule" if isinstance(model.policy, ResidualPolicy) else config.policy,
         reward_scale(env),
         ", observations normalised as in the checkpoint" if filled else "",
     )
@@ -136,7 +144,20 @@ def _fill_with_router(name: str, steps: int, model: Model, env: VecEnv, seed: in
         observations = env.step(np.array(actions))[0]
         seen.append(observations)
     for normalizer in normalizers(model.policy):
-        normalizer.update(*moments(np.stack(seen)))
+        normalizer.update(*seen_by(model.policy, np.stack(seen)))
+
+
+def _fill_with_scores(steps: int, model: Model, env: VecEnv) -> None:
+    """Does what `fill_statistics` does, with the rule whose scores the observations show."""
+    observations: Any = env.reset()
+    seen = []
+    for _ in range(steps):
+        scores = observations[..., -1]
+        actions = np.where(scores > NOBODY, scores, np.inf).argmin(axis=-1)
+        observations = env.step(actions)[0]
+        seen.append(observations)
+    for normalizer in normalizers(model.policy):
+        normalizer.update(*seen_by(model.policy, np.stack(seen)))
 
 
 def scale_values(model: Model, factor: float) -> None:

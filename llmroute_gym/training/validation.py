@@ -18,7 +18,7 @@ from llmroute_gym.compare.serving import serve
 from llmroute_gym.config import EvaluationConfig, ObservationConfig
 from llmroute_gym.routers import Router, make
 from llmroute_gym.sb3.checkpoint import Checkpoint
-from llmroute_gym.sb3.policy_router import PolicyRouter, SampledPolicyRouter
+from llmroute_gym.sb3.policy_router import router_of
 from llmroute_gym.sim import Cluster, Workload
 from llmroute_gym.sim.outcome import percentile
 from llmroute_gym.sim.sources import WorkloadSource
@@ -110,8 +110,8 @@ class Validation:
     def tails(self, checkpoint: Checkpoint) -> list[Tails]:
         """Serves the requests, and returns the latencies at each load."""
         routers: tuple[Router, ...] = (
-            PolicyRouter(checkpoint),
-            SampledPolicyRouter(checkpoint, np.random.default_rng(SEED)),
+            router_of(checkpoint),
+            router_of(checkpoint, np.random.default_rng(SEED)),
             make("round_robin"),
         )
         together = [workload for some in self.workloads.values() for workload in some]

@@ -74,7 +74,8 @@ def pools_of(settings: SearchConfig) -> list[Pool]:
     search, workload = settings.search, settings.workload
     if search.scenarios:
         refuse_unread(search, "search", ["loads", "speeds", "replicas"], "scenarios")
-        return [_named(one, settings) for one in search.scenarios]
+        named = (settings.observation, settings.traces, search.requests)
+        return [named_pool(one, *named) for one in search.scenarios]
     source = build_source(workload, workload.rate(TrainingConfig.qps))
     check_trace_length(source, {"search.requests": search.requests})
     if search.loads and (workload.own_rate or workload.qps is not None):
@@ -97,14 +98,26 @@ def pools_of(settings: SearchConfig) -> list[Pool]:
     return pools
 
 
-def _named(given: str | Mapping[str, Any], settings: SearchConfig) -> Pool:
-    """Returns a scenario by its name; its capacity is found by bisection and remembered."""
-    scenario, rate = settled(read_scenario(given), settings.traces)
+def named_pool(
+    given: str | Mapping[str, Any], observation: ObservationConfig, traces: str, requests: int
+) -> Pool:
+    """Returns a scenario by its name; its capacity is found by bisection and remembered.
+
+    Args:
+        given: as `read_scenario` takes it.
+        observation: what a router is told that does not ask for anything itself.
+        traces: folder with the public traces.
+        requests: of a run, where the scenario does not say it.
+
+    Raises:
+        InputError: there is no such scenario, or it is wrong.
+    """
+    scenario, rate = settled(read_scenario(given), traces)
     built = BuiltScenario.of(scenario)
-    requests = scenario.requests or settings.search.requests
+    requests = scenario.requests or requests
     check_trace_length(built.source, {f"scenario {scenario.name}: requests": requests})
     title = f"{scenario.name}, {rate.qps:.3g} requests/s to {scenario.cluster.title()}"
-    return Pool(title, built.cluster, built.source, settings.observation, scenario)
+    return Pool(title, built.cluster, built.source, observation, scenario)
 
 
 def _clusters(settings: SearchConfig) -> list[ClusterConfig]:

@@ -74,6 +74,7 @@ class HealthMonitor(BaseCallback):
         speeds: of the replicas, for their fair shares; None takes them from LLMRoute-v0's
             observation, or equal ones.
         statistics: to share with other callbacks.
+        compares_shares: whether the replicas' shares of the requests are looked at.
         verbose: as in all callbacks.
     """
 
@@ -86,6 +87,7 @@ class HealthMonitor(BaseCallback):
         entropy_min: float | None = None,
         speeds: Sequence[float] | None = None,
         statistics: RolloutStatistics | None = None,
+        compares_shares: bool = True,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
@@ -94,6 +96,7 @@ class HealthMonitor(BaseCallback):
         self.entropy_min = entropy_min
         self.speeds = speeds
         self.statistics = statistics or RolloutStatistics()
+        self.compares_shares = compares_shares
         self._last_good: dict[str, Any] = {}
         self._stop = False
 
@@ -129,7 +132,7 @@ class HealthMonitor(BaseCallback):
     def _on_rollout_end(self) -> None:
         state, seen = callback_state(self.model, self.STATE), self.statistics
         vitals = Vitals.read(state)
-        if seen.shares is not None:
+        if seen.shares is not None and self.compares_shares:
             vitals.add_rollout(seen.shares)
         vitals.write(state)
         state["speeds"] = None if seen.speeds is None else seen.speeds.tolist()

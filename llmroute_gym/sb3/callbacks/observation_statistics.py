@@ -5,7 +5,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3.counters import callback_state, forget_if_new
-from llmroute_gym.sb3.row_normalizer import moments, normalizers
+from llmroute_gym.sb3.row_normalizer import normalizers, seen_by
 
 
 class ObservationStatistics(BaseCallback):
@@ -56,7 +56,7 @@ class ObservationStatistics(BaseCallback):
     def _on_rollout_end(self) -> None:
         if not self.frozen:
             observations = self.locals["rollout_buffer"].observations
-            mean, variance, count = moments(observations)
+            mean, variance, count = seen_by(self.model.policy, observations)
             pending = [mean.tolist(), variance.tolist(), count]
             callback_state(self.model, self.STATE)["pending"] = pending
 

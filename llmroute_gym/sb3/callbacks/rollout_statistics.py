@@ -119,7 +119,9 @@ class RolloutStatistics:
                 self._seconds += float(now) - before
 
     def _count_rows(self, rows: npt.NDArray[np.floating]) -> None:
-        if self._columns is None or rows.shape[1:] != (self.n_actions, len(self._columns)):
+        if self._columns is None or rows.ndim != 3 or rows.shape[1] != self.n_actions:
+            return
+        if rows.shape[2] < len(self._columns):  # a rule's score may stand behind them
             return
         latency_at = self._columns.position(Signal.E2E_S)
         if latency_at is not None:
