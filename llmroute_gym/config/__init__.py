@@ -3,7 +3,7 @@
 They are the only place where defaults live. The Python API takes them as they are, and the
 commands register the very same objects as Hydra schemas, so a misspelt key or a wrong type is
 an error in YAML, on the command line and in Python alike. The defaults are those of the option
-``latency_tuned``; the files in ``conf/`` hold only what differs from them.
+``latency_tuned`` and ``large_batches``; the files in ``conf/`` hold only what differs from them.
 
 Nothing heavy is imported here.
 """
@@ -19,6 +19,7 @@ from llmroute_gym.config.commands import (
 )
 from llmroute_gym.config.evaluate import LAUNCHERS, EvaluateConfig
 from llmroute_gym.config.learning import (
+    LOG_STEP_REQUESTS,
     CloningConfig,
     CurriculumConfig,
     DomainsConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "ENGINES",
     "LARGEST_SEED",
     "LAUNCHERS",
+    "LOG_STEP_REQUESTS",
     "RUN_DIR",
     "SLO",
     "CloningConfig",

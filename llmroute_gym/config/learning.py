@@ -16,6 +16,13 @@ from llmroute_gym.config.settings import (
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.rules import rule_text, rule_texts
 
+LOG_STEP_REQUESTS = 8
+"""Requests that a gradient step of the tuning log stands for, which takes minibatches of 64 and
+learns from each rollout in 8 epochs. Its schedules, counted in such steps, last for as many
+requests with batches of any size."""
+KEPT = ("better", "all")
+"""Which demonstrated decisions can be chosen to be learned."""
+
 
 @dataclass
 class ExplorationConfig(Settings):
@@ -27,7 +34,7 @@ class ExplorationConfig(Settings):
     entropy_warmup_coef: float = number(0.02, at_least=0)
     """Added to ``entropy_coef`` at the start; falls linearly to 0 over ``warmup_steps``."""
     warmup_steps: int = number(1000, at_least=1)
-    """In gradient steps."""
+    """In gradient steps of the tuning log, see `LOG_STEP_REQUESTS`."""
 
 
 @dataclass
@@ -48,7 +55,7 @@ class KLConfig(Settings):
     start has taught, and without one there is none."""
     kl_ref_coef_final: float = number(0.0, at_least=0)
     kl_ref_decay_steps: int = number(5000, at_least=1)
-    """In gradient steps."""
+    """In gradient steps of the tuning log, see `LOG_STEP_REQUESTS`."""
 
 
 @dataclass
@@ -99,10 +106,10 @@ class TrainingConfig(Settings):
     gamma: float = number(0.95, at_least=0, at_most=1)
     gae_lambda: float = number(0.9, at_least=0, at_most=1)
     clip_range: float = number(0.15, above=0)
-    epochs: int = number(8, at_least=1)
-    rollout_steps: int = number(128, at_least=1)
+    epochs: int = number(4, at_least=1)
+    rollout_steps: int = number(16, at_least=1)
     """Decisions per environment between two updates."""
-    minibatch_size: int = number(64, at_least=2)
+    minibatch_size: int = number(1024, at_least=2)
     learning_rate: float = number(3e-4, above=0)
     value_coef: float = number(0.5, at_least=0)
     max_grad_norm: float = number(1.0, above=0)
@@ -196,6 +203,8 @@ class WarmStartConfig(Settings):
     """The routers that demonstrate, at ``training.qps`` and loads around it."""
     decisions: int = number(700, at_least=1)
     """Per demonstration policy."""
+    keep: str = choice("better", *KEPT)
+    """As ``cloning.keep`` of ``pretrain``."""
 
     def __post_init__(self) -> None:
         """Words every router alike."""
@@ -340,4 +349,7 @@ class CloningConfig(Settings):
     class_balance: bool = False
     """Whether every replica's decisions weigh the same in all."""
     router_balance: bool = True
-    """Whether every router's decisions weigh the same in all."""
+    """Whether every router's decisions weigh the same in all, before some are left out."""
+    keep: str = choice("all", *KEPT)
+    """Which decisions are learned: ``all``, or of several routers' decisions on the same request
+    those whose return is no worse than their mean (``better``)."""

@@ -287,8 +287,8 @@ class EnvConfig(Settings):
 
     group: ClassVar[str] = "env"
 
-    num_envs: int = number(4, at_least=1)
-    requests_per_episode: int = number(500, at_least=1)
+    num_envs: int = number(64, at_least=1)
+    requests_per_episode: int = number(100, at_least=1)
     engine: str = choice("compiled", *ENGINES)
     """``compiled`` steps all environments in one call; ``reference`` (SimPy) one by one. The
     numbers are the same."""

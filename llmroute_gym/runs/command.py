@@ -33,6 +33,7 @@ from llmroute_gym.runs.folder import HISTORY_FILE, MODEL_FILE, STATE_FILE
 from llmroute_gym.runs.sentences import (
     NO_ROOM,
     key_of_no_group,
+    key_of_options,
     reject_added_keys,
     reject_twice,
     sentence,
@@ -140,7 +141,7 @@ def _run(name: str, job: Callable[[DictConfig], object], told: Sequence[str]) ->
             main(job)()
             sys.stdout.flush()
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            _exit(sentence(error))
+            _exit(key_of_options(sys.argv[1:], SCHEMAS[name], config_dir()) or sentence(error))
         except AssertionError:
             # Hydra asserts that what a key belongs to is there.
             if (words := key_of_no_group(sys.argv[1:], SCHEMAS[name], config_dir())) is None:

@@ -149,6 +149,28 @@ def key_of_no_group(typed: Sequence[str], schema: Any, folder: Path) -> str | No
     return None
 
 
+def key_of_options(typed: Sequence[str], schema: Any, folder: Path) -> str | None:
+    """Words that a key was typed of a group that has options only, which set keys of others.
+
+    Args:
+        typed: the words of the command line.
+        schema: the settings of the command, a dataclass.
+        folder: of the YAML groups.
+
+    Returns:
+        None where no such key was typed.
+    """
+    groups = {entry.name: getattr(schema(), entry.name) for entry in fields(schema)}
+    for key in (word.lstrip("+~").partition("=")[0] for word in typed):
+        group, dot, leaf = key.partition(".")
+        options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+        if dot and options and group not in groups:
+            holding = [name for name, inner in groups.items() if hasattr(inner, leaf)]
+            meant = "".join(f"; did you mean {name}.{leaf}?" for name in holding[:1])
+            return f"{key} is no key: {group} only takes {' or '.join(options)}{meant}"
+    return None
+
+
 def _about_key(error: OmegaConfBaseException) -> str:
     key = str(error.full_key)
     if isinstance(error, ConfigKeyError | AttributeError):

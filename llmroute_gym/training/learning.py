@@ -39,6 +39,7 @@ from llmroute_gym.training.resuming import noted
 from llmroute_gym.training.setup import (
     Model,
     algorithm,
+    gradient_steps,
     layout_of,
     make_vec_env,
     needs_masks,
@@ -94,7 +95,7 @@ def learn(
         source,
         settings.observation,
         highest_load(settings)[1],
-        settings.env.requests_per_episode,
+        max(settings.env.requests_per_episode, settings.evaluation.requests),
     )
     residual = settings.model.policy == "residual"
     env = environments(settings, cluster, source)
@@ -208,9 +209,15 @@ def callbacks(
         temperature = replace(temperature, target_qps=settings.training.qps)
     if temperature.target_latency is None:
         temperature = replace(temperature, target_latency=settings.reward.latency_threshold)
-    chosen: list[BaseCallback] = [KLReferenceDecay(settings.kl)] if model.has_reference else []
+    kl = replace(
+        settings.kl, kl_ref_decay_steps=gradient_steps(settings.kl.kl_ref_decay_steps, model)
+    )
+    exploration = replace(
+        settings.exploration, warmup_steps=gradient_steps(settings.exploration.warmup_steps, model)
+    )
+    chosen: list[BaseCallback] = [KLReferenceDecay(kl)] if model.has_reference else []
     chosen += [
-        EntropyWarmup(settings.exploration),
+        EntropyWarmup(exploration),
         TemperatureControl(temperature, statistics),
         HealthMonitor(
             folder.path / FINDINGS_FILE,

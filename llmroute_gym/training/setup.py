@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from llmroute_gym.config import (
+    LOG_STEP_REQUESTS,
     EnvConfig,
     ExplorationConfig,
     KLConfig,
@@ -108,6 +109,19 @@ def rollout_steps(training: TrainingConfig, num_envs: int) -> int:
 def rollouts(training: TrainingConfig, num_envs: int) -> int:
     """How many rollouts it takes to train on at least ``training.ppo_requests`` requests."""
     return math.ceil(training.ppo_requests / (rollout_steps(training, num_envs) * num_envs))
+
+
+def gradient_steps(log_steps: int, model: Model) -> int:
+    """Returns in how many steps of a model as many requests are learned as in the log's.
+
+    Args:
+        log_steps: gradient steps of the tuning log.
+        model: whose minibatches of `batch_size` requests are each learned `n_epochs` times.
+
+    Returns:
+        At least 1.
+    """
+    return max(round(log_steps * LOG_STEP_REQUESTS * model.n_epochs / model.batch_size), 1)
 
 
 def ppo_settings(

@@ -74,15 +74,17 @@ def prepare(
         scale_values(model, start.layout.reward_scale / reward_scale(env))
     demos = start.demonstrations(settings, cluster, source)
     if demos is not None:
-        from llmroute_gym.sb3.cloning import clone
+        from llmroute_gym.sb3.cloning import clone, decision_weights
 
         scale_values(model, reward_scale(env))
-        learned = clone(model, demos, cloning(settings.warm_start), settings.seed)
+        how = cloning(settings.warm_start)
+        learned = clone(model, demos, how, settings.seed)
         scale_values(model, 1 / reward_scale(env))
         last = learned.actor[learned.actor_epoch]
         log.info(
-            "cloned %d decisions of %s: accuracy %.3f on episodes held out, the value head "
+            "cloned %d of %d decisions of %s: accuracy %.3f on episodes held out, the value head "
             "explains %.0f%% of the returns",
+            np.count_nonzero(decision_weights(demos, how)),
             len(demos),
             ", ".join(demos.routers()),
             last.validation_accuracy,

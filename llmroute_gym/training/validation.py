@@ -85,7 +85,7 @@ class Validation:
             source: what they are drawn from.
             observation: what the router is told.
             qps: the trained load, requests per second.
-            requests: of a run, as of an episode.
+            requests: of a run; queues may take more than an episode to grow.
         """
         config = EvaluationConfig(
             runs=max(RUNS, math.ceil(REQUESTS / requests)), requests=requests, seed=SEED

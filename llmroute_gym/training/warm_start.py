@@ -126,4 +126,4 @@ def collection(settings: TrainConfig) -> CollectDemosConfig:
 
 def cloning(start: WarmStartConfig) -> CloningConfig:
     """Returns how a training clones demonstrations."""
-    return CloningConfig(epochs=start.epochs)
+    return CloningConfig(epochs=start.epochs, keep=start.keep)

@@ -18,6 +18,7 @@ from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import NormalizedRows, RouterPPO
 from llmroute_gym.sb3.cloning import (
     action_logits,
+    better,
     clone,
     decision_weights,
     split_by_episode,
@@ -215,6 +216,43 @@ def test_balance_makes_groups_count_the_same(classes: bool, routers: bool) -> No
     shares = [weights[demos.router == "a"].sum() / 600, weights[demos.action == 1].sum() / 600]
     assert shares[0] == pytest.approx(1 / 2 if routers else 5 / 6, abs=0.01)
     assert shares[1] == pytest.approx(1 / 2 if classes else 1 / 6, abs=0.01)
+
+
+def test_the_better_of_several_routers_decisions_are_kept() -> None:
+    """Compared on the same request only: what a request is worth by itself does not count."""
+    rng = np.random.default_rng(0)
+    worth = np.tile(rng.normal(-50.0, 15.0, 200), 3)
+    router = np.repeat(["a", "b", "c"], 200)
+    gain = np.repeat([1.0, 0.0, -2.0], 200)
+    place = {"episode": np.tile(np.arange(200) // 20, 3), "step": np.tile(np.arange(200) % 20, 3)}
+    demos = toy_demos(router=router, return_to_go=worth + gain, **place)
+    assert set(router[better(demos)]) == {"a", "b"}
+    assert better(demos).sum() == 400
+    weights = decision_weights(demos, CloningConfig(keep="better"))
+    np.testing.assert_allclose(weights, np.where(router == "c", 0.0, 1.5))
+    np.testing.assert_array_equal(decision_weights(demos, CloningConfig()), np.ones(600))
+
+
+def test_every_decision_is_kept_where_none_is_better() -> None:
+    one = toy_demos(return_to_go=np.random.default_rng(1).normal(size=600))
+    assert better(one).all()
+    same = np.tile(np.random.default_rng(2).normal(size=200), 3)
+    place = {"episode": np.tile(np.arange(200) // 20, 3), "step": np.tile(np.arange(200) % 20, 3)}
+    equal = toy_demos(router=np.repeat(["a", "b", "c"], 200), return_to_go=same, **place)
+    assert better(equal).all()
+
+
+def test_a_clone_follows_the_better_router() -> None:
+    """Of two that contradict each other everywhere, where a mixture would tell nothing."""
+    one = toy_demos(n=400)
+    other = toy_demos(n=400, action=one.observation[:, :, 0].argmax(axis=1))
+    worse = replace(other, router=np.full(400, "largest"), return_to_go=one.return_to_go - 1.0)
+    model = new_model()
+    both = one.joined(worse)
+    clone(model, both, replace(QUICK, keep="better"), seed=0)
+    fresh = toy_demos(seed=7)
+    chosen = action_logits(model.policy, fresh.observation, fresh.mask).argmax(axis=1)
+    assert (chosen == fresh.action).mean() > 0.9
 
 
 def test_another_shape_is_refused_before_anything_changes() -> None:

@@ -119,8 +119,8 @@ def test_every_key_reaches_what_it_is_about(tmp_path: Path) -> None:
     }.items() <= vars(kl).items()
     assert env.gamma == training.gamma
     assert model.ent_coef == CHANGED.exploration.entropy_coef
-    assert chosen[EntropyWarmup].schedule == LinearDecay(0.21 + 0.11, 0.21, 900)
-    assert chosen[KLReferenceDecay].schedule == LinearDecay(0.5, 0.1, 700)
+    assert chosen[EntropyWarmup].schedule == LinearDecay(0.21 + 0.11, 0.21, 675)
+    assert chosen[KLReferenceDecay].schedule == LinearDecay(0.5, 0.1, 525)
     assert chosen[TemperatureControl].config == CHANGED.temperature
     assert chosen[ObservationStatistics].freeze is False
     assert chosen[QPSCurriculum].config == CHANGED.curriculum
