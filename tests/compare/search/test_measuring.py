@@ -102,6 +102,18 @@ def test_the_frontier_is_searched_on_what_it_says(monkeypatch: pytest.MonkeyPatc
     assert {round(pool.source.qps / 10, 2) for pool in found} >= {0.4, 0.7, 0.85, 0.96}
 
 
+def test_the_frontier_of_prefixes_is_searched_without_the_trace_of_the_suite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
+    found = pools_of(composed("search", "+search=frontier_prefix").validate())
+    assert len({pool.scenario.name for pool in found}) == len(found) >= 16
+    assert {pool.scenario.workload.source for pool in found} >= {"shared_prefix", "multi_turn"}
+    assert not any(pool.scenario.trace or pool.scenario.workload.path for pool in found)
+    assert {pool.scenario.view.get("gateways", 1) for pool in found} >= {1, 2, 4}
+    assert any(pool.scenario.view.get("signal_interval_s", 0) >= 5 for pool in found)
+
+
 def test_the_limit_is_meant_for_every_scenario_and_bred_by_their_mean(settings: Make) -> None:
     one = settings(speeds=[[1, 1], [2, 1]], ttft_p99_at_most=1.1)
     measuring = Measuring(pools_of(one), one.search)
