@@ -7,6 +7,7 @@ COMMANDS = {
     "pretrain": "clone recorded decisions into a policy",
     "export": "write a trained policy as it is served, without PyTorch",
     "search": "choose the constants of a rule by what they achieve",
+    "calibrate": "make a profile of a gateway's log",
     "mock_engine": "stand in for vLLM servers, without a GPU",
     "suite": "publish what a suite found, or compute it again",
     "fetch": "download a public trace",

@@ -14,7 +14,7 @@ MODULES = {
 }
 COMMANDS = (
     *("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite", "export"),
-    "mock_engine",
+    *("calibrate", "mock_engine"),
 )
 BELOW: dict[str, set[str]] = {"errors": set(), "ground": {"errors"}}
 """Room to the rooms that it may import."""

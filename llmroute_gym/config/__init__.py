@@ -8,6 +8,7 @@ an error in YAML, on the command line and in Python alike. The defaults are thos
 Nothing heavy is imported here.
 """
 
+from llmroute_gym.config.calibrating import CalibrateConfig
 from llmroute_gym.config.commands import (
     LARGEST_SEED,
     RUN_DIR,
@@ -62,6 +63,7 @@ __all__ = [
     "LOG_STEP_REQUESTS",
     "RUN_DIR",
     "SLO",
+    "CalibrateConfig",
     "CloningConfig",
     "ClusterConfig",
     "CollectDemosConfig",

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llmroute_gym.config import (
+    CalibrateConfig,
     CollectDemosConfig,
     EvaluateConfig,
     MockEngineConfig,
@@ -51,6 +52,7 @@ Config = TypeVar(
     PretrainConfig,
     SearchConfig,
     MockEngineConfig,
+    CalibrateConfig,
 )
 
 SCHEMAS: dict[str, Any] = {
@@ -59,6 +61,7 @@ SCHEMAS: dict[str, Any] = {
     "collect_demos": CollectDemosConfig,
     "pretrain": PretrainConfig,
     "search": SearchConfig,
+    "calibrate": CalibrateConfig,
     "mock_engine": MockEngineConfig,
 }
 """Command to its settings."""

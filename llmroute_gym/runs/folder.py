@@ -25,6 +25,8 @@ HISTORY_FILE = "history.csv"
 """The candidates of a search; an interrupted one goes on from it."""
 ROUTER_FILE = "router.yaml"
 """What a search has found, written last."""
+PROFILE_FILE = "profile.yaml"
+"""What a calibration has found, written last."""
 CELLS_FOLDER = "cells"
 """What an interrupted suite goes on from; removed when the suite is finished."""
 LOCK_FILE = ".in_use.lock"
@@ -91,7 +93,7 @@ class RunFolder:
         self._lock.release()
 
     def _check_free(self) -> None:
-        if any((self.path / name).exists() for name in (FINISHED, ROUTER_FILE)):
+        if any((self.path / name).exists() for name in (FINISHED, ROUTER_FILE, PROFILE_FILE)):
             raise InputError(
                 f"the run folder {self.path} already holds a finished run, which is kept; "
                 "choose another with run_dir=FOLDER"
