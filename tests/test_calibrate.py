@@ -1,11 +1,13 @@
 """The command that makes a profile of a log."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmroute_gym.calibrate import main
+from llmroute_gym.evaluate import main as evaluate
 from tests.compare.calibration.logs import log_of
 
 pytestmark = pytest.mark.cli
@@ -41,6 +43,20 @@ def test_a_log_gives_a_profile(command: Command, tmp_path: Path, given: str) -> 
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {
         *("profile.yaml", "calibration.csv", "calibration.png", "config.yaml"),
     }
+
+
+def test_rules_are_compared_on_the_log_with_the_profile(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_of(tmp_path / "log.csv", n=80)
+    assert command("log.csv", "candidates=18", "run_dir=mine")[0] == 0
+    words = ["cluster.profile=mine/profile.yaml", "workload=trace", "workload.path=log.csv"]
+    words += ["workload.own_rate=true", "runs=2", "requests=60", "resamples=20"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *words])
+    evaluate()
+    with next(tmp_path.glob("runs/*/*/comparison.csv")).open() as table:
+        routers = {row["router"] for row in csv.DictReader(table)}
+    assert routers == {"round_robin", "lor"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmroute_gym.errors import shown
 from llmroute_gym.http.heads import HttpError
-from llmroute_gym.mock.prompts import ID_BYTES, Prompt
+from llmroute_gym.mock.prompts import Prompt
 from llmroute_gym.sim.replica import Replica
 
 COMPLETION_TOKENS = 16
@@ -71,12 +71,16 @@ def completion(body: bytes, terms: Terms) -> Generation:
     given, salt = fields.get("prompt"), _typed(fields, "cache_salt", str) or ""
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str | list):
         given = given[0]
-    if isinstance(given, str):
-        prompt = Prompt.of_texts([_encoded(given)], terms.token_bytes, salt)
-    elif isinstance(given, list) and all(map(_is_token, given)):
-        prompt = Prompt.of_ids(given, salt)
-    else:
-        raise _bad(f"prompt must be one text or one list of token ids, got {shown(given)}")
+    try:
+        if isinstance(given, str):
+            prompt = Prompt.of_texts([_encoded(given)], terms.token_bytes, salt)
+        elif isinstance(given, list):
+            prompt = Prompt.of_ids(given, salt)
+        else:
+            raise TypeError
+    except (TypeError, OverflowError):
+        asked = f"prompt must be one text or one list of token ids, got {shown(given)}"
+        raise _bad(asked) from None
     return _generation(fields, prompt, _count(fields, "max_tokens") or COMPLETION_TOKENS, terms)
 
 
@@ -166,10 +170,6 @@ def _encoded(text: str) -> bytes:
 
 def _is_text(part: Mapping[str, Any]) -> bool:
     return isinstance(part.get("text"), str)
-
-
-def _is_token(value: object) -> bool:
-    return type(value) is int and 0 <= value < 256**ID_BYTES
 
 
 def _count(fields: Mapping[str, Any], name: str, at_least: int = 1) -> int | None:

@@ -2,13 +2,12 @@
 
 import math
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 from llmroute_gym.sim.reference.block_names import BlockNames
 
-ID_BYTES = 4
-"""Of a token that is given by its number."""
 WORDS = 4096
 _SPREAD = 2_654_435_761
 
@@ -36,8 +35,14 @@ class Prompt(BlockNames):
 
     @classmethod
     def of_ids(cls, ids: Sequence[int], salt: str = "") -> "Prompt":
-        """Returns the prompt of numbered tokens, each 0 to 2**32 - 1."""
-        return cls(b"".join(one.to_bytes(ID_BYTES) for one in ids), ID_BYTES, salt)
+        """Returns the prompt of numbered tokens, each 0 to 2**32 - 1.
+
+        Raises:
+            TypeError: one is no integer.
+            OverflowError: one is out of range.
+        """
+        numbers = array("I", ids)
+        return cls(numbers.tobytes(), numbers.itemsize, salt)
 
     @classmethod
     def of_texts(cls, texts: Sequence[bytes], token_bytes: int, salt: str = "") -> "Prompt":

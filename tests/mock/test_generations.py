@@ -1,12 +1,14 @@
 """Bodies of requests, read as vLLM does."""
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmroute_gym.http.heads import HttpError
-from llmroute_gym.mock.generations import Terms, chat_completion, completion
+from llmroute_gym.mock.generations import Generation, Terms, chat_completion, completion
 from llmroute_gym.sim import FormulaBatchTime, Replica
 
 ONE_S = FormulaBatchTime(c0=1.0, c1=0.0, n0=0.0, c2=0.0, c3=0.0)
@@ -62,7 +64,7 @@ def test_answers_that_end_by_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("sent", "words"),
     [
         (b"", "must be JSON"),
         (b"[" * 100_000, "must be JSON"),
@@ -74,7 +76,8 @@ def test_answers_that_end_by_themselves() -> None:
         (body(prompt=[1, "b"]), "prompt must be one text"),
         (body(prompt=[-1]), "prompt must be one text"),
         (body(prompt=[2**32]), "prompt must be one text"),
-        (body(prompt=[True]), "prompt must be one text"),
+        (body(prompt=[1.0]), "prompt must be one text"),
+        (body(prompt=[[1], [2]]), "prompt must be one text"),
         (body(prompt=""), "at least one token"),
         (body(prompt=[]), "at least one token"),
         (body(prompt="x", max_tokens=0), "max_tokens must be an integer of at least 1, got 0"),
@@ -91,9 +94,9 @@ def test_answers_that_end_by_themselves() -> None:
         (body(prompt="x", cache_salt=3), "cache_salt must be a text, got 3"),
     ],
 )
-def test_what_cannot_be_served_gets_400(given: bytes, words: str) -> None:
+def test_what_cannot_be_served_gets_400(sent: bytes, words: str) -> None:
     with pytest.raises(HttpError, match=words) as error:
-        completion(given, TERMS)
+        completion(sent, TERMS)
     assert error.value.status == 400
 
 
@@ -118,3 +121,45 @@ def test_a_prompt_that_no_batch_can_take_gets_400() -> None:
     terms = Terms("m", Replica(ONE_S, scheduler="prefill_first", max_batched_tokens=50), 4, None, 0)
     with pytest.raises(HttpError, match="exceed max_batched_tokens"):
         completion(body(prompt=list(range(60))), terms)
+
+
+FIELDS = {
+    **{"model": "m", "n": 1, "prompt": [1, 2, 3], "messages": CHAT, "max_tokens": 9},
+    **{"max_completion_tokens": 9, "min_tokens": 2, "ignore_eos": True, "stream": True},
+    **{"stream_options": {"include_usage": True}, "cache_salt": "s"},
+}
+ODD = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2**31,
+        2**64,
+        10**400,
+        0.5,
+        math.nan,
+        math.inf,
+        "",
+        "9",
+        "\ud800",
+    ),
+    *([], [None], [[]], [""], [0.5], [{}], {}, {"include_usage": 3}, {"role": None}),
+    *([{"role": "user", "content": odd}] for odd in (3, {}, [3], [{"text": 3}], "\ud800", None)),
+)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("parse", [completion, chat_completion])
+def test_whatever_a_field_is_the_request_is_served_or_refused(
+    name: str, parse: Callable[[bytes, Terms], Generation]
+) -> None:
+    for odd in ODD:
+        try:
+            made = parse(body(**FIELDS | {name: odd}), TERMS)
+        except HttpError:
+            continue
+        assert 1 <= made.output_tokens <= 1000 - made.prompt.tokens
+        made.prompt.leading(made.prompt.tokens // 4, 4)
