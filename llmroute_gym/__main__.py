@@ -10,6 +10,7 @@ COMMANDS = {
     "calibrate": "make a profile of a gateway's log",
     "mock_engine": "stand in for vLLM servers, without a GPU",
     "suite": "publish what a suite found, or compute it again",
+    "serve": "route requests to engines by a policy or a rule",
     "fetch": "download a public trace",
     "sim.fit": "make a profile of measured iteration times",
 }

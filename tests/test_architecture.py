@@ -14,7 +14,7 @@ MODULES = {
 }
 COMMANDS = (
     *("train", "evaluate", "collect_demos", "pretrain", "search", "fetch", "suite", "export"),
-    *("calibrate", "mock_engine"),
+    *("calibrate", "mock_engine", "serve"),
 )
 BELOW: dict[str, set[str]] = {"errors": set(), "ground": {"errors"}}
 """Room to the rooms that it may import."""
@@ -25,7 +25,7 @@ for room, above in (
     ("sim", {"config"}),
     ("mock", {"sim", "http"}),
     ("routers", {"sim"}),
-    ("gateway", {"routers"}),
+    ("gateway", {"routers", "http"}),
     ("envs", {"routers"}),
     ("compare", {"routers", "runs"}),
     ("demos", {"envs", "compare"}),
@@ -34,7 +34,9 @@ for room, above in (
 ):
     BELOW[room] = above.union(*(BELOW[one] for one in above))
 for command in COMMANDS:
-    BELOW[command] = {"training", "mock", *BELOW["training"], *BELOW["mock"]}
+    BELOW[command] = {"training", "gateway", "mock"}.union(
+        *(BELOW[room] for room in ("training", "gateway", "mock"))
+    )
 BELOW["llmroute_gym"] = {"routers", *BELOW["routers"]}
 """The package's own face; Gymnasium imports the environment by its name."""
 BELOW["__main__"] = set()

@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
         try:
             self._handler = self._site.handler(head)
         except HttpError as error:
-            if head.length != 0:
+            if head.length != 0 or error.status == 411:
                 raise
             # Nothing of it is left unread, so that the connection goes on.
             self._site.refused[error.status] += 1

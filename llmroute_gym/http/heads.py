@@ -78,12 +78,14 @@ class RequestHead(Head):
         target: in origin form, with its query.
         minor: 1 for HTTP/1.1, 0 for HTTP/1.0.
         expects_continue: whether the client waits for leave to send the body.
+        framed: whether it says how long its body is; without, it has none.
     """
 
     method: str
     target: bytes
     minor: int
     expects_continue: bool
+    framed: bool
 
     @property
     def path(self) -> str:
@@ -180,19 +182,17 @@ def parse_request(head: bytes, limits: HttpLimits) -> RequestHead:
     length, chunked = _framing(headers, minor)
     if length is not None and length > limits.body_bytes:
         raise HttpError(413, f"a body must have at most {limits.body_bytes} bytes")
-    if length is None and not chunked:
-        if method in (b"POST", b"PUT", b"PATCH"):
-            raise HttpError(411, "a request with a body must tell its length")
-        length = 0
+    framed = chunked or length is not None
     return RequestHead(
         headers=headers,
-        length=length,
+        length=length if framed else 0,
         chunked=chunked,
         keep_alive=_keeps_alive(headers, minor),
         method=method.decode("ascii"),
         target=target,
         minor=minor,
         expects_continue=bool(minor and _expectation(headers)),
+        framed=framed,
     )
 
 

@@ -22,6 +22,7 @@ class Server:
         timeouts: of clients; None takes the defaults.
         gate: called with each head of a known route before its body is read; raises `HttpError` to
             refuse it.
+        lengths: whether a POST without a length gets 411; else it has no body.
 
     Attributes:
         site: what its connections share, its counts among them.
@@ -33,9 +34,11 @@ class Server:
         limits: HttpLimits | None = None,
         timeouts: HttpTimeouts | None = None,
         gate: Callable[[RequestHead], None] | None = None,
+        *,
+        lengths: bool = True,
     ) -> None:
         timeouts = (timeouts or HttpTimeouts()).validate()
-        self.site = Site(routes, (limits or HttpLimits()).validate(), timeouts, gate)
+        self.site = Site(routes, (limits or HttpLimits()).validate(), timeouts, gate, lengths)
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
         shortest_s = min(timeouts.head_s, timeouts.body_s, timeouts.idle_s, timeouts.send_s)

@@ -36,6 +36,7 @@ class Site:
         timeouts: of clients.
         gate: called with each head of a known route before its body is read; raises `HttpError` to
             refuse it.
+        lengths: whether a POST without a length is refused; else it has no body.
 
     Attributes:
         connections: that are open.
@@ -50,6 +51,7 @@ class Site:
         limits: HttpLimits,
         timeouts: HttpTimeouts,
         gate: Callable[[RequestHead], None] | None,
+        lengths: bool,
     ) -> None:
         self.limits = limits
         self.timeouts = timeouts
@@ -59,6 +61,7 @@ class Site:
         self.stopping = False
         self._routes = routes
         self._gate = gate
+        self._lengths = lengths
 
     def handler(self, head: RequestHead) -> Handler:
         """Returns who answers a request.
@@ -77,6 +80,8 @@ class Site:
                 "the method is not one of this path",
                 [(b"allow", ", ".join(sorted(allowed)).encode("ascii"))],
             )
+        if self._lengths and not head.framed and head.method in ("POST", "PUT", "PATCH"):
+            raise HttpError(411, "a request with a body must tell its length")
         if self._gate is not None:
             self._gate(head)
         return found

@@ -79,7 +79,8 @@ class Client:
         self.clock = Clock()
         self.wire = Wire()
         echo: Routes = {"/echo": {"POST": self.echo, "GET": self.echo}}
-        self.site = Site(routes or echo, limits or HttpLimits(), timeouts or HttpTimeouts(), None)
+        limits, timeouts = limits or HttpLimits(), timeouts or HttpTimeouts()
+        self.site = Site(routes or echo, limits, timeouts, None, True)
         self.connection = Connection(self.site, self.clock)  # type: ignore[arg-type]
         self.connection.connection_made(self.wire)
 

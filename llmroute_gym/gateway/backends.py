@@ -1,0 +1,159 @@
+"""One backend: whether it can be used, and what is under way there."""
+
+import logging
+import os
+from enum import Enum
+
+from llmroute_gym.config import BackendConfig, GatewayTimeouts, HealthConfig
+from llmroute_gym.errors import InputError
+from llmroute_gym.gateway.upstream import Pool
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """Whether a backend takes requests."""
+
+    UP = "up"
+    TRIAL = "trial"
+    """It answers to probes again; one request at a time is sent there."""
+    DOWN = "down"
+
+
+class Backend:
+    """One engine.
+
+    Args:
+        index: its place among all, which is the replica's number of the router.
+        settings: its own.
+        health: of all.
+        timeouts: of all.
+
+    Attributes:
+        state: whether it takes requests.
+        draining: whether it gets no new ones, by order of the admin port.
+        waiting: requests there that have no first token yet.
+        running: requests there that have.
+        prompt_tokens: of those that are waiting.
+        pool: its connections.
+
+    Raises:
+        InputError: its key is missing in the environment.
+    """
+
+    def __init__(
+        self, index: int, settings: BackendConfig, health: HealthConfig, timeouts: GatewayTimeouts
+    ) -> None:
+        self.index = index
+        self.name = settings.name
+        self.speed = settings.speed
+        host, port, self.path = settings.address()
+        self.host_header = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.key = read_key(f"backends[{index}].key_env", settings.key_env)
+        self.pool = Pool(host, port, timeouts.connect_s, timeouts.upstream_idle_s)
+        self.state = State.DOWN
+        self.draining = False
+        self.waiting = self.running = self.prompt_tokens = 0
+        self._health = health
+        self._trying = False
+        self._failed = 0
+        self._good = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests there."""
+        return self.waiting + self.running
+
+    @property
+    def level(self) -> float:
+        """1 if it is up, 0 if it is down, one half on trial."""
+        return {State.UP: 1.0, State.TRIAL: 0.5, State.DOWN: 0.0}[self.state]
+
+    def usable(self, most: int) -> bool:
+        """Returns whether it may get a request.
+
+        Args:
+            most: requests that it may have at a time.
+        """
+        if self.draining or self.in_flight >= most:
+            return False
+        return self.state is State.UP or (self.state is State.TRIAL and not self._trying)
+
+    def placed(self, prompt_tokens: int) -> bool:
+        """Counts a request that is sent there; returns whether it is a trial."""
+        self.waiting += 1
+        self.prompt_tokens += prompt_tokens
+        trial = self.state is State.TRIAL
+        self._trying = self._trying or trial
+        return trial
+
+    def first_token(self, prompt_tokens: int) -> None:
+        """Counts the first token of a request."""
+        self.waiting -= 1
+        self.running += 1
+        self.prompt_tokens -= prompt_tokens
+
+    def left(self, prompt_tokens: int, *, begun: bool, trial: bool) -> None:
+        """Counts that a request is there no more.
+
+        Args:
+            prompt_tokens: as when it was placed.
+            begun: whether it had its first token.
+            trial: whether it was one.
+        """
+        if begun:
+            self.running -= 1
+        else:
+            self.waiting -= 1
+            self.prompt_tokens -= prompt_tokens
+        if trial:
+            self._trying = False
+
+    def answered(self) -> None:
+        """Takes it as up: it has answered a request."""
+        if self.state is State.TRIAL:
+            self._turn(State.UP, "it answers again")
+
+    def broke(self, reason: str) -> None:
+        """Takes it as down: a new connection was refused or broken."""
+        self._good = 0
+        self._turn(State.DOWN, reason)
+
+    def probed(self, *, good: bool) -> None:
+        """Counts a probe."""
+        self._failed = 0 if good else self._failed + 1
+        self._good = self._good + 1 if good else 0
+        if not good and (self._failed >= self._health.down_after or self.state is State.TRIAL):
+            self._turn(State.DOWN, f"{self._failed} probes failed")
+        elif good and self.state is State.DOWN and self._good >= self._health.up_after:
+            self._turn(State.TRIAL, "a probe went well")
+
+    def introduced(self, *, good: bool) -> None:
+        """Takes over the first probe of all, made before there are requests."""
+        self._turn(State.UP if good else State.DOWN, "first probe")
+
+    def _turn(self, state: State, reason: str) -> None:
+        if state is not self.state:
+            self.state = state
+            log.info("backend %s is %s: %s", self.name, state.value, reason)
+
+
+def read_key(key: str, variable: str | None) -> bytes | None:
+    """Returns the key in an environment variable, None where none is named.
+
+    Args:
+        key: the setting that names it.
+        variable: its name.
+
+    Raises:
+        InputError: it is not set, or cannot stand in a header.
+    """
+    if variable is None:
+        return None
+    value = os.environ.get(variable, "").strip()
+    if not value or not all(33 <= ord(letter) < 127 for letter in value):
+        raise InputError(
+            f"{key}={variable}: that environment variable holds no key; set it to one without "
+            "spaces"
+        )
+    return value.encode("ascii")
