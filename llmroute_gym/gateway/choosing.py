@@ -117,10 +117,13 @@ class Chooser:
         kv_usage: float,
         hit_rate: float,
         at_s: float,
+        batch_time_s: float,
     ) -> None:
         """Notes what an engine publishes."""
         for decider in self._deciders:
-            decider.read(backend, waiting, running, kv_usage, hit_rate, at_s)
+            decider.read(
+                backend, waiting, running, kv_usage, hit_rate, at_s, batch_time_s=batch_time_s
+            )
 
     def _ask(
         self, decider: Decider, arrival: Arrival, allowed: BoolArray, now_s: float, who: str

@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 from time import perf_counter
+from typing import NamedTuple
 
 from llmroute_gym.config import HealthConfig, ScrapeConfig
 from llmroute_gym.gateway.backends import Backend
@@ -16,16 +17,30 @@ KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 QUERIES = ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total")
 HITS = ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
 
+BETWEEN = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
+
 _LINE = re.compile(rb"^(vllm:\w+)(?:\{[^\n]*\})? ([0-9.eE+-]+)(?: \d+)?$", re.MULTILINE)
 
 
-def read_metrics(text: bytes) -> tuple[float, float, float, float] | None:
-    """Returns waiting, running, KV usage and hit rate of an engine, None where one is missing.
+class Published(NamedTuple):
+    """What an engine publishes; what several behind one port do is added, KV usage averaged."""
 
-    Those of several engines behind one port are added, their KV usage averaged.
+    waiting: float
+    running: float
+    kv_usage: float
+    hit_rate: float
+    """Since the engine's start."""
+    gaps: float
+    """Times between tokens so far."""
+    gaps_s: float
+    """Their sum."""
+
+
+def read_metrics(text: bytes) -> Published | None:
+    """Returns what an engine publishes, None where queue, batch or KV usage are missing.
 
     Args:
-        text: what vLLM publishes for Prometheus.
+        text: as vLLM writes it for Prometheus.
     """
     found: dict[str, list[float]] = {}
     for name, number in _LINE.findall(text):
@@ -33,16 +48,23 @@ def read_metrics(text: bytes) -> tuple[float, float, float, float] | None:
             found.setdefault(name.decode("ascii"), []).append(float(number))
         except ValueError:
             return None
-    waiting, running, usage, queries, hits = (
-        next((found[one] for one in names if one in found), None)
-        for names in (WAITING, RUNNING, KV_USAGE, QUERIES, HITS)
-    )
-    if waiting is None or running is None or usage is None:
+
+    def named(names: tuple[str, ...], suffix: str = "") -> list[float]:
+        return next((found[one + suffix] for one in names if one + suffix in found), [])
+
+    waiting, running, usage = named(WAITING), named(RUNNING), named(KV_USAGE)
+    if not (waiting and running and usage):
         return None
-    asked = sum(queries or ())
-    rate = sum(hits or ()) / asked if asked > 0 else 0.0
-    read = (sum(waiting), sum(running), sum(usage) / len(usage), rate)
-    return read if all(math.isfinite(one) for one in read) else None
+    asked = sum(named(QUERIES))
+    published = Published(
+        sum(waiting),
+        sum(running),
+        sum(usage) / len(usage),
+        sum(named(HITS)) / asked if asked > 0 else 0.0,
+        sum(named(BETWEEN, "_count")),
+        sum(named(BETWEEN, "_sum")),
+    )
+    return published if all(map(math.isfinite, published)) else None
 
 
 async def is_well(backend: Backend, health: HealthConfig) -> bool:
@@ -62,12 +84,16 @@ async def scrape(backend: Backend, settings: ScrapeConfig, chooser: Chooser) -> 
     """Reads what an engine measures for ever, in even steps."""
     assert settings.interval_s is not None
     due_s = perf_counter()
+    last: Published | None = None
+    batch_time_s = 0.0
     while True:
         asked_s = perf_counter()
         answer = await fetch(backend, settings.path, max(1.0, settings.interval_s))
-        if answer is not None and answer[0] == 200:
-            read = read_metrics(answer[1])
-            if read is not None:
-                chooser.read(backend.index, *read, asked_s)
+        now = read_metrics(answer[1]) if answer is not None and answer[0] == 200 else None
+        if now is not None:
+            if last is not None and now.gaps > last.gaps:
+                batch_time_s = (now.gaps_s - last.gaps_s) / (now.gaps - last.gaps)
+            last = now
+            chooser.read(backend.index, *now[:4], asked_s, batch_time_s)
         due_s = max(due_s + settings.interval_s, perf_counter())
         await asyncio.sleep(due_s - perf_counter())

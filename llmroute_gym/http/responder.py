@@ -135,7 +135,7 @@ class Responder:
             return
         if not self._minor or not self.started:
             # The end of the connection would be taken for the end of the body.
-            self._reset()
+            self.reset()
             return
         self.keep_alive = False
         self._send(b"")
@@ -166,12 +166,6 @@ class Responder:
         told = self.on_pause if paused else self.on_resume
         if not self.ended and told is not None:
             told()
-
-    def _reset(self) -> None:
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
 
     def _check(self) -> None:
         if not self.started or self.ended:
