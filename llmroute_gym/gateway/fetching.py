@@ -62,7 +62,7 @@ async def fetch(backend: Backend, path: str, timeout_s: float) -> tuple[int, byt
 
     def connected(connection: Upstream) -> None:
         made.append(connection)
-        connection.send(request, answer)
+        connection.send(request, answer, keep=False)
 
     call_off = backend.pool.connect(connected, answer.on_broken)
     try:

@@ -45,6 +45,7 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_head",
+        "_keep",
         "_listener",
         "_paused",
         "_pool",
@@ -64,6 +65,7 @@ class Upstream(asyncio.Protocol):
         self._body: Body
         self._received = b""
         self._paused = False
+        self._keep = True
         self._unwanted = False
         self.reused = False
         self.untouched = True
@@ -77,14 +79,20 @@ class Upstream(asyncio.Protocol):
         else:
             self._pool.open.add(self)
 
-    def send(self, request: bytes, listener: Listener) -> None:
+    def send(self, request: bytes, listener: Listener, *, keep: bool = True) -> None:
         """Sends a request.
 
         Args:
             request: all of it.
             listener: hears of the answer.
+            keep: whether others may use the connection afterwards.
         """
         self._listener = listener
+        self._keep = keep
+        if self._unwanted or self._transport.is_closing():
+            # It was lost before it was of use, of which nobody will be told again.
+            asyncio.get_running_loop().call_soon(self._break, "the connection was closed")
+            return
         self._head = None
         self._received = b""
         self.untouched = True
@@ -108,6 +116,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the listener, if there is one."""
+        self._unwanted = True
         self._pool.open.discard(self)
         self._pool.forget(self)
         self._break("the connection was closed" if exc is None else "the connection was reset")
@@ -138,7 +147,9 @@ class Upstream(asyncio.Protocol):
 
     def usable(self, oldest_s: float) -> bool:
         """Returns whether it is open, and idle since a time at the earliest."""
-        return self.idle_since_s >= oldest_s and not self._transport.is_closing()
+        if self._unwanted or self._transport.is_closing():
+            return False
+        return self.idle_since_s >= oldest_s
 
     def _read(self, data: bytes) -> None:
         listener = self._listener
@@ -174,16 +185,16 @@ class Upstream(asyncio.Protocol):
         assert listener is not None
         assert self._head is not None
         self.resume()
-        if self._head.keep_alive and self._transport.get_write_buffer_size() == 0:
+        if self._keep and self._head.keep_alive and self._transport.get_write_buffer_size() == 0:
             self.reused = True
             self._pool.keep(self)
         else:
-            self._transport.abort()
+            self.abort()
         listener.on_end()
 
     def _break(self, reason: str) -> None:
-        listener, self._listener = self._listener, None
-        self._transport.abort()
+        listener = self._listener
+        self.abort()
         if listener is not None:
             listener.on_broken(reason)
 

@@ -215,6 +215,28 @@ def test_what_nobody_asked_for_closes_an_idle_connection() -> None:
     assert pool.take() is None
 
 
+def test_a_connection_for_one_request_is_used_by_no_other() -> None:
+    heard, connection, wire, pool = asked()
+    connection.data_received(ANSWERS["a length"])
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", heard, keep=False)
+    connection.data_received(ANSWERS["a length"])
+    assert heard.heard == [200, "end"] * 2
+    assert pool.take() is None
+    assert wire.aborted
+
+
+def test_a_connection_that_is_lost_before_it_is_used_breaks() -> None:
+    async def story() -> None:
+        heard, connection, _, _ = asked()
+        connection.data_received(ANSWERS["a length"])
+        connection.connection_lost(None)
+        connection.send(b"GET / HTTP/1.1\r\n\r\n", heard)
+        await asyncio.sleep(0)
+        assert heard.heard == [200, "end", "broken"]
+
+    asyncio.run(story())
+
+
 def test_a_connection_that_is_called_off_leaves_nothing() -> None:
     async def story() -> None:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
