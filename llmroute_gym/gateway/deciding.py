@@ -12,7 +12,14 @@ import numpy as np
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, shown
-from llmroute_gym.gateway.service import grows, introduce, looks_prefixes_up, told_in_service
+from llmroute_gym.gateway.service import (
+    CONTENT,
+    PREFIX,
+    grows,
+    introduce,
+    signals_read,
+    told_in_service,
+)
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import array, count
 from llmroute_gym.ground.signals import NO_NAME, Signal
@@ -64,14 +71,15 @@ class Decider:
             how old what the engines publish is.
         rng: all of the router's randomness.
         now_s: when service begins.
-        approximate: whether a router that was made for what engines do not publish is served all
-            the same, by own counts instead.
+        approximate: whether a router that was made for what engines do not publish, or for
+            predicted output lengths, is served all the same, by own counts instead and without.
         cluster: what the replicas are like, for a router that has to know; one for each.
         block_tokens: how many tokens a block of a prompt has.
 
     Attributes:
         told: what the router is told.
         looks_prefixes_up: whether `Arrival.prompt_blocks` are of any use.
+        reads_prompts: whether these or `Arrival.prompt_head` are.
         read_at_s: (n_replicas,) when each engine's metrics were read last, minus infinity before.
 
     Raises:
@@ -106,7 +114,9 @@ class Decider:
         self._start(known=cluster is not None)
         self._grows = grows(router, n, LIFE)
         self._ledger = Ledger(n, self.told.information, now_s)
-        self.looks_prefixes_up = looks_prefixes_up(router)
+        reads = signals_read(router)
+        self.looks_prefixes_up = not PREFIX.isdisjoint(reads)
+        self.reads_prompts = not CONTENT.isdisjoint(reads)
         self._blocks = SentBlocks(n, self.told.tree_blocks) if self.looks_prefixes_up else None
         self.read_at_s: FloatArray = np.full(n, -math.inf)
         if self.told.speed_hidden:

@@ -15,6 +15,8 @@ PREFIX: Final = frozenset(
     (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
 )
 """What depends on what is known of prefixes."""
+CONTENT: Final = PREFIX | {Signal.PROMPT_HEAD}
+"""What depends on what stands in a prompt."""
 
 
 def told_in_service(
@@ -29,7 +31,8 @@ def told_in_service(
         router: any.
         given: what the gateway knows: own counts, or the engines' metrics too, and how old these
             are.
-        approximate: whether own counts may stand for what engines do not publish.
+        approximate: whether own counts may stand for what engines do not publish, and a predicted
+            output length be missing.
 
     Raises:
         InputError: what it asks for cannot be had.
@@ -45,6 +48,13 @@ def told_in_service(
         raise InputError(
             f"router {name!r} needs to know what only a simulator knows; serve one that was made "
             "with observation=router or observation=metrics"
+        )
+    if asked.predicted_output_sigma is not None and not approximate:
+        raise InputError(
+            f"router {name!r} was made with predicted output lengths, "
+            f"observation.predicted_output_sigma={asked.predicted_output_sigma:g}, which nobody "
+            "predicts here; train it with observation.predicted_output_sigma=null, or set "
+            "approximate=true to serve it without them"
         )
     information = asked.information
     if information == "engine":
@@ -65,6 +75,7 @@ def told_in_service(
         asked,
         information=information,
         signal_interval_s=interval_s,
+        predicted_output_sigma=None,
         prefix_view="tree",
         events_lag_s=0.0,
         gateways=1,
@@ -99,15 +110,15 @@ def grows(router: Router, n_replicas: int, decisions: int) -> bool:
     return len(memory(n_replicas, 2 * decisions)) > len(memory(n_replicas, decisions))
 
 
-def looks_prefixes_up(router: Router) -> bool:
-    """Returns whether a router's choice depends on prefixes, as far as one can tell."""
-    reads = getattr(router, "reads", None)
-    if reads is None:
-        decide = getattr(router, "decide", None)
-        if decide is None:
-            return True
-        # Brings Numba, which a policy does without.
-        from llmroute_gym.routers.description import signals_of
+def signals_read(router: Router) -> frozenset[Signal]:
+    """Returns the signals that a router's choice may depend on, all where one cannot tell."""
+    reads: frozenset[Signal] | None = getattr(router, "reads", None)
+    if reads is not None:
+        return reads
+    decide = getattr(router, "decide", None)
+    if decide is None:
+        return frozenset(Signal)
+    # Brings Numba, which a policy does without.
+    from llmroute_gym.routers.description import signals_of
 
-        reads = signals_of(decide.plain)
-    return not PREFIX.isdisjoint(reads)
+    return frozenset(signals_of(decide.plain))

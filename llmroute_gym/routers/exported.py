@@ -249,7 +249,8 @@ class ExportedPolicy(Router):
 
     def sure_rule(self) -> "PolicyNetwork | None":
         """Returns the rule by which the kernels choose as it does, but where scores nearly tie."""
-        if type(self) is not ExportedPolicy or not isinstance(self.logits_of, ReplicaSet):
+        network, scaling = self.logits_of, self.scaling
+        if type(self) is not ExportedPolicy or not isinstance(network, ReplicaSet):
             return None
         # Brings Numba, which nobody needs who only serves.
         from llmroute_gym.routers import policy_network as compiled
@@ -257,7 +258,6 @@ class ExportedPolicy(Router):
         def layer(one: Layer) -> compiled.Layer:
             return compiled.Layer(one.weights, one.bias)
 
-        scaling, network = self.scaling, self.logits_of
         return compiled.PolicyNetwork(
             network=compiled.Network(
                 signals=scaling.signals.tolist(),

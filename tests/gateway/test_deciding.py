@@ -12,7 +12,7 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.gateway import deciding
 from llmroute_gym.gateway.deciding import Arrival, Decider
-from llmroute_gym.gateway.service import grows, looks_prefixes_up
+from llmroute_gym.gateway.service import PREFIX, grows, signals_read
 from llmroute_gym.ground.signals import AGING, SIGNAL_NAMES, Signal
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.routers.exported import ExportedPolicy
@@ -190,6 +190,9 @@ def test_a_router_that_looks_nothing_up_keeps_no_blocks() -> None:
     assert not served(make("lor")).looks_prefixes_up
     assert not served(make("smg_veto:rule=smg_least_load")).looks_prefixes_up
     assert served(make("smg_veto:rule=llmd_default")).looks_prefixes_up
+    for name, reads in (("lor", False), ("conditional_hash", True), ("preble", True)):
+        assert served(make(name)).reads_prompts == reads
+    assert not served(make("conditional_hash")).looks_prefixes_up
 
 
 def test_a_policy_is_told_of_prefixes_only_if_they_differed_in_its_training() -> None:
@@ -217,6 +220,13 @@ def test_a_policy_of_what_engines_do_not_publish_is_refused(information: str) ->
     if information == "engine":
         decider = served(router, approximate=True)
         assert decider.told.information == "metrics"
+
+
+def test_a_policy_of_predicted_lengths_is_refused_where_nobody_predicts() -> None:
+    router = make("estimated_latency:predicted_output_sigma=0.5")
+    with pytest.raises(InputError, match=r"observation\.predicted_output_sigma=0\.5, which nobody"):
+        served(router)
+    assert served(router, approximate=True).told.predicted_output_sigma is None
 
 
 @pytest.mark.parametrize(
@@ -296,7 +306,8 @@ def test_the_page_names_the_rules_that_differ_in_service() -> None:
         router = make(name)
         told = router.observation
         growing = grows(router, 3, 1000) if name != "latency_predictor" else False
-        events = told is not None and told.prefix_view == "events" and looks_prefixes_up(router)
+        looks_up = not PREFIX.isdisjoint(signals_read(router))
+        events = told is not None and told.prefix_view == "events" and looks_up
         taught = len(router.lessons(10**6)) > 0
         if growing or events or taught or router.upper_bound:
             assert f"`{name}`" in page, name
