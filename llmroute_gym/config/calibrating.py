@@ -28,6 +28,8 @@ class CalibrateConfig(GroupConfig):
     """Whose scheduler and limits the servers have, but for what is given here."""
     backends: list[str] = many()
     """Those of the log whose requests count, which must be servers of one kind; none means all."""
+    limit: int | None = number(None, at_least=1)
+    """Requests of the log that are used, the latest; None means all."""
     held_out: float = number(0.3, at_least=0, at_most=0.9)
     """Share of the log, at its end, that nothing is fitted to."""
     candidates: int = number(1000, at_least=10)

@@ -92,7 +92,7 @@ def loss(recorded: Recorded, times: Times, part: BoolArray) -> float:
 
 def first_guess(recorded: Recorded) -> Fitted:
     """Returns what the log's quickest requests suggest, which those that waited do not tell."""
-    prompts, outputs = recorded.workload.prompt_tokens, recorded.workload.output_tokens
+    prompts, outputs = recorded.computed_tokens, recorded.workload.output_tokens
     streamed = np.isfinite(recorded.ttft_s) & np.isfinite(recorded.e2e_s) & (outputs > 1)
     if streamed.any():
         decode_s = (recorded.e2e_s - recorded.ttft_s)[streamed] / (outputs[streamed] - 1)
@@ -102,7 +102,7 @@ def first_guess(recorded: Recorded) -> Fitted:
         decode_s = recorded.e2e_s[whole] / outputs[whole]
         prefill_s = decode_s / prompts[whole]
     step_s, token_s = max(np.quantile(decode_s, 0.05), 1e-4), max(np.quantile(prefill_s, 0.1), 1e-8)
-    context = float(prompts.mean())
+    context = float(recorded.workload.prompt_tokens.mean())
     attention = {"c2": 0.02 * float(step_s) / context, "c3": 0.1 * float(token_s) / context}
     formula = FormulaBatchTime(c0=float(step_s), c1=float(token_s), n0=64.0, **attention)
     return Fitted(formula, 0.1 * float(step_s))

@@ -35,7 +35,7 @@ def calibrate(settings: CalibrateConfig) -> Path:
     assert settings.log is not None
     log = Path(settings.log)
     (replica,) = Cluster.from_profile(settings.profile, 1, **settings.overrides())
-    recorded = Recorded.read(log, settings.backends)
+    recorded = Recorded.read(log, settings.backends, settings.limit)
     recorded.check_fits(replica)
     formula = None if settings.steps is None else fit_formula(settings.steps)
     with RunFolder(settings.run_dir) as folder:
@@ -55,7 +55,7 @@ def calibrate(settings: CalibrateConfig) -> Path:
         path = folder.path / PROFILE_FILE
         write_profile(_profile(settings, replica, fitted), path, errors=errors.stated(found))
         print(f"{title}\n{errors.table(found)}\n")
-        print("\n".join(_notes(recorded, fitted, errors.by_backend(recorded, times))))
+        print("\n".join(_notes(recorded, replica, fitted, errors.by_backend(recorded, times))))
         print(f"\nprofile: {path}, used as cluster.profile={path}")
     return path
 
@@ -99,7 +99,9 @@ def _profile(settings: CalibrateConfig, replica: Replica, fitted: Fitted) -> Pro
     )
 
 
-def _notes(recorded: Recorded, fitted: Fitted, backends: dict[str, float]) -> list[str]:
+def _notes(
+    recorded: Recorded, replica: Replica, fitted: Fitted, backends: dict[str, float]
+) -> list[str]:
     """Says what was found, and what stands in the way of believing it."""
     formula = fitted.batch_time
     numbers = (f"{one.name} = {getattr(formula, one.name):.4g}" for one in fields(formula))
@@ -117,10 +119,16 @@ def _notes(recorded: Recorded, fitted: Fitted, backends: dict[str, float]) -> li
                 f"backends=[{next(iter(backends))}]."
             )
     if recorded.cached_share:
-        notes.append(
-            f"{recorded.cached_share:.0%} of the prompts' tokens were found in prefix caches; they "
-            "are left out, and with them their share of memory and attention."
-        )
+        cached = f"{recorded.cached_share:.0%} of the prompts' tokens were found in prefix caches"
+        if not replica.prefix_caching:
+            notes.append(
+                f"{cached}, and {replica.scheduler} has none here: choose scheduler=vllm_v1."
+            )
+        else:
+            notes.append(
+                f"{cached}; {recorded.explained_share:.0%} of these have an earlier request that "
+                "may have begun alike, and are found again."
+            )
     if not np.isfinite(recorded.ttft_s).any():
         notes.append("No answer was streamed: nothing tells prompts' times from those of answers.")
     return notes

@@ -49,13 +49,10 @@ def test_what_broke_off_is_simulated_as_far_as_it_came_and_not_compared(tmp_path
     assert recorded.ttft_s[0] == pytest.approx(0.5, abs=2e-6)
 
 
-def test_cached_tokens_are_left_out_of_prompts(tmp_path: Path) -> None:
-    requests = [logged(float(index))._replace(cached_tokens=64) for index in range(60)]
-    requests[0] = requests[0]._replace(cached_tokens=100)
-    write(tmp_path / "log.csv", requests)
-    recorded = Recorded.read(tmp_path / "log.csv")
-    assert recorded.workload.prompt_tokens.tolist() == [1] + [36] * 59
-    assert recorded.cached_share == pytest.approx((100 + 59 * 64) / 6000)
+def test_the_latest_requests_are_kept(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", [logged(float(index)) for index in range(99, -1, -1)])
+    recorded = Recorded.read(tmp_path / "log.csv", limit=60)
+    assert recorded.workload.arrived_at_s.tolist() == list(range(60))
 
 
 def test_backends_are_chosen(tmp_path: Path) -> None:
