@@ -30,15 +30,16 @@ def export(run: Path, out: Path, *, onnx: bool, trusted: bool) -> None:
     check_suffix(out)
     # Slow to import: only once the arguments have proved right.
     from llmroute_gym.sb3.checkpoint import Checkpoint
-    from llmroute_gym.sb3.exporting import exported
+    from llmroute_gym.sb3.exporting import exported, policy_file
 
-    policy = exported(Checkpoint.load(run, trusted=trusted), model_card(run))
+    checkpoint, card = Checkpoint.load(run, trusted=trusted), model_card(run)
+    file = policy_file(checkpoint, card)
     if onnx:
         beside = out.with_suffix(".onnx")
-        same = write_onnx(policy, beside)
+        same = write_onnx(exported(checkpoint, card), beside)
         print(f"{beside}: {'the same numbers by' if same else 'not tried with'} ONNX Runtime")
-    digest, told = policy.file.write(out), policy.file.observation
-    print(f"{out}: {policy.file.kind}, {len(told.columns)} columns, sha256 {digest}")
+    digest, told = file.write(out), file.observation
+    print(f"{out}: {file.kind}, {len(told.columns)} columns, sha256 {digest}")
     if told.information not in ("router", "metrics"):
         print(
             f"note: it was trained with observation.information={told.information}, which engines "

@@ -15,7 +15,7 @@ from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.policy_file import DAMAGED, Arrays, PolicyFile, damaged
 
 if TYPE_CHECKING:
-    from llmroute_gym.routers.policy_network import PolicyNetwork
+    from llmroute_gym.routers.policy_network import Network, PolicyNetwork
 
 Singles = npt.NDArray[np.float32]
 ALL = tuple(Signal)
@@ -249,35 +249,69 @@ class ExportedPolicy(Router):
 
     def sure_rule(self) -> "PolicyNetwork | None":
         """Returns the rule by which the kernels choose as it does, but where scores nearly tie."""
-        network, scaling = self.logits_of, self.scaling
-        if type(self) is not ExportedPolicy or not isinstance(network, ReplicaSet):
+        network = self.network() if type(self) is ExportedPolicy else None
+        if network is None:
             return None
         # Brings Numba, which nobody needs who only serves.
+        from llmroute_gym.routers.policy_network import PolicyNetwork
+
+        return PolicyNetwork(network=network)
+
+    def network(self) -> "Network | None":
+        """Returns the network as the kernels take it, None where it is of another kind."""
+        if not isinstance(self.logits_of, ReplicaSet):
+            return None
         from llmroute_gym.routers import policy_network as compiled
 
         def layer(one: Layer) -> compiled.Layer:
             return compiled.Layer(one.weights, one.bias)
 
-        return compiled.PolicyNetwork(
-            network=compiled.Network(
-                signals=scaling.signals.tolist(),
-                shift=scaling.shift,
-                factor=scaling.factor,
-                layers=[layer(one) for one in network.layers],
-                joint=layer(network.joint),
-                context=layer(network.context),
-                score=layer(network.score),
-                rectified=self.file.settings["activation"] == "relu",
-                temperature=self.temperature,
-            )
+        scaling, network = self.scaling, self.logits_of
+        return compiled.Network(
+            signals=scaling.signals.tolist(),
+            shift=scaling.shift,
+            factor=scaling.factor,
+            layers=[layer(one) for one in network.layers],
+            joint=layer(network.joint),
+            context=layer(network.context),
+            score=layer(network.score),
+            rectified=self.file.settings["activation"] == "relu",
+            temperature=self.temperature,
         )
 
 
+def _residual(file: PolicyFile) -> Router:
+    """Returns the rule with its correction; it is compiled, as the rule alone is too."""
+    from llmroute_gym.routers.residual import ResidualRule, scored_rule
+
+    network = ExportedPolicy(file).network()
+    assert network is not None
+    router = ResidualRule(
+        rule=scored_rule(str(file.settings["rule"])),
+        network=network,
+        inverse_temperature=float(file.settings["inverse_temperature"]),
+    )
+    router.observation = file.observation
+    return router
+
+
+NETWORKS = ("replica_set", "mlp")
+"""Those kinds of a policy that are a network alone."""
 KINDS: Mapping[str, Callable[[PolicyFile], Router]] = {
-    "replica_set": ExportedPolicy,
-    "mlp": ExportedPolicy,
+    **dict.fromkeys(NETWORKS, ExportedPolicy),
+    "residual": _residual,
 }
 """`PolicyFile.kind` to what makes a router of such a file."""
+
+
+def routed(file: PolicyFile) -> Router:
+    """Returns the router that a file's policy is.
+
+    Raises:
+        ValueError: what it holds does not fit together.
+        KeyError: it lacks something.
+    """
+    return KINDS[file.kind](file)
 
 
 def load_policy(path: str | Path) -> Router:
@@ -287,8 +321,8 @@ def load_policy(path: str | Path) -> Router:
         InputError: there is no such file, or it is no complete policy of this version.
     """
     file = PolicyFile.read(path)
-    make_router = KINDS[checked_name(f"kind of policy in {path}:", file.kind, KINDS)]
+    checked_name(f"kind of policy in {path}:", file.kind, KINDS)
     try:
-        return make_router(file)
+        return routed(file)
     except DAMAGED as error:
         raise damaged(path, error) from error

@@ -9,7 +9,7 @@ from torch import nn
 
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.errors import InputError
-from llmroute_gym.routers.exported import ExportedPolicy
+from llmroute_gym.routers.exported import NETWORKS, ExportedPolicy
 from llmroute_gym.routers.policy_file import Arrays, PolicyFile
 from llmroute_gym.routers.policy_network import Layer
 from llmroute_gym.sb3.checkpoint import Checkpoint
@@ -17,6 +17,7 @@ from llmroute_gym.sb3.networks import ACTIVATIONS
 from llmroute_gym.sb3.plain_network import plain_affine, plain_layer, plain_network
 from llmroute_gym.sb3.policies import TemperedMaskableMlpPolicy, TemperedMlpPolicy
 from llmroute_gym.sb3.replica_set import MaskableReplicaSetPolicy, ReplicaSetPolicy
+from llmroute_gym.sb3.residual import ResidualPolicy
 from llmroute_gym.sb3.row_normalizer import NormalizedRows, RowNormalizer
 
 _REPLICA_SETS: Final = (ReplicaSetPolicy, MaskableReplicaSetPolicy)
@@ -24,10 +25,25 @@ _MLPS: Final = (TemperedMlpPolicy, TemperedMaskableMlpPolicy)
 
 
 def exported(checkpoint: Checkpoint, about: Mapping[str, Any]) -> ExportedPolicy:
-    """Returns a policy with all that its choices depend on, and nothing of PyTorch.
+    """Returns a policy that is a network alone, with nothing of PyTorch, see `policy_file`.
+
+    Raises:
+        InputError: its networks are of another kind, or correct a rule.
+    """
+    file = policy_file(checkpoint, about)
+    if file.kind not in NETWORKS:
+        raise InputError(
+            f"a policy of model={file.kind} is no network alone, as ONNX takes it; leave "
+            "format=onnx out, or take policy_file(checkpoint)"
+        )
+    return ExportedPolicy(file)
+
+
+def policy_file(checkpoint: Checkpoint, about: Mapping[str, Any]) -> PolicyFile:
+    """Returns all that the choices of a policy depend on.
 
     Args:
-        checkpoint: of a training with ``model=replica_set`` or ``model=mlp``.
+        checkpoint: of a training with ``model=replica_set``, ``mlp`` or ``residual``.
         about: what the file's card is to say beside what the checkpoint knows.
 
     Raises:
@@ -38,6 +54,8 @@ def exported(checkpoint: Checkpoint, about: Mapping[str, Any]) -> ExportedPolicy
     n_columns = len(layout.columns)
     if type(policy) in _REPLICA_SETS:
         kind, arrays = "replica_set", _replica_set(policy, Columns(layout.columns))
+    elif type(policy) is ResidualPolicy:
+        kind, arrays = "residual", _replica_set(policy, Columns(layout.columns))
     elif type(policy) in _MLPS and type(policy.features_extractor) is NormalizedRows:
         kind, arrays = "mlp", _mlp(policy)
     else:
@@ -46,7 +64,7 @@ def exported(checkpoint: Checkpoint, about: Mapping[str, Any]) -> ExportedPolicy
     if arrays is None or not names or arrays["shift"].shape != (n_columns,):
         raise InputError(
             "export takes a policy whose networks are those of model=replica_set or model=mlp, got "
-            f"{kind}; train one, or route with PolicyRouter"
+            f"{kind}; train one, or route with router_of(checkpoint)"
         )
     card = {
         "algorithm": type(checkpoint.model).__name__,
@@ -54,9 +72,10 @@ def exported(checkpoint: Checkpoint, about: Mapping[str, Any]) -> ExportedPolicy
         "sizes": list(layout.model.actor_sizes),
         **about,
     }
-    settings = {"activation": names[0], "temperature": float(policy.temperature)}
-    told, replicas = layout.observation, layout.replicas
-    return ExportedPolicy(PolicyFile(kind, told, replicas, settings, arrays, card))
+    settings: dict[str, Any] = {"activation": names[0], "temperature": float(policy.temperature)}
+    if kind == "residual":
+        settings |= {"rule": policy.rule, "inverse_temperature": policy.inverse_temperature}
+    return PolicyFile(kind, layout.observation, layout.replicas, settings, arrays, card)
 
 
 def _replica_set(policy: nn.Module, columns: Columns) -> Arrays | None:

@@ -11,10 +11,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from llmroute_gym.config import ModelConfig, ObservationConfig
 from llmroute_gym.envs.drawn_env import FORBIDDEN, NOBODY
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers.exported import load_policy
 from llmroute_gym.routers.residual import ResidualRule
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sb3 import Checkpoint, PolicyRouter, RouterPPO, router_of
 from llmroute_gym.sb3.checkpoint import Layout
+from llmroute_gym.sb3.exporting import exported, policy_file
 from llmroute_gym.sb3.networks import POLICIES, network_options
 from llmroute_gym.sb3.row_normalizer import normalizers, seen_by
 from tests.envs.test_drawn_env import METRICS, RULE, best, made
@@ -128,6 +130,16 @@ def test_a_checkpoint_carries_the_rule(tmp_path: Path) -> None:
         for one in (first, loaded)
     ]
     assert served[0] == served[1]
+    file = policy_file(loaded, {"seed": 0})
+    file.write(tmp_path / "policy.npz")
+    exported_one = load_policy(tmp_path / "policy.npz")
+    assert isinstance(exported_one, ResidualRule)
+    assert exported_one.observation == METRICS
+    np.testing.assert_array_equal(exported_one.constants(), first.constants())
+    with pytest.raises(
+        InputError, match=r"model=residual is no network alone, .*; leave form"
+    ):
+        exported(loaded, {})
     again = RouterPPO.from_pretrained(
         tmp_path / "model.zip", VecMonitor(DummyVecEnv([lambda: made(5)])), device="cpu"
     )
