@@ -12,7 +12,7 @@ from llmroute_gym.routers.aibrix import (
 )
 from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.estimated_latency import EstimatedLatency
-from llmroute_gym.routers.frontier import Frontier
+from llmroute_gym.routers.frontier import Frontier, FrontierPrefix
 from llmroute_gym.routers.hybrid import LeastOutstandingHybrid
 from llmroute_gym.routers.latency_predictor import LatencyPredictor
 from llmroute_gym.routers.llmd import LlmdBaseline, LlmdDefault, LlmdToken
@@ -46,6 +46,7 @@ ROUTERS: dict[str, type[Router]] = {
         LeastKv,
         EstimatedLatency,
         Frontier,
+        FrontierPrefix,
         LeastOutstandingHybrid,
         LlmdBaseline,
         LlmdDefault,
@@ -90,6 +91,7 @@ __all__ = [
     "EnvoyWeighted",
     "EstimatedLatency",
     "Frontier",
+    "FrontierPrefix",
     "JoinShortestQueue",
     "LatencyPredictor",
     "LeastKv",

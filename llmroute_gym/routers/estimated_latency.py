@@ -25,22 +25,17 @@ _IN_FLIGHT, _KV, _OLDEST, _CONTEXT, _SLOWNESS, _WORK, _RECENT, _UNCACHED = 0, 1,
 """Numbers of features."""
 _FURTHER = _FIRST_WEIGHT + 3 * _FEATURES
 _SHARED = _FURTHER + 7
-"""Which constants the first after the weights, and of what is added among several gateways, are."""
+"""Which constants the first after the weights, and of what is known of other gateways, are."""
 _WEIGHTS, _POLLS, _USUAL, _REPLICAS = 1, 1 + _FEATURES, 4 + _FEATURES, 6 + _FEATURES
 """Where in memory, after the time of the last decision, the weights for the request at hand stand;
 which poll was the last, seconds from one to the next and when the first is; the tokens to prefill
-and the context of its usual request in flight; and the numbers of each replica."""
-_COUNT, _SECONDS, _COMPLETIONS, _SENT, _AT_POLL, _OTHERS = 0, 1, 2, 3, 4, 5
-_PER_REPLICA = 6
+and the context that each request of others is taken to have; and the numbers of each replica."""
+_COUNT, _SECONDS, _COMPLETIONS, _SENT, _AT_POLL, _ALL, _OTHERS = 0, 1, 2, 3, 4, 5, 6
+_PER_REPLICA = 7
 """Of each replica: in flight after the last decision; request-seconds, completions and tokens sent,
-all fading; in flight as the router had it at the first decision after a poll, and requests of
-other gateways, as far as they count. Behind them all are the scores of the last decision."""
-
-
-@block
-def _of(replica: int) -> int:
-    """Returns where in memory the numbers of a replica begin."""
-    return _REPLICAS + _PER_REPLICA * replica
+all fading; in flight as the router had it at the first decision after a poll, in flight of all
+gateways, as far as known, and of these of the others. Behind them all are the scores of the last
+decision."""
 
 
 @block
@@ -53,15 +48,13 @@ def _remember(rows: FloatArray, remembered_s: float, memory: FloatArray) -> floa
     faded = math.exp(-since / remembered_s)
     request_seconds = completions = 1.0
     for r in range(len(rows)):
-        own, count = _of(r), rows[r, Signal.IN_FLIGHT]
-        before = memory[own + _COUNT]
-        seconds = faded * memory[own + _SECONDS] + 0.5 * (before + count) * since
-        ended = faded * memory[own + _COMPLETIONS] + max(before - count, 0.0)
-        memory[own + _COUNT] = count
-        memory[own + _SECONDS] = seconds
-        memory[own + _COMPLETIONS] = ended
-        request_seconds += seconds
-        completions += ended
+        own, count = memory[_REPLICAS + _PER_REPLICA * r :], rows[r, Signal.IN_FLIGHT]
+        gone = max(own[_COUNT] - count, 0.0)
+        own[_SECONDS] = faded * own[_SECONDS] + 0.5 * (own[_COUNT] + count) * since
+        own[_COMPLETIONS] = faded * own[_COMPLETIONS] + gone
+        own[_COUNT] = count
+        request_seconds += own[_SECONDS]
+        completions += own[_COMPLETIONS]
     usual_s: float = request_seconds / completions
     return usual_s
 
@@ -71,32 +64,34 @@ def _fade_sent(rows: FloatArray, recent_s: float, memory: FloatArray) -> None:
     """Lets the tokens sent to each replica fade since the last decision."""
     faded = math.exp((memory[0] - rows[0, Signal.NOW_S]) / recent_s)
     for r in range(len(rows)):
-        memory[_of(r) + _SENT] *= faded
+        memory[_REPLICAS + _PER_REPLICA * r + _SENT] *= faded
 
 
 @block
-def _count_others(rows: FloatArray, share: float, memory: FloatArray) -> None:
-    """Counts a share of the requests that engines report beyond the router's own at the last poll.
+def _count_all(rows: FloatArray, share: float, like_own: float, memory: FloatArray) -> None:
+    """Counts requests in flight: its own, and a share of those that engines report beyond.
 
-    They are taken to be like its own in flight, whose mean it keeps.
+    An old report is corrected by what the router itself has sent and seen end since. Those beyond
+    are taken to have `like_own` times the tokens of its usual request in flight.
     """
     last, interval_s, first_s = memory[_POLLS], memory[_POLLS + 1], memory[_POLLS + 2]
     polled = last + 1.0
     if interval_s > 0.0:
         polled = math.floor((rows[0, Signal.NOW_S] - first_s) / interval_s)
     memory[_POLLS] = polled
-    requests = tokens = context = 0.0
+    requests, tokens, context = 0.0, 0.0, 0.0
     for r in range(len(rows)):
-        own, count = _of(r), rows[r, Signal.IN_FLIGHT]
+        own, count = memory[_REPLICAS + _PER_REPLICA * r :], rows[r, Signal.IN_FLIGHT]
         if polled != last:
-            memory[own + _AT_POLL] = count
+            own[_AT_POLL] = count
         reported = rows[r, Signal.WAITING] + rows[r, Signal.RUNNING]
-        memory[own + _OTHERS] = share * max(reported - memory[own + _AT_POLL], 0.0)
+        own[_OTHERS] = share * max(reported - own[_AT_POLL], 0.0)
+        own[_ALL] = count + own[_OTHERS]
         requests += count
         tokens += rows[r, Signal.UNCACHED_TOKENS]
         context += rows[r, Signal.CONTEXT_TOKENS]
-    memory[_USUAL] = tokens / max(requests, 1.0)
-    memory[_USUAL + 1] = context / max(requests, 1.0)
+    memory[_USUAL] = like_own * tokens / max(requests, 1.0)
+    memory[_USUAL + 1] = like_own * context / max(requests, 1.0)
 
 
 @block
@@ -113,45 +108,46 @@ def _weigh(
     `longer` and `larger` are by how much its prompt and its output exceed the usual, logarithms.
     """
     for j in range(_FEATURES):
-        first = _FIRST_WEIGHT + 3 * j
-        by_length = constants[first + 1] * longer + constants[first + 2] * larger
-        memory[_WEIGHTS + j] = constants[first] + by_length
-    cached, own, others, n = 0.0, 0.0, 0.0, 0
+        weight, by_prompt, by_output = constants[_FIRST_WEIGHT + 3 * j : _FIRST_WEIGHT + 3 * j + 3]
+        memory[_WEIGHTS + j] = weight + by_prompt * longer + by_output * larger
+    cached, load, others, n = 0.0, 0.0, 0.0, 0
     for r in range(len(mask)):
         if mask[r]:
+            at = _REPLICAS + _PER_REPLICA * r
             cached = max(cached, rows[r, Signal.CACHED_PREFIX])
-            own += rows[r, Signal.IN_FLIGHT]
-            others += memory[_of(r) + _OTHERS]
+            load += memory[at + _ALL]
+            others += memory[at + _OTHERS]
             n += 1
-    load = math.log(((own + others) / n + 1.0) / 10.0)
-    shared = others / (own + others + 1.0)
     memory[_WEIGHTS + _RECENT] += constants[_FURTHER] * (1.0 - cached)
-    memory[_WEIGHTS + _UNCACHED] += constants[_FURTHER + 1] * load
-    memory[_WEIGHTS + _IN_FLIGHT] += constants[_SHARED] * shared
-    memory[_WEIGHTS + _KV] += constants[_SHARED + 1] * shared
-    memory[_WEIGHTS + _OLDEST] += constants[_SHARED + 2] * shared
-    memory[_WEIGHTS + _CONTEXT] += constants[_SHARED + 3] * shared
-    memory[_WEIGHTS + _WORK] += constants[_SHARED + 4] * shared
-    memory[_WEIGHTS + _RECENT] += constants[_SHARED + 5] * shared
+    memory[_WEIGHTS + _UNCACHED] += constants[_FURTHER + 1] * math.log((load / n + 1.0) / 10.0)
+    shared = others / (load + 1.0)
+    memory[_WEIGHTS + _IN_FLIGHT] += constants[_SHARED + 1] * shared
+    memory[_WEIGHTS + _KV] += constants[_SHARED + 2] * shared
+    memory[_WEIGHTS + _OLDEST] += constants[_SHARED + 3] * shared
+    memory[_WEIGHTS + _CONTEXT] += constants[_SHARED + 4] * shared
+    memory[_WEIGHTS + _WORK] += constants[_SHARED + 5] * shared
+    memory[_WEIGHTS + _RECENT] += constants[_SHARED + 6] * shared
 
 
 @block
 def _pending(rows: FloatArray, r: int, memory: FloatArray) -> float:
     """Returns tokens to prefill before this prompt."""
-    return float(rows[r, Signal.UNCACHED_TOKENS] + memory[_of(r) + _OTHERS] * memory[_USUAL])
+    others = memory[_REPLICAS + _PER_REPLICA * r + _OTHERS]
+    return float(rows[r, Signal.UNCACHED_TOKENS] + others * memory[_USUAL])
 
 
 @block
 def _context(rows: FloatArray, r: int, memory: FloatArray) -> float:
-    """Returns tokens of context that decode."""
-    return float(rows[r, Signal.CONTEXT_TOKENS] + memory[_of(r) + _OTHERS] * memory[_USUAL + 1])
+    """Returns tokens of context of what decodes."""
+    others = memory[_REPLICAS + _PER_REPLICA * r + _OTHERS]
+    return float(rows[r, Signal.CONTEXT_TOKENS] + others * memory[_USUAL + 1])
 
 
 @block
 def _ahead(
     rows: FloatArray, r: int, attention: float, progress: float, memory: FloatArray
 ) -> float:
-    """Returns what is pending with what it attends to, less what the oldest has had since."""
+    """Returns what is pending with what it attends to, less what the oldest has had of it since."""
     ahead = _pending(rows, r, memory) + attention * rows[r, Signal.UNCACHED_PAIRS]
     return float(max(ahead - progress * rows[r, Signal.OLDEST_WAITING_S], 0.0))
 
@@ -179,9 +175,9 @@ def _feature(
     (tokens), rounds since it was chosen, batch time (s), tokens sent lately, uncached share.
     """
     speed = rows[r, Signal.SPEED]
-    own = _of(r)
+    own = memory[_REPLICAS + _PER_REPLICA * r :]
     if number == 0:
-        value: float = (rows[r, Signal.IN_FLIGHT] + memory[own + _OTHERS] + 1.0) / speed
+        value: float = (own[_ALL] + 1.0) / speed
     elif number == 1:
         value = 0.05 + rows[r, Signal.KV_USAGE]
     elif number == 2:
@@ -195,7 +191,7 @@ def _feature(
     elif number == 6:
         value = 1.0 + rows[r, Signal.WAITING]
     elif number == _SLOWNESS:
-        value = (memory[own + _SECONDS] + usual_s) / (memory[own + _COMPLETIONS] + 1.0)
+        value = (own[_SECONDS] + usual_s) / (own[_COMPLETIONS] + 1.0)
     elif number == _WORK:
         attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
         work = _ahead(rows, r, attention, progress, memory) + uncached_tokens(rows, r)
@@ -205,7 +201,7 @@ def _feature(
     elif number == 10:
         value = 0.01 + rows[r, Signal.BATCH_TIME_S]
     elif number == _RECENT:
-        value = 2000.0 + memory[own + _SENT] / speed
+        value = 2000.0 + own[_SENT] / speed
     else:
         value = 1.05 - rows[r, Signal.CACHED_PREFIX]
     return value
@@ -220,14 +216,15 @@ def estimated_scores(
     if output > 0.0:
         larger = math.log(output / constants[0])
     longer = math.log((rows[0, Signal.PROMPT_TOKENS] + 50.0) / 1000.0)
+    of_all, recent_s = constants[_FURTHER + 2], constants[_FURTHER + 6]
     attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
-    _count_others(rows, constants[_FURTHER + 2], memory)
+    _count_all(rows, of_all, constants[_SHARED], memory)
     _weigh(rows, mask, longer, larger, constants, memory)
     by_time = _FIRST_WEIGHT + 3 * _SLOWNESS
     usual_s = 0.0
     if constants[by_time] or constants[by_time + 1] or constants[by_time + 2]:
         usual_s = _remember(rows, constants[11], memory)
-    _fade_sent(rows, constants[_FURTHER + 6], memory)
+    _fade_sent(rows, recent_s, memory)
     memory[0] = rows[0, Signal.NOW_S]
     output = constants[0] * math.exp(constants[1] * larger)
     power = constants[9] + constants[12] * longer + constants[13] * larger
@@ -235,33 +232,33 @@ def estimated_scores(
     for r in range(len(mask)):
         if not mask[r]:
             continue
-        count = rows[r, Signal.IN_FLIGHT] + memory[_of(r) + _OTHERS]
+        count, usage = memory[_REPLICAS + _PER_REPLICA * r + _ALL], rows[r, Signal.KV_USAGE]
         pace = 1.0 + constants[2] * count + constants[3] * _context(rows, r, memory) / 1000.0
         own = rows[r, Signal.PROMPT_TOKENS] * (1.0 - constants[4] * rows[r, Signal.CACHED_PREFIX])
         if attention > 0.0:
             own += attention * _attended(rows, r)
         ahead = _ahead(rows, r, attention, progress, memory)
         prefill = constants[5] * (ahead + constants[6] * own) / 1000.0
-        over = rows[r, Signal.KV_USAGE] - constants[7]
+        over = usage - constants[7]
         price = 1.0 + (constants[8] * over if over > 0.0 else 0.0)
         speed = rows[r, Signal.SPEED] ** power
         waited = constants[10] * rows[r, Signal.OLDEST_WAITING_S]
         # What is cached may weigh more than the whole prompt, so that less than nothing is left.
         estimate = max((output * pace * price / 100.0 + prefill) / speed + waited, 0.0)
-        score = math.log(estimate + 1e-3)
+        scores[r] = math.log(estimate + 1e-3)
         for j in range(_FEATURES):
             weight = memory[_WEIGHTS + j]
             if weight != 0.0:
-                score += weight * math.log(_feature(rows, r, j, usual_s, constants, memory))
-        scores[r] = score
+                scores[r] += weight * math.log(_feature(rows, r, j, usual_s, constants, memory))
     return scores
 
 
 @block
 def count_choice(rows: FloatArray, replica: int, memory: FloatArray) -> None:
     """Counts the request at hand, which goes to a replica; once for every decision."""
-    memory[_of(replica) + _COUNT] += 1.0
-    memory[_of(replica) + _SENT] += uncached_tokens(rows, replica) + 200.0
+    chosen = memory[_REPLICAS + _PER_REPLICA * replica :]
+    chosen[_COUNT] += 1.0
+    chosen[_SENT] += uncached_tokens(rows, replica) + 200.0
 
 
 @decision
@@ -293,8 +290,9 @@ class EstimatedLatency(SeeingRule):
     request that is new everywhere brings its followers. `attention` prices tokens by what they
     attend to, and `progress` takes off what the oldest has been served since it came (thousands of
     tokens per second). `of_all` tells of other gateways: the share that counts of those requests
-    which engines report beyond the router's own at the last poll, taken to be like its own; what
-    ends in `_if_shared` is added to a weight times their share of all in flight.
+    which engines report beyond the router's own at the last poll. They are taken to have `like_own`
+    times the tokens of its own, and what ends in `_if_shared` is added to a weight times their
+    share of all in flight.
 
     The defaults make it `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 
@@ -368,6 +366,7 @@ class EstimatedLatency(SeeingRule):
     progress: float = constant(0.0, 0.0, 30.0)
     work_floor: float = constant(500.0, 10.0, 5000.0, logarithmic=True)
     recent_s: float = constant(30.0, 3.0, 300.0, logarithmic=True)
+    like_own: float = constant(0.0, 0.0, 2.0)
     in_flight_if_shared: float = constant(0.0, -4.0, 4.0)
     kv_if_shared: float = constant(0.0, -4.0, 4.0)
     oldest_if_shared: float = constant(0.0, -4.0, 4.0)

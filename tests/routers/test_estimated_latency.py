@@ -42,6 +42,7 @@ def test_constants_are_numbered_as_the_decision_reads_them() -> None:
         "progress",
         "work_floor",
         "recent_s",
+        "like_own",
         "in_flight_if_shared",
         "kv_if_shared",
         "oldest_if_shared",
@@ -77,7 +78,7 @@ def test_little_s_law_by_hand() -> None:
         rows[:, Signal.NOW_S], rows[:, Signal.IN_FLIGHT] = now_s, in_flight
         chosen = rule.route(rows, np.ones(2, dtype=np.bool_))
         rows[chosen, Signal.IN_FLIGHT] += 1
-    first, second = np.reshape(rule.memory[19:-2], (2, 6))[:, :3]
+    first, second = np.reshape(rule.memory[19:-2], (2, 7))[:, :3]
     # The first had one request from 5 to 15 s, and until some time before 25 s.
     assert first[1:] == pytest.approx([10 * np.exp(-1) + 5, 1])
     # The second got the request of 15 s, which is there still, and had none before.
@@ -144,9 +145,9 @@ def test_requests_of_other_gateways_count_as_engines_report_them() -> None:
 def test_requests_of_others_are_taken_to_be_like_its_own() -> None:
     # 2 requests with 3,000 tokens to prefill, and 4 of others that may have 6,000 on the second.
     table = rows(2, running=[2, 4], in_flight=[2, 0], uncached_tokens=[3000, 0])
-    few = EstimatedLatency(pending=1.0, pace_per_request=0.001)
+    few = EstimatedLatency(pending=1.0, pace_per_request=0.001, of_all=1.0)
     assert ask(fresh(few, 2), table) == 1
-    assert ask(fresh(replace(few, of_all=1.0), 2), table) == 0
+    assert ask(fresh(replace(few, like_own=1.0), 2), table) == 0
 
 
 def test_weights_may_depend_on_how_many_requests_are_of_others() -> None:

@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from llmroute_gym.config import ClusterConfig, WorkloadConfig
+from llmroute_gym.config import ClusterConfig, ObservationConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers import Router, make
@@ -17,7 +17,7 @@ from llmroute_gym.routers.shipped import shipped_options
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim.build import build_cluster, build_source
 
-SHIPPED = ("frontier",)
+SHIPPED = ("frontier", "frontier_prefix")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -74,3 +74,15 @@ def test_where_replicas_differ_it_wins_a_fifth_of_the_tail_and_elsewhere_loses_n
     equal = ClusterConfig(replicas=4)
     own, other = (latencies(rule, equal, 3.5) for rule in ("frontier", "lor"))
     assert np.percentile(own, 99) < 1.02 * np.percentile(other, 99)
+
+
+def test_several_gateways_wait_less_than_those_that_poll_twenty_times_as_often() -> None:
+    cluster, source = build_cluster(ClusterConfig(replicas=8)), build_source(WorkloadConfig(), 8.4)
+    workloads = [source.sample(1000, np.random.default_rng([5, run])) for run in range(6)]
+    tails = {}
+    for name in ("frontier_prefix", "llmd_baseline", "lor"):
+        told = make(name).observation or ObservationConfig(information="router")
+        told = replace(told, gateways=2)
+        found = [simulate(one, cluster, name, seed=0, observation=told).ttft_s for one in workloads]
+        tails[name] = np.percentile(np.concatenate(found), 99)
+    assert tails["frontier_prefix"] < 0.93 * tails["llmd_baseline"] < 0.93 * tails["lor"]

@@ -136,9 +136,7 @@ def test_a_checkpoint_carries_the_rule(tmp_path: Path) -> None:
     assert isinstance(exported_one, ResidualRule)
     assert exported_one.observation == METRICS
     np.testing.assert_array_equal(exported_one.constants(), first.constants())
-    with pytest.raises(
-        InputError, match=r"model=residual is no network alone, .*; leave form"
-    ):
+    with pytest.raises(InputError, match=r"model=residual is no network alone, .*; leave form"):
         exported(loaded, {})
     again = RouterPPO.from_pretrained(
         tmp_path / "model.zip", VecMonitor(DummyVecEnv([lambda: made(5)])), device="cpu"
