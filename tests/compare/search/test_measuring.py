@@ -107,7 +107,7 @@ def test_the_frontier_of_prefixes_is_searched_without_the_trace_of_the_suite(
 ) -> None:
     monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
     found = pools_of(composed("search", "+search=frontier_prefix").validate())
-    assert len({pool.scenario.name for pool in found}) == len(found) >= 16
+    assert len({pool.scenario.name for pool in found}) == len(found) >= 15
     assert {pool.scenario.workload.source for pool in found} >= {"shared_prefix", "multi_turn"}
     assert not any(pool.scenario.trace or pool.scenario.workload.path for pool in found)
     assert {pool.scenario.view.get("gateways", 1) for pool in found} >= {1, 2, 4}
