@@ -1,7 +1,7 @@
 """The index of the blocks that were sent to each replica."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmroute_gym.sim.sent_blocks import SentBlocks
@@ -16,6 +16,7 @@ def chained(tokens: list[int]) -> list[int]:
     return [hash((len(tokens[: i + 1]), *tokens[: i + 1])) for i in range(len(tokens))]
 
 
+@settings(deadline=None)
 @given(PROMPTS, st.integers(1, 8))
 def test_it_knows_what_one_list_per_replica_would_know(
     prompts: list[tuple[int, list[int]]], most: int
