@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import yaml
 from explain_decisions import changed, without_terms
+from explain_formula import n_terms, stated
 from explain_losses import Losses, losses, mean_ratio
 from explain_page import FORMULA, Explained, page
 from explain_pictures import draw_duels, draw_responses, draw_terms
@@ -42,6 +43,7 @@ def searched(share: float, quick: bool) -> dict[str, Any]:
     return {
         "frontier": shipped_options(FRONTIER),
         "per_constant": searches.per_constant,
+        "scenarios": len(searches.pools),
         "sizes": [one._asdict() for one in found_sizes(searches)],
         "exports": exported(searches),
     }
@@ -76,22 +78,22 @@ def served_by(case: Case, found: dict[str, Any]) -> dict[str, Router]:
     return rules
 
 
-def explained(found: dict[str, Any], folder: Path, traces: str, quick: bool) -> str:
+def explained(found: dict[str, Any], folder: Path, traces: str, runs: int, quick: bool) -> str:
     """Measures, draws the pictures into a folder, and returns the page."""
     rule = cast(EstimatedLatency, make(FRONTIER))
     formula = cast(EstimatedLatency, make(found["sizes"][-1]["rule"]))
     recorded = recordings(rule, traces, (70,) if quick else (50, 70, 85))
     mixed = recorded.internlm["mixed"]
-    runs = QUICK_RUNS if quick else None
     results = [
         losses(case, served_by(case, found), traces, runs)
         for case in tqdm(cases(quick), desc="cases", disable=None)
     ]
     decided = shares(rule, recorded.every)
-    sizes = [
-        (one["constants"], one["terms"], means(results, SIZE + str(number)))
-        for number, one in enumerate(found["sizes"])
-    ]
+    sizes = []
+    for number, one in enumerate(found["sizes"]):
+        simple = cast(EstimatedLatency, make(one["rule"]))
+        ratios = means(results, SIZE + str(number))
+        sizes.append((len(stated(simple)), n_terms(simple), ratios))
     rules = {FRONTIER: rule, FORMULA: formula, "speed_lor": EstimatedLatency()}
     draw_responses(panels(rule, recorded.internlm), folder / "explained_responses.png")
     points = [(constants, ratio) for constants, _, ratio in sizes]
@@ -110,6 +112,8 @@ def explained(found: dict[str, Any], folder: Path, traces: str, quick: bool) -> 
             losses=results,
             exports=found["exports"],
             per_constant=found["per_constant"],
+            scenarios=found["scenarios"],
+            runs=runs,
         )
     )
 
@@ -125,10 +129,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/explained.md")
     parser.add_argument("--search", action="store_true", help="search formula and constants anew")
     parser.add_argument("--share", type=float, default=1.0, help="of the searches' budget")
+    parser.add_argument("--runs", type=int, default=40, help="at most, of a case")
     parser.add_argument("--quick", action="store_true", help="only see that it works")
     given = parser.parse_args()
     if not 0 < given.share <= 1:
         parser.error(f"--share must be a number above 0 and at most 1, got {given.share:g}")
+    if given.runs < 2:
+        parser.error(f"--runs must be at least 2, so that there are intervals, got {given.runs}")
     if given.search or given.quick:
         found = searched(QUICK_SHARE if given.quick else given.share, given.quick)
     else:
@@ -138,7 +145,8 @@ def main() -> None:
     keep = given.write and not given.quick
     with tempfile.TemporaryDirectory() as temporary:
         folder = DOCS if keep else Path(temporary)
-        text = explained(found, folder, str(DATA / "traces"), given.quick)
+        runs = QUICK_RUNS if given.quick else given.runs
+        text = explained(found, folder, str(DATA / "traces"), runs, given.quick)
     print(text)
     if keep:
         (DOCS / "explained.md").write_text(text, encoding="utf-8")

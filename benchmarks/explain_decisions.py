@@ -27,6 +27,16 @@ NEIGHBOURS = 100
 """Recorded rows that a typical one is the median of."""
 
 
+PENDING = (
+    Signal.WAITING,
+    Signal.PENDING_PROMPT_TOKENS,
+    Signal.OLDEST_WAITING_S,
+    Signal.UNCACHED_TOKENS,
+    Signal.UNCACHED_PAIRS,
+)
+"""What tells of requests without first token."""
+
+
 class Decision(NamedTuple):
     """What a rule knew when it decided."""
 
@@ -198,11 +208,15 @@ def _one_by_one(rule: EstimatedLatency, rows: FloatArray, vary: Signal) -> Float
 
 
 def typical_row(decisions: Sequence[Decision], speed: float, in_flight: float) -> FloatArray:
-    """Returns the median of the recorded rows of a speed that are nearest in requests in flight."""
+    """Returns the median of the recorded rows of a speed that are nearest in requests in flight.
+
+    No prefill is pending there, which comes and goes: medians would jump with it.
+    """
     rows = np.concatenate([one.rows[one.rows[:, Signal.SPEED] == speed] for one in decisions])
     apart = np.abs(rows[:, Signal.IN_FLIGHT] - in_flight)
     row: FloatArray = np.median(rows[np.argsort(apart, kind="stable")[:NEIGHBOURS]], axis=0)
     row[Signal.IN_FLIGHT] = in_flight
+    row[list(PENDING)] = 0.0
     return row
 
 

@@ -1,5 +1,6 @@
 """A rule of the estimated latency as a formula: its terms, and how they are written down."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,37 +29,37 @@ SYMBOLS = {
     "s": "speed of the replica",
     "k": "share of its KV blocks in use (polled)",
     "U": "uncached prompt tokens of its requests without first token",
-    "P": "uncached prompt tokens of this request, (1 - h) times the prompt",
+    "P": "prompt tokens of this request, times 1 - {cached:.3g} h",
     "h": "share of the prompt that the replica has cached",
     "w": "seconds since its oldest request without first token arrived",
     "f": "its average time to first token, lately (s)",
     "C": "prompt tokens of its requests past their first token",
     "q": "its waiting requests (polled)",
-    "d": "how long requests took there lately (s), by Little's law",
+    "d": "how long requests took there in the last {remembered_s:.3g} s, by Little's law (s)",
     "r": "rounds since it was chosen",
     "b": "its average batch time (s, polled)",
-    "v": "tokens sent to it lately",
+    "v": "tokens sent to it in the last {recent_s:.3g} s",
     "p": "ln((prompt tokens + 50)/1000)",
     "l": "ln(predicted output tokens/100), 0 without a prediction",
 }
+UNPRINTED = ("recent_if_cold", "uncached_by_load", "of_all", "attention", "progress")
+"""Constants that no formula here states."""
 LEFT_OUT = {
-    "recent_if_cold": 0.0,
-    "uncached_by_load": 0.0,
-    "of_all": 0.0,
-    "attention": 0.0,
-    "progress": 0.0,
+    **dict.fromkeys(UNPRINTED, 0.0),
+    **dict.fromkeys(("predicted_power", "speed_by_output"), 0.0),
+    **{f"{name}_by_output": 0.0 for name in FEATURES},
 }
-"""For caches and for several gateways, which the scenarios of the search do not have: a formula
-goes without."""
+"""What a formula goes without: what is for caches and for several gateways, which the scenarios of
+the search do not have, and predicted lengths, which few gateways have."""
 NEEDED_BY = {
-    "kv_threshold": ("kv_price",),
-    "cached": ("prefill",),
-    "own_prefill": ("prefill",),
-    "remembered_s": ("slowness", "slowness_by_prompt", "slowness_by_output"),
-    "recent_s": ("recent", "recent_by_prompt", "recent_by_output"),
-    "work_floor": ("work", "work_by_prompt", "work_by_output"),
+    "kv_threshold": [("kv_price",)],
+    "cached": [("prefill",), ("own_prefill",)],
+    "own_prefill": [("prefill",)],
+    "remembered_s": [("slowness", "slowness_by_prompt", "slowness_by_output")],
+    "recent_s": [("recent", "recent_by_prompt", "recent_by_output")],
+    "work_floor": [("work", "work_by_prompt", "work_by_output")],
 }
-"""Constants that count only where one of others is not 0."""
+"""Constants that count only where of each group of others one is not 0."""
 
 
 def plain_values(name: str) -> list[float]:
@@ -80,9 +81,7 @@ def stated(rule: EstimatedLatency) -> list[str]:
     """Returns the constants that a formula states: neither plain nor without effect."""
     names = []
     for name in tuned_ranges(rule):
-        needed = NEEDED_BY.get(name, ())
-        idle = bool(needed) and not any(getattr(rule, one) for one in needed)
-        if not idle and getattr(rule, name) not in plain_values(name):
+        if _counts(rule, name) and getattr(rule, name) not in plain_values(name):
             names.append(name)
     return names
 
@@ -98,7 +97,7 @@ def options(rule: EstimatedLatency) -> dict[str, Any]:
     different = {
         name: getattr(rule, name)
         for name in tuned_ranges(rule)
-        if getattr(rule, name) != getattr(family, name)
+        if _counts(rule, name) and getattr(rule, name) != getattr(family, name)
     }
     return {"name": family.name, **different}
 
@@ -109,8 +108,8 @@ def terms(rule: EstimatedLatency) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: it has a constant that no formula here states.
     """
-    if any(getattr(rule, name) for name in LEFT_OUT):
-        raise ValueError(f"{rule.name} has a constant that no formula states: {LEFT_OUT}")
+    if any(getattr(rule, name) for name in UNPRINTED):
+        raise ValueError(f"{rule.name} has a constant that no formula states: {UNPRINTED}")
     seconds = ["1"]
     if rule.pace_per_request not in (0.0, _lowest("pace_per_request")):
         seconds.append(_times(rule.pace_per_request, "n"))
@@ -144,10 +143,11 @@ def written(rule: EstimatedLatency) -> str:
     price = [f"(1 + {one})" for one in seconds if "k -" in one]
     prefill = [one for one in seconds if one.endswith(("U/1000", "P/1000"))]
     waited = [one for one in seconds if one.endswith("w")]
-    factors = [f"({' + '.join(pace)})" if len(pace) > 1 or not price else "", *price]
+    factors = [f"({' + '.join(pace)})"] if len(pace) > 1 else []
+    factors += price
     if rule.predicted_power:
         factors.append("e^l" if rule.predicted_power == 1 else f"e^({rule.predicted_power:.3g} l)")
-    sums = [" ".join(filter(None, factors)), *prefill]
+    sums = [" ".join(factors) or "1", *prefill]
     inside = " + ".join(sums)
     power = _power(rule)
     if power != "0":
@@ -160,20 +160,26 @@ def written(rule: EstimatedLatency) -> str:
     return "\n".join(lines)
 
 
-def used_symbols(text: str) -> Mapping[str, str]:
-    """Returns the symbols of a formula and what they mean, in order."""
-    letters = text.replace("score", " ").replace("ln", " ").replace("max", " ")
-    letters = letters.replace("e^", " ").replace("exp", " ")
-    used = {name: meaning for name, meaning in SYMBOLS.items() if name in letters}
-    if "P" in used:
-        used["h"] = SYMBOLS["h"]
-    return {name: meaning for name, meaning in SYMBOLS.items() if name in used}
+def used_symbols(rule: EstimatedLatency) -> Mapping[str, str]:
+    """Returns the symbols of a rule's formula and what they mean, in order."""
+    letters = set(re.findall(r"\b[a-zA-Z]\b", written(rule)))
+    if "P" in letters:
+        letters.add("h")
+    constants = {name: getattr(rule, name) for name in tuned_ranges(rule)}
+    return {
+        name: meaning.format(**constants) for name, meaning in SYMBOLS.items() if name in letters
+    }
 
 
 def n_terms(rule: EstimatedLatency) -> int:
     """Returns how many terms the formula has, the speed's power not among them."""
     seconds, logarithms = terms(rule)
     return len(seconds) + len(logarithms)
+
+
+def _counts(rule: EstimatedLatency, name: str) -> bool:
+    groups = NEEDED_BY.get(name, [])
+    return all(any(getattr(rule, one) for one in group) for group in groups)
 
 
 def _power(rule: EstimatedLatency) -> str:

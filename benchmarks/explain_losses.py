@@ -35,21 +35,21 @@ class Losses(NamedTuple):
     """The best of the simple rules."""
 
 
-def losses(case: Case, rules: Mapping[str, Router], traces: str, runs: int | None = None) -> Losses:
+def losses(case: Case, rules: Mapping[str, Router], traces: str, runs: int) -> Losses:
     """Serves a case by `frontier`, by simple rules and by others.
 
     Args:
         case: the scenario.
         rules: the others, by their titles.
         traces: folder with the public traces.
-        runs: workloads, if not as many as the case has.
+        runs: workloads at the most, of those that the case has.
     """
     (pool,) = pools_of(settings_of(case, traces))
     everyone: dict[str, Router] = {name: make(name) for name in (FRONTIER, *SIMPLE)}
     everyone |= dict(rules)
     if case.predicted:
         everyone = {title: _told(rule) for title, rule in everyone.items()}
-    n_runs = min(runs or case.runs, case.runs)
+    n_runs = min(runs, case.runs)
     e2e: dict[str, list[FloatArray]] = {title: [] for title in everyone}
     ttft: dict[str, list[FloatArray]] = {title: [] for title in everyone}
     for run in range(n_runs):

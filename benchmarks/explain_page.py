@@ -1,10 +1,10 @@
 """The page docs/explained.md, written from what was found."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
-from explain_formula import n_terms, stated, used_symbols, written
+from explain_formula import n_terms, options, stated, used_symbols, written
 from explain_losses import Losses, kept, mean_ratio
 from explain_pictures import PROMPTS
 from frontier_cases import SEED
@@ -12,6 +12,7 @@ from measuring import origin, table
 
 from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.routers import make
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
 
 COMMAND = "python benchmarks/explain.py"
 FORMULA, SIMPLE = "formula", "simple"
@@ -35,6 +36,10 @@ class Explained(NamedTuple):
     """Rules of other systems, as texts."""
     per_constant: int
     """Candidates of the searches, for each constant."""
+    scenarios: int
+    """That these measured on."""
+    runs: int
+    """Most workloads of a case."""
 
 
 def page(found: Explained) -> str:
@@ -43,7 +48,8 @@ def page(found: Explained) -> str:
         "# What `frontier` prefers",
         "",
         f"Written by {origin(COMMAND)} Requests are of seed {SEED}, which no search has used; the "
-        "formula and the constants below were searched by the same command with `--search`.",
+        "formula and the constants below were searched by the same command with `--search`, on "
+        f"{found.scenarios} of the scenarios of `conf/search/frontier.yaml`.",
         "",
         *_responses(),
         *_terms(found),
@@ -112,7 +118,8 @@ def _duels(found: Explained) -> list[str]:
         "",
         "Up to how many requests in flight more the fast one is chosen, by the prompt's tokens; "
         "all other signals of both as they were recorded on mixed fleets with so many in flight "
-        "(the most recorded stands after *over*). `formula` is the one of the next section.",
+        "and no prefill pending (the most recorded stands after *over*). `formula` is the one of "
+        "the next section.",
         "",
         table(["pair", "rule", *(f"{prompt} tokens" for prompt in PROMPTS)], rows),
         "",
@@ -124,9 +131,8 @@ def _duels(found: Explained) -> list[str]:
 
 
 def _formula(found: Explained) -> list[str]:
-    rule = make(found.formula)
-    text = written(rule)  # type: ignore[arg-type]
-    n_constants, terms = len(stated(rule)), n_terms(rule)  # type: ignore[arg-type]
+    rule = cast(EstimatedLatency, make(found.formula))
+    text, n_constants, terms = written(rule), len(stated(rule)), n_terms(rule)
     fleets = list(found.sizes[0][2])
     rows = [
         [constants, n, *(f"{means[fleet]:.3f}" for fleet in fleets)]
@@ -143,18 +149,18 @@ def _formula(found: Explained) -> list[str]:
         text,
         "```",
         "",
-        *(f"- `{name}`: {meaning}" for name, meaning in used_symbols(text).items()),
+        *(f"- `{name}`: {meaning}" for name, meaning in used_symbols(rule).items()),
         "",
         "Constants were left out one after another, those first that are missed least; what was "
-        "left was searched again, finally with as many candidates per constant as `frontier` had "
-        f"({found.per_constant}), and rounded to two digits. It decides as `frontier` does in "
-        f"{agree}. P99 over that of `frontier`, geometric means: "
+        f"left was searched again, finally with {found.per_constant} candidates per constant, and "
+        f"rounded to two digits. It decides as `frontier` does in {agree}. P99 over that of "
+        "`frontier`, geometric means: "
         + ", ".join(f"{means[fleet]} on {fleet} fleets" for fleet in fleets)
         + f", so that {kept(found.losses, FORMULA, 'mixed'):.0%} of what `frontier` gains over the "
         "best simple rule on mixed fleets is kept. As a router:",
         "",
         "```yaml",
-        yaml.safe_dump(found.formula, sort_keys=False).strip(),
+        yaml.safe_dump(options(rule), sort_keys=False).strip(),
         "```",
         "",
         "P99 over that of `frontier` by size; the last line is the formula above, the others had a "
@@ -174,9 +180,10 @@ def _exports(found: Explained) -> list[str]:
         "## As constants of other systems' rules",
         "",
         "The constants with which rules of SMG, llm-d and Envoy come nearest, by the same search "
-        f"on the same scenarios ({found.per_constant} candidates per constant). None of them holds "
-        "the formula: SMG's rule reads the speed and the polled queue, but nothing of the prompt's "
-        "length against what a replica has to do; llm-d's scores read no speed, and each is "
+        f"on the same scenarios ({found.per_constant} candidates per constant) without a limit of "
+        "TTFT, which would cost them most. None of them holds the formula: SMG's rule reads the "
+        "speed and the polled queue, but does not weigh the prompt's length against what a "
+        "replica has to do; llm-d's scores read no speed, and each is "
         "relative to the other replicas; Envoy's reads the speed and the requests in flight. The "
         "weight of llm-d's cached prefix stays, since nothing is cached here. The last column is "
         "how much of the gain over the best simple rule is kept on mixed fleets; below 0 the "
@@ -210,7 +217,8 @@ def _losses(found: Explained) -> list[str]:
         "",
         "P99 end-to-end latency of `frontier` in seconds; that of others over it, above 1 is a "
         "loss (the formula's with 95% intervals, paired bootstrap over runs); and P99 TTFT over "
-        "that of `lor`. Cases are those of `benchmarks/frontier_cases.py`.",
+        "that of `lor`. Cases are those of `benchmarks/frontier_cases.py`, of which at most "
+        f"{found.runs} runs are served here.",
         "",
         table(columns, rows),
         "",

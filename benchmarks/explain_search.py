@@ -36,14 +36,18 @@ CONF = ROOT / "conf" / "search" / "frontier.yaml"
 FRONTIER = "frontier"
 MOST = 10
 """Constants of a formula that can be read, and terms."""
-SIZES = (14, 10, 8, 6, 5, 4, 3, 2)
-"""Numbers of constants at which what is left is searched again, on the way down."""
+SHOWN, LEAST = 14, 3
+"""Most and fewest constants of the formulas that are kept on the way down."""
+FIRST_STEP = 10**6
+"""Sets the workloads of a step apart from those of the generations of searches."""
 ALLOWED = 0.01
 """What fewer constants may cost of the weighted tail, as a logarithm."""
-PRICE = 0.001
+PRICE = 0.0005
 """What a term or a constant has to gain of the weighted tail, as a logarithm, to be kept."""
-AGAIN = 40
-"""Candidates per constant on the way down."""
+AGAIN = 25
+"""Candidates per constant at each step on the way down."""
+ALL_SCENARIOS = 0.5
+"""Share of the budget from which on all scenarios are measured on."""
 QUICK_REQUESTS = 200
 SEED = 23
 """Of all searches here; no other search has it."""
@@ -59,10 +63,8 @@ scenarios, in which nothing is cached, say nothing. `smg_veto` stands before the
 
 
 class Size(NamedTuple):
-    """The best formula found with so many constants."""
+    """The best formula found of some number of constants."""
 
-    constants: int
-    terms: int
     objective: float
     """Of its weighted tail over that of `frontier`, the logarithm."""
     ttft: float
@@ -75,7 +77,7 @@ class Searches:
     """Measures and searches on the scenarios of `frontier`.
 
     Args:
-        share: of the budget.
+        share: of the budget; of a small one every other scenario is left out.
         quick: whether it is only to be seen that it works.
     """
 
@@ -90,11 +92,18 @@ class Searches:
         self.per_constant = max(4, round(self.share * per_constant))
         given |= {"router": FRONTIER, "population": None, "workers": 1, "seed": SEED}
         given["final_runs"] = max(2, round(self.share * given["final_runs"]))
+        if self.share < ALL_SCENARIOS:
+            given["scenarios"] = given["scenarios"][::2]
         if self.quick:
             given |= {"scenarios": given["scenarios"][::8], "requests": QUICK_REQUESTS}
         self.settings = SearchingConfig(**given)
         self.pools = pools_of(SearchConfig(search=self.settings))
         self.limiting = make(self.settings.ttft_p99_of)
+        self.workers = Workers(self.pools, self.settings)
+
+    def unlimited(self) -> None:
+        """Lets the time to first token be what it is from now on."""
+        self.settings = replace(self.settings, ttft_p99_at_most=None)
         self.workers = Workers(self.pools, self.settings)
 
     def scores(self, rules: Sequence[Router], batch: Batch) -> list[Any]:
@@ -103,13 +112,23 @@ class Searches:
         start, limits, *found = measured
         return [score(self.workers.measuring, one, start, limits) for one in found]
 
-    def best(self, rules: Sequence[Router]) -> int:
-        """Returns which rule does best on requests that none was bred on."""
-        told = [one.told for one in self.scores(rules, Batch(Stage.CHOICE))]
-        return int(np.argmin(told))
+    def tuned(
+        self,
+        rule: Rule,
+        names: Sequence[str],
+        budget: int,
+        sigma: float,
+        meeting: Batch = Batch(Stage.CHOICE),  # noqa: B008  (it is frozen)
+    ) -> Rule:
+        """Returns a rule with the best constants of a search; the limit of TTFT has its price.
 
-    def tuned(self, rule: Rule, names: Sequence[str], budget: int, sigma: float) -> Rule:
-        """Returns a rule with the best constants of a search; the limit of TTFT has its price."""
+        Args:
+            rule: as the search starts.
+            names: of the constants.
+            budget: candidates.
+            sigma: how far the first generation spreads.
+            meeting: what the best candidates meet on, which none was bred on.
+        """
         space = Space.of(rule.name, rule, names)
         population = usual_population(len(space.ranges))
         settings = replace(
@@ -118,23 +137,26 @@ class Searches:
         workers = Workers(self.pools, settings)
         with tempfile.TemporaryDirectory() as folder:
             history = History(Path(folder) / "history.csv", space)
-            course = Course(space, settings, self.limiting, workers, history)
+            limiting = None if settings.ttft_p99_at_most is None else self.limiting
+            course = Course(space, settings, limiting, workers, history)
             with tqdm(
                 total=settings.budget, desc=f"{rule.name}, {len(names)}", disable=None, leave=False
             ) as bar:
                 course.run(bar)
         known = [space.start, *finalists(history.candidates, settings)]
         rules = [space.with_constants(one) for one in known]
-        return rules[self.best(rules)]
+        told = [one.told for one in self.scores(rules, meeting)]
+        return rules[int(np.argmin(told))]
 
 
 def simpler(searches: Searches, rule: EstimatedLatency, step: int) -> EstimatedLatency:
-    """Returns the rule with those constants plain that are missed least, an eighth of them at once.
+    """Returns the rule with those constants plain that are missed least, many of them at once.
 
     A term and a constant cost `PRICE` each, so that of two plain values that which leaves no term
     is taken unless the other is better by more.
     """
-    n, at_once = len(stated(rule)), max(1, len(stated(rule)) // 8)
+    n = len(stated(rule))
+    at_once = max(1, n // (3 if n > SHOWN else 6))
     tries = [
         (name, value)
         for name in tuned_ranges(rule)
@@ -142,7 +164,7 @@ def simpler(searches: Searches, rule: EstimatedLatency, step: int) -> EstimatedL
         if name not in LEFT_OUT and size_of(replace(rule, **{name: value})) < size_of(rule)
     ]
     rules = [replace(rule, **{name: value}) for name, value in tries]
-    scores = searches.scores(rules, Batch(Stage.BREEDING, 1000 + step))
+    scores = searches.scores(rules, Batch(Stage.BREEDING, step))
     costs = [one.told + PRICE * size_of(rule) for one, rule in zip(scores, rules, strict=True)]
     for at in np.argsort(costs).tolist():
         name, value = tries[at]
@@ -158,24 +180,27 @@ def size_of(rule: EstimatedLatency) -> int:
 
 
 def formulas(searches: Searches) -> Iterator[EstimatedLatency]:
-    """Yields a formula for each of the `SIZES`, constants left out one after another."""
+    """Yields formulas of fewer and fewer constants, those of at most `SHOWN`.
+
+    After each step what is left is searched again, shortly, or else it pays for what is missing.
+    """
     shipped = cast(EstimatedLatency, make(FRONTIER))
     family = EstimatedLatency(**{name: getattr(shipped, name) for name in tuned_ranges(shipped)})
     rule, step = replace(family, **LEFT_OUT), 0
-    for size in SIZES:
-        while len(stated(rule)) > size or (size <= MOST and n_terms(rule) > MOST):
-            rule = simpler(searches, rule, step)
-            step += 1
-            say(f"{len(stated(rule))} constants and {n_terms(rule)} terms are left")
+    while len(stated(rule)) > LEAST or n_terms(rule) > MOST:
+        rule = simpler(searches, rule, FIRST_STEP + step)
         names = stated(rule)
         budget = round(searches.share * AGAIN * len(names))
-        rule = cast(EstimatedLatency, searches.tuned(rule, names, budget, 0.05))
-        say(f"searched again: {options(rule)}")
-        yield rule
+        meeting = Batch(Stage.BREEDING, 2 * FIRST_STEP + step)
+        rule = cast(EstimatedLatency, searches.tuned(rule, names, budget, 0.05, meeting))
+        step += 1
+        say(f"{len(names)} constants, {n_terms(rule)} terms: {options(rule)}")
+        if len(names) <= SHOWN:
+            yield rule
 
 
 def found_sizes(searches: Searches) -> list[Size]:
-    """Returns the formulas of all sizes, the chosen one last and searched with the whole budget.
+    """Returns the formulas, the chosen one last and searched with the whole budget.
 
     Chosen is the one of the fewest constants whose tail is at most `ALLOWED` above the best that
     has at most `MOST` constants and terms.
@@ -193,13 +218,17 @@ def found_sizes(searches: Searches) -> list[Size]:
     scores = searches.scores(rules, Batch(Stage.CHOICE))
     say(f"chosen: {options(rules[-1])}")  # type: ignore[arg-type]
     return [
-        Size(len(stated(rule)), n_terms(rule), one.objective, one.ttft_p99, options(rule))
+        Size(one.objective, one.ttft_p99, options(rule))
         for rule, one in zip(rules, scores, strict=True)
     ]
 
 
 def exported(searches: Searches) -> list[str]:
-    """Returns the rules of other systems with the constants found, as texts."""
+    """Returns the rules of other systems with the constants found, as texts.
+
+    TTFT is not limited: the limit costs these rules more than all else, on mixed fleets.
+    """
+    searches.unlimited()
     found: list[str] = []
     for text, only in EXPORTS:
         start = f"{text}:rule=({found[-1]}),poll_s=1" if text == "smg_veto" else text

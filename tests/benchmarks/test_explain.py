@@ -116,7 +116,7 @@ def test_a_formula_is_the_score(rule: EstimatedLatency) -> None:
     # All but what is the same for all replicas.
     np.testing.assert_allclose(np.diff(printed), np.diff(found), rtol=0.01, atol=0.01)
     used = set(re.findall(r"\b[a-zA-Z]\b", text)) - {"e"}
-    assert used <= set(used_symbols(text))
+    assert used <= set(used_symbols(rule))
 
 
 def test_terms_and_constants_are_counted() -> None:
@@ -127,6 +127,10 @@ def test_terms_and_constants_are_counted() -> None:
     assert stated(rule) == ["in_flight"]
     assert n_terms(rule) == 5
     assert stated(replace(rule, kv_price=1.0)) == ["kv_threshold", "in_flight"]
+    rule = EstimatedLatency(prefill=1.0, cached=0.5)
+    assert stated(rule) == ["cached"]
+    assert stated(replace(rule, own_prefill=0.0)) == []
+    assert used_symbols(rule)["P"] == "prompt tokens of this request, times 1 - 0.5 h"
     assert plain_values("in_flight_by_prompt") == [0.0]
     assert plain_values("pace_per_request") == [1.0, 0.001]
     with pytest.raises(ValueError, match="no formula"):
@@ -212,9 +216,10 @@ def test_each_step_leaves_less() -> None:
 @pytest.mark.slow
 def test_the_whole_command_in_small(tmp_path: Path) -> None:
     found = explain.searched(0.01, quick=True)
-    assert found["sizes"][-1]["constants"] <= 10
-    assert found["sizes"][-1]["terms"] <= 10
-    page = explain.explained(found, tmp_path, ".", quick=True)
+    formula: Any = make(found["sizes"][-1]["rule"])
+    assert len(stated(formula)) <= 10
+    assert n_terms(formula) <= 10
+    page = explain.explained(found, tmp_path, ".", runs=2, quick=True)
     pictures = re.findall(r"\]\((\w+\.png)\)", page)
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted(pictures)
     assert "nan" not in page.lower()
