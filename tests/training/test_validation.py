@@ -108,3 +108,11 @@ def test_a_finding_comes_with_advice_and_changes_nothing_else(
         (tmp_path / name / "comparison.csv").read_bytes() for name in ("usual", "found")
     )
     assert first == second
+
+
+@pytest.mark.slow
+def test_a_network_that_fails_beyond_its_load_is_told_of(tmp_path: Path) -> None:
+    train(tiny(tmp_path / "run", model=ModelConfig(policy="mlp")))
+    told = json.loads((tmp_path / "run" / "findings.json").read_text())
+    (one,) = (one for one in told if one["name"] == "mlp_beyond_load")
+    assert "model=replica_set" in one["advice"]

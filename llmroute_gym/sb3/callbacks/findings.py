@@ -33,6 +33,7 @@ ADVICE = {
         "do not route with it; start from demonstrations of a sound router (warm_start.policies), "
         "or train longer (training.ppo_requests)"
     ),
+    "mlp_beyond_load": "choose model=replica_set, or route with it at the trained load only",
 }
 """The findings, each with what to do about it."""
 

@@ -156,5 +156,5 @@ def test_a_finding_is_told_once_while_it_lasts_and_on_the_console(path, caplog):
     assert "health/argmax_differs" not in model.logger.name_to_value
     assert set(ADVICE) == {
         "value_loss_spike", "policy_skew", "kl_overrun", "entropy_collapse", "non_finite",
-        "argmax_differs", "worse_than_round_robin",
+        "argmax_differs", "worse_than_round_robin", "mlp_beyond_load",
     }  # fmt: skip
