@@ -94,7 +94,7 @@ class Sizes(NamedTuple):
 
 FULL = Sizes((), demonstrations=1, seeds=5, runs=20, requests=1000, resamples=1000)
 QUICK = Sizes(
-    ("training.ppo_requests=3584", "warm_start.decisions=150", "warm_start.epochs=5"),
+    ("training.ppo_requests=7168", "warm_start.decisions=150", "warm_start.epochs=5"),
     demonstrations=0.1,
     seeds=2,
     runs=4,
@@ -379,7 +379,8 @@ def section(measured: Measured, command: str) -> str:
         "### Stage 3: demonstrations",
         "",
         f"{demos:,} decisions of {', '.join(f'`{one}`' for one in base.warm_start.policies)} are "
-        f"cloned, or half as many of `{OTHERS[-1]}` only.",
+        "recorded, and those cloned that went no worse than the other router's on the same request "
+        f"(`warm_start.keep={base.warm_start.keep}`); or half as many of `{OTHERS[-1]}` only.",
         "",
         stage_3(measured),
         "",
