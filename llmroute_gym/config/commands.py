@@ -197,7 +197,7 @@ class CollectDemosConfig(Settings):
     """Requests in a row that are placed at random."""
     gamma: float = number(learning.TrainingConfig.gamma, at_least=0, at_most=1)
     """Discount of the returns."""
-    requests_per_episode: int = number(simulation.EnvConfig.requests_per_episode, at_least=1)
+    requests_per_episode: int = number(500, at_least=1)
     engine: str = choice("compiled", *simulation.ENGINES)
     workers: int = number(1, at_least=1)
     """Processes that share the episodes; what is written does not depend on it."""
