@@ -31,8 +31,9 @@ class _Answer:
         if self._size <= MOST_BYTES:
             self._parts.append(content)
 
-    def on_end(self) -> None:
+    def on_end(self, content: bytes) -> None:
         """Gives the answer."""
+        self.on_body(content)
         self._give((self._status, b"".join(self._parts)) if self._size <= MOST_BYTES else None)
 
     def on_broken(self, reason: str) -> None:

@@ -145,6 +145,20 @@ class Forwarding:
     def on_body(self, content: bytes) -> None:
         """Relays a piece of the answer."""
         now_s = perf_counter()
+        self._take(content, now_s)
+        self._deadline_s = now_s + self._shared.settings.timeouts.between_s
+        self._responder.write(content)
+
+    def on_end(self, content: bytes) -> None:
+        """Relays the last piece, and ends the answer as its backend did."""
+        assert self._head is not None
+        self._connection = None
+        self._take(content, perf_counter())
+        self._responder.end(content)
+        self._finish(SERVED if self._head.status < 400 else "refused", self._head.status)
+
+    def _take(self, content: bytes, now_s: float) -> None:
+        """Notes a piece of the answer that is about to be relayed."""
         if not self._begun:
             self._begin()
         if self._streams:
@@ -152,17 +166,6 @@ class Forwarding:
             if self._first_token_s is None and b"data:" in content:
                 self._note_first_token(now_s)
         self._tail.append(content)
-        self._deadline_s = now_s + self._shared.settings.timeouts.between_s
-        self._responder.write(content)
-
-    def on_end(self) -> None:
-        """Ends the answer as its backend did."""
-        assert self._head is not None
-        self._connection = None
-        if not self._begun:
-            self._begin()
-        self._responder.end()
-        self._finish(SERVED if self._head.status < 400 else "refused", self._head.status)
 
     def on_broken(self, reason: str) -> None:
         """Tries again where nothing has been relayed, else cuts the answer."""

@@ -21,10 +21,10 @@ class Listener(Protocol):
         """Takes the head."""
 
     def on_body(self, content: bytes) -> None:
-        """Takes a piece of the body, which is not empty."""
+        """Takes a piece of the body, which is not empty and not the last."""
 
-    def on_end(self) -> None:
-        """Hears that the answer is whole."""
+    def on_end(self, content: bytes) -> None:
+        """Takes the last piece of the body, which may be empty."""
 
     def on_broken(self, reason: str) -> None:
         """Hears that it ended before that."""
@@ -112,7 +112,7 @@ class Upstream(asyncio.Protocol):
     def eof_received(self) -> None:
         """Takes the end of the connection for the end of an answer that has no other."""
         if self._listener and self._head and not self._head.chunked and self._head.length is None:
-            self._finish()
+            self._finish(b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the listener, if there is one."""
@@ -172,15 +172,15 @@ class Upstream(asyncio.Protocol):
             elif not data:
                 return
         content, rest = self._body.take(data)
-        if content:
-            assert listener is not None
-            listener.on_body(content)
-        if self._body.done and self._listener is not None:
+        if self._body.done:
             if rest:
                 self._head.keep_alive = False  # more than was asked for
-            self._finish()
+            self._finish(content)
+        elif content:
+            assert listener is not None
+            listener.on_body(content)
 
-    def _finish(self) -> None:
+    def _finish(self, content: bytes) -> None:
         listener, self._listener = self._listener, None
         assert listener is not None
         assert self._head is not None
@@ -190,7 +190,7 @@ class Upstream(asyncio.Protocol):
             self._pool.keep(self)
         else:
             self.abort()
-        listener.on_end()
+        listener.on_end(content)
 
     def _break(self, reason: str) -> None:
         listener = self._listener
@@ -215,7 +215,7 @@ class _Dropped:
         if self._size > DROPPED_BYTES:
             self._connection.abort()
 
-    def on_end(self) -> None:
+    def on_end(self, content: bytes) -> None:
         """Does nothing."""
 
     def on_broken(self, reason: str) -> None:

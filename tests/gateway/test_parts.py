@@ -125,7 +125,8 @@ class Heard:
     def on_body(self, content: bytes) -> None:
         self.content += content
 
-    def on_end(self) -> None:
+    def on_end(self, content: bytes) -> None:
+        self.content += content
         self.heard.append("end")
 
     def on_broken(self, reason: str) -> None:

@@ -93,7 +93,7 @@ def test_chunks_of_any_content_are_put_together(
     parts: list[bytes], after: bytes, data: Any
 ) -> None:
     whole = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
-    body, content, rest = ChunkedBody(), b"", b""
+    body, content, rest = ChunkedBody(data.draw(st.sampled_from((None, 10_000)))), b"", b""
     places = data.draw(st.lists(st.integers(0, len(whole)), max_size=8))
     for piece in split(whole + after, *places):
         if body.done:
@@ -124,3 +124,19 @@ def test_a_head_of_an_answer_is_taken_apart_or_refused(scraps: list[bytes]) -> N
         return
     assert not (answer.chunked and answer.length is not None)
     assert sum(name == b"content-length" for name, _ in answer.headers) <= 1
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from((*SCRAPS, b"3\r\nabc\r\n", b"1\r\n\n\r\n")), max_size=8))
+def test_quick_and_careful_readers_of_chunks_agree(scraps: list[bytes]) -> None:
+    """A body with a limit is read line by line, one without it by whole chunks first."""
+
+    def read(limit: int | None) -> object:
+        body = ChunkedBody(limit)
+        try:
+            content, rest = body.take(b"".join(scraps))
+        except HttpError as error:
+            return error.message
+        return content, rest, body.done
+
+    assert read(None) == read(2**60)
