@@ -28,13 +28,15 @@ WHY = """## Why
   engines reported at the last poll by what it has sent and seen end since, takes the requests of
   others to be like its own, and trusts its own counts the less, the more of all requests are of
   others. Rules that poll twenty times as often (`llmd_baseline`: 50 ms) know less.
-- **Agents.** The slowest requests are long tasks that are new everywhere, which no router can help,
-  and steps that leave the replica that holds their conversation. In the first run of agent_loop, of
-  the slowest hundredth 43% had left it under `lmetric`, 12% under the learned rule.
+- **Agents.** The slowest requests are long tasks that are new everywhere or were under way when the
+  run began, which no router can help, and steps that leave the replica that holds their
+  conversation. In the first run of agent_loop, of the slowest hundredth 43% had left it under
+  `lmetric`, 12% under the learned rule.
 - **Nothing to win.** In shared_prefix_* the slowest hundredth are the first requests of their
-  group: their TTFT is one prefill of a whole prompt. In stale_* the best rules go by their own
-  counts, which are never old; a rule that goes by polls loses by up to thirty times. In multi_turn
-  nearly all of the slowest hundredth are new everywhere.
+  group: their TTFT is one prefill of a whole prompt. In multi_turn nearly all of them are chats
+  that were under way when the run began, of which no replica holds anything: a cold start. In
+  stale_* the best rules go by their own counts, which are never old; a rule that goes by polls
+  loses by up to thirty times.
 - **Where it loses.** P99 E2E under the highest load of shared prefixes, where `llmd_baseline`
   spreads new prefixes in turn, and on mooncake, a trace that the search never saw.
 - **Limits.** Found on replicas of equal speed: constants that speeds bring to bear were drawn at
