@@ -1,7 +1,8 @@
 """Where prefixes are cached, metrics old or gateways many: headroom, tuned rules, a learned rule.
 
-    python benchmarks/headroom.py --learned RULE --traces FOLDER          # measures
-    python benchmarks/headroom.py --learned RULE --traces FOLDER --write  # and writes the page
+    python benchmarks/headroom.py                 # measures
+    python benchmarks/headroom.py --write         # and writes the page
+    python benchmarks/headroom.py --learned RULE  # another rule, or the YAML file of one
 
 Every production rule that looks at prefixes is tuned by P99 TTFT in every scenario by `python -m
 llmroute_gym.search`, with the same budget and on workloads of its own; what is finished is kept in
@@ -206,8 +207,7 @@ def write_rows(rows: Sequence[Row]) -> None:
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--learned", required=True, help="a rule, or the YAML file of one")
-    parser.add_argument("--about", default="", help="a sentence on it for the page")
+    parser.add_argument("--learned", default="frontier_prefix", help="a rule, or its YAML file")
     parser.add_argument("--folder", type=Path, default=Path("runs/headroom"))
     parser.add_argument("--traces", type=Path, default=DATA / "traces")
     parser.add_argument("--scenarios", nargs="*", default=SCENARIOS)
@@ -236,9 +236,8 @@ def main() -> None:
         rows += found
     if options.write:
         write_rows(rows)
-        learned = Path(options.learned).name
-        command = f"python benchmarks/headroom.py --learned {learned} --write"
-        write_page(RESULTS, origin(command), options.about)
+        command = f"python benchmarks/headroom.py --learned {options.learned} --write"
+        write_page(RESULTS, origin(command))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_the_page_names_wins_and_losses(
 ) -> None:
     monkeypatch.setattr(headroom_page, "PAGE", tmp_path / "headroom.md")
     monkeypatch.setattr(headroom_page, "PICTURE", tmp_path / "headroom.png")
-    headroom_page.write_page(headroom.RESULTS, "By hand.", "one of a test.")
+    headroom_page.write_page(headroom.RESULTS, "By hand.")
     page = headroom_page.PAGE.read_text(encoding="utf-8")
     assert "interval below 1: agent_loop 0.85 [0.84, 0.86]. Less" in page
     assert "Above 1.03: mooncake 1.20 [1.19, 1.21]. Level: 0 of 2." in page
