@@ -9,12 +9,12 @@ Frontier = shipped(
     "frontier",
     source=Source("llmroute_gym", "1", "2026-11"),
     __module__=__name__,
-    __doc__="""The estimated latency with constants of a search over 29 randomised scenarios.
+    __doc__="""The estimated latency with constants of a search over 32 randomised scenarios.
 
-    Equal and mixed speeds, stragglers and bursts, 2 to 8 replicas, with and without predicted
-    lengths, by the tail of the end-to-end latency and with TTFT limited by that of `lor`. What it
-    was measured to do, and where it loses, is on its card, ``docs/frontier.md``. It sees its own
-    counts and the engines' metrics polled each second: what any gateway has.
+    Equal and mixed speeds, mixed hardware, stragglers, bursts, 2 to 8 replicas, with and without
+    predicted lengths, by the tail of the end-to-end latency and with TTFT limited by that of `lor`.
+    What it was measured to do, and where it loses, is on its card, ``docs/frontier.md``. It sees
+    its own counts and the engines' metrics polled each second: what any gateway has.
 
     Attributes:
         those of `EstimatedLatency`.
