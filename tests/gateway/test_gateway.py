@@ -31,6 +31,8 @@ from tests.gateway.stage import (
     run,
     status,
 )
+from tests.http.corpus import MALFORMED
+from tests.http.wires import split
 
 QUICK = HealthConfig(interval_s=0.05, timeout_s=0.5)
 RESTLESS = HealthConfig(interval_s=30.0)
@@ -726,5 +728,25 @@ def test_after_mixed_faults_all_counts_are_zero() -> None:
                 await asyncio.sleep(0.01)
             stage.check_nothing_is_left()
             assert sum(stage.count("requests").values()) == 1000
+
+    run(story(), 60)
+
+
+def test_malformed_requests_get_their_status_and_reach_no_engine() -> None:
+    limits = GatewayLimits(head_bytes=1024, target_bytes=512, headers=16, body_bytes=1000)
+
+    async def story() -> None:
+        async with Stage(Engine("a"), limits=limits) as stage:
+            for name, (code, whole) in MALFORMED.items():
+                reader, writer = await asyncio.open_connection("127.0.0.1", stage.gateway.port)
+                for piece in split(whole.replace(b"/echo", b"/v1/completions"), 9, 40):
+                    writer.write(piece)
+                    await asyncio.sleep(0.001)
+                got = await asyncio.wait_for(reader.read(), 1)
+                assert got.startswith(b"HTTP/1.1 %d " % code), name
+                assert got.count(b"content-length: ") == 1, name
+                writer.close()
+            assert stage.engines[0].requests == []
+            assert (await stage.ask()).status == 200
 
     run(story(), 60)
