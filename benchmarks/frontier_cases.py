@@ -1,7 +1,7 @@
 """What the rule `frontier` is measured on, what it is compared with there, and the bars.
 
-No workload here is one that a search has seen, or that anything was chosen by: searches draw by their
-seeds, these by `SEED`.
+No workload here is one that a search has seen, or that anything was chosen by: searches draw by
+their seeds, these by `SEED`.
 """
 
 from collections.abc import Mapping
