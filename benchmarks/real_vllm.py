@@ -133,8 +133,9 @@ def section(all_found: Sequence[Found], load: float) -> str:
             "## Real vLLM",
             origin(f"python benchmarks/real_vllm.py --rates {rates}", load),
             "A vLLM 0.32 server without a GPU (8 layers, hidden 768, random weights; at most 512 "
-            "tokens a step, 64 requests, blocks of 32 tokens), Poisson arrivals, log-normal "
-            "prompts of 200 and outputs of 30 tokens in the mean. Its steps are logged, and the "
+            "tokens a step, 64 requests, blocks of 32 tokens, a prefix cache, "
+            "`--no-async-scheduling`), Poisson arrivals, log-normal prompts of 200 and outputs of "
+            "30 tokens in the mean. Its steps are logged, and the "
             "reference scheduler `vllm_v1` is told when requests came to the engine and when steps "
             "began and ended. A step is the same if it has the same requests in the same order "
             "with the same tokens after as many computed ones; memory is the number of free "
