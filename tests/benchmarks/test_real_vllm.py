@@ -22,7 +22,7 @@ from vllm_server import Server, end_session, replica, serving, session, why_abse
 from vllm_steps import Added, Started, read_steps, replay, request_id
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT_BLOCKS = 64
+SHORT_BLOCKS = 80
 GONE_S = 0.5
 """After so many seconds a request that nobody waits for no longer runs."""
 
