@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmroute_gym.config import ObservationConfig
-from llmroute_gym.errors import InputError
+from llmroute_gym.errors import InputError, checked_name
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.rules import TITLE, parsed_rule
 from llmroute_gym.ground.signals import N_SIGNALS
-from llmroute_gym.routers import available, make
+from llmroute_gym.routers.catalog import ROUTERS
 from llmroute_gym.routers.decision import decision
 from llmroute_gym.routers.estimated_latency import (
     EstimatedLatency,
@@ -20,6 +21,7 @@ from llmroute_gym.routers.estimated_latency import (
 from llmroute_gym.routers.jit import block
 from llmroute_gym.routers.policy_network import Network, packed_network, room_for, score_rows
 from llmroute_gym.routers.rule import Rule
+from llmroute_gym.sim.registry import build
 
 _HEADER = 3
 """Constants before those of the rule: how many these are, and the two temperatures."""
@@ -166,13 +168,18 @@ def scored_rule(text: str) -> EstimatedLatency:
         text: as settings name a rule and its options.
 
     Raises:
-        InputError: it has no such scores, or `make` refuses it.
+        InputError: it has no such scores, no such option, or a value is out of its range.
     """
-    rule = make(text)
-    if not isinstance(rule, EstimatedLatency) or rule.decide is not EstimatedLatency.decide:
-        family = [name for name in available() if isinstance(make(name), EstimatedLatency)]
+    name, options = parsed_rule(text)
+    options.pop(TITLE, None)
+    family = {
+        one: kind
+        for one, kind in ROUTERS.items()
+        if issubclass(kind, EstimatedLatency) and kind.decide is EstimatedLatency.decide
+    }
+    if checked_name("router", name, ROUTERS) not in family:
         raise InputError(
             f"model.rule must have scores that a network can correct, got {text}; take one of "
             f"{', '.join(family)}, with options where wanted"
         )
-    return rule
+    return build("router", family, name, options)
