@@ -193,6 +193,16 @@ def test_it_serves_drains_and_ends(engine: str, tmp_path: Path) -> None:
     [
         (["polcy.mode=rule"], "unknown key polcy"),
         (["policy.rule=lorr"], "unknown router 'lorr'"),
+        (["policy.rule=frontier"], "set scrape.interval_s=1 to read them"),
+        (
+            ["policy.mode=learned", "policy.policy=no.npz"],
+            "the policy no.npz does not exist",
+        ),
+        (["policy.mode=shadow", "policy.policy=model.zip"], "llmroute_gym.export model.zip"),
+        (
+            ["policy.mode=learned", "policy.policy=/tmp"],
+            "llmroute_gym.export /tmp policy",
+        ),
         (["policy.rule"], "cannot read policy.rule; write key=value after the file"),
         (["policy.rule=oracle"], "only a simulator knows"),
         (["key_env=NOT_THERE"], "that environment variable holds no key"),

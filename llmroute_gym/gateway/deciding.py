@@ -246,11 +246,12 @@ class Decider:
         try:
             self._router.reset(len(self._speeds), LIFE, self._rng)
         except InputError as error:
-            if known:
+            if known or type(self._router).meet is Router.meet:
                 raise
             raise InputError(
                 f"router {self._router.name!r} has to know what the replicas are like; give a "
-                "cluster with one for each"
+                "cluster with one for each, such as cluster.profile=NAME "
+                f"cluster.replicas={len(self._speeds)}"
             ) from error
 
     def _cached(self, arrival: Arrival) -> list[int]:

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 from dataclasses import replace
 from hashlib import blake2b
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -214,6 +215,11 @@ def make_chooser(settings: ServeConfig) -> Chooser:
 
 
 def _decider(settings: ServeConfig, rule: Any) -> Decider:
+    if isinstance(rule, str) and (rule.endswith(".zip") or Path(rule).is_dir()):
+        raise InputError(
+            f"{rule} is a training's, which needs PyTorch; write what is served, python -m "
+            f"llmroute_gym.export {rule} policy.npz, and set policy.policy=policy.npz"
+        )
     told = settings.observation
     if settings.scrape.interval_s is not None:
         told = replace(told, information="metrics", signal_interval_s=settings.scrape.interval_s)

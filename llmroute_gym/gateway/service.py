@@ -54,21 +54,21 @@ def told_in_service(
             f"router {name!r} was made with predicted output lengths, "
             f"observation.predicted_output_sigma={asked.predicted_output_sigma:g}, which nobody "
             "predicts here; train it with observation.predicted_output_sigma=null, or set "
-            "approximate=true to serve it without them"
+            "policy.approximate=true to serve it without them"
         )
     information = asked.information
     if information == "engine":
         if not approximate:
             raise InputError(
                 f"router {name!r} was made with observation.information=engine, which engines do "
-                "not publish in full; train it with observation=router, or set approximate=true "
-                "to let own counts stand for it"
+                "not publish in full; train it with observation=router, or set "
+                "policy.approximate=true to let own counts stand for it"
             )
         information = given.information
     if information == "metrics" and given.information != "metrics":
         raise InputError(
-            f"router {name!r} goes by the engines' metrics, which are not read; have them scraped, "
-            "or serve one that goes by its own counts"
+            f"router {name!r} goes by the engines' metrics, which are not read; set "
+            "scrape.interval_s=1 to read them, or serve one that goes by its own counts"
         )
     interval_s = given.signal_interval_s if information == "metrics" else 0.0
     return replace(

@@ -208,6 +208,14 @@ class ExportedPolicy(Router):
         varied = file.arrays["varied"].astype(bool)
         self.reads = frozenset(ALL[one] for one in self.scaling.signals[varied].tolist())
 
+    def reset(self, n_replicas: int, n_requests: int, rng: np.random.Generator) -> None:
+        """Starts a run; nothing is remembered of earlier ones.
+
+        Raises:
+            InputError: the policy takes another number of replicas.
+        """
+        self._check_number(n_replicas)
+
     def route(self, rows: FloatArray, mask: BoolArray) -> int:
         """Returns the most probable replica among those that the mask allows."""
         logits = self.logits(rows[None])[0]
@@ -239,13 +247,16 @@ class ExportedPolicy(Router):
         Raises:
             InputError: the policy takes another number of replicas.
         """
-        if self._fixed and rows.shape[1] != self.file.replicas:
-            raise InputError(
-                f"the policy was trained with {self.file.replicas} replicas and its network takes "
-                f"no other number, got {rows.shape[1]}; train with model=replica_set for any number"
-            )
+        self._check_number(rows.shape[1])
         logits: Singles = self.logits_of(self.scaling(rows)) / np.float32(self.temperature)
         return logits
+
+    def _check_number(self, n_replicas: int) -> None:
+        if self._fixed and n_replicas != self.file.replicas:
+            raise InputError(
+                f"the policy was trained with {self.file.replicas} replicas and its network takes "
+                f"no other number, got {n_replicas}; train with model=replica_set for any number"
+            )
 
     def sure_rule(self) -> "PolicyNetwork | None":
         """Returns the rule by which the kernels choose as it does, but where scores nearly tie."""

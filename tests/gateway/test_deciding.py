@@ -206,8 +206,18 @@ def test_a_policy_is_told_of_prefixes_only_if_they_differed_in_its_training() ->
     assert not served(policy).looks_prefixes_up
 
 
+def test_a_policy_of_another_number_of_replicas_is_refused_at_the_start() -> None:
+    arrays = {
+        **{"score.weights": np.zeros((4, 8)), "score.bias": np.zeros(4)},
+        **{name: np.ones(2) for name in ("shift", "factor", "varied")},
+    }
+    policy = ExportedPolicy(policy_file(kind="mlp", arrays=arrays))
+    with pytest.raises(InputError, match="trained with 4 replicas and its network takes no other"):
+        served(policy)
+
+
 def test_a_rule_of_metrics_is_refused_without_them() -> None:
-    with pytest.raises(InputError, match="'smg_least_load' goes by the engines' metrics"):
+    with pytest.raises(InputError, match=r"engines' metrics, .* set scrape\.interval_s=1"):
         served(make("smg_least_load"), information="router")
 
 
@@ -215,7 +225,8 @@ def test_a_rule_of_metrics_is_refused_without_them() -> None:
 def test_a_policy_of_what_engines_do_not_publish_is_refused(information: str) -> None:
     router = make("lor")
     router.observation = ObservationConfig(information=information)
-    with pytest.raises(InputError, match="observation=router"):
+    mend = "or set policy.approximate=true" if information == "engine" else ""
+    with pytest.raises(InputError, match=f"observation=router.*{mend}"):
         served(router)
     if information == "engine":
         decider = served(router, approximate=True)
