@@ -1,5 +1,6 @@
 """The examples run from any folder and write what they say."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,25 @@ def test_example(
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == written
+
+
+def test_a_policy_is_served_and_its_log_read(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "serve_a_policy.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"^backend [ab]: (\d+) requests$", done.stdout, re.MULTILINE)
+    assert sum(map(int, counts)) == 60
+    log = (tmp_path / "requests.csv").read_text().splitlines()
+    assert len(log) == 61
+    assert all(",ok," in line for line in log[1:])
+    assert (tmp_path / "measured" / "profile.yaml").is_file()
+    assert "\npolicy," in (tmp_path / "compared" / "comparison.csv").read_text()
 
 
 def test_what_is_trained_is_no_worse_than_round_robin(tmp_path: Path) -> None:
