@@ -61,7 +61,8 @@ def test_all_that_is_no_python_is_inside(installed: Path) -> None:
     }
     package, conf = ROOT / "llmroute_gym", ROOT / "conf"
     expected = {f"conf/{path.relative_to(conf).as_posix()}" for path in conf.rglob("*.yaml")}
-    for pattern in ("sim/profiles/*", "sim/data/*", "compare/html/page.*", "py.typed"):
+    others = ("routers/*.yaml", "compare/html/page.*", "py.typed")
+    for pattern in ("sim/profiles/*", "sim/data/*", *others):
         expected |= {path.relative_to(package).as_posix() for path in package.glob(pattern)}
     assert inside == expected
 
