@@ -260,7 +260,9 @@ def main() -> None:
         print("no round was steady, so all of them are shown", file=sys.stderr)
     text = f"## The gateway\n\n{origin('python benchmarks/gateway.py --write', load)}\n\n"
     text += f"Added to direct requests, medians over {len(good)} steady of {len(found)} rounds; "
-    text += f"{options.engines} mock engines, our router by `{options.policy}`.\n\n"
+    learned = "an exported policy (replica_set, `observation=router`)"
+    chosen = learned if options.policy.endswith(".npz") else f"the rule `{options.policy}`"
+    text += f"{options.engines} mock engines, our router by {chosen}.\n\n"
     text += summary(good or found, options.rates)
     if options.write:
         write_section("gateway", text)

@@ -48,8 +48,8 @@ class Chooser:
 
     @property
     def reads_blocks(self) -> bool:
-        """Whether blocks of prompts are of any use."""
-        return any(decider.looks_prefixes_up for decider in self._deciders)
+        """Whether blocks of prompts, or their heads, are of any use."""
+        return any(decider.reads_prompts for decider in self._deciders)
 
     @property
     def read_at_s(self) -> FloatArray:

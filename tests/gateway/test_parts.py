@@ -3,15 +3,24 @@
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
-from llmroute_gym.config import BackendConfig, GatewayTimeouts, HealthConfig
+from llmroute_gym.config import (
+    BackendConfig,
+    GatewayTimeouts,
+    HealthConfig,
+    ObservationConfig,
+)
 from llmroute_gym.errors import InputError
 from llmroute_gym.gateway.backends import Backend, State
+from llmroute_gym.gateway.choosing import Chooser
+from llmroute_gym.gateway.deciding import Decider
 from llmroute_gym.gateway.meters import Counter, Gauge, Histogram, exposition
 from llmroute_gym.gateway.upstream import Pool, Upstream
 from llmroute_gym.gateway.watching import Published, read_metrics
 from llmroute_gym.http.heads import AnswerHead
+from llmroute_gym.routers import make
 from tests.http.wires import Wire, split
 
 
@@ -253,3 +262,12 @@ def test_a_connection_that_is_called_off_leaves_nothing() -> None:
         server.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("rule", "reads"), [("conditional_hash", True), ("smg_cache_aware", True), ("lor", False)]
+)
+def test_prompts_are_read_for_whoever_goes_by_their_blocks_or_heads(rule: str, reads: bool) -> None:
+    told = ObservationConfig(information="router")
+    decider = Decider(make(rule), [1.0, 1.0], told, np.random.default_rng(0))
+    assert Chooser(decider, None, 1.0).reads_blocks is reads
