@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 
-from llmroute_gym.ground.checks import positive
+from llmroute_gym.sim.reference.batches import ReplicaBatches
 from llmroute_gym.sim.reference.request import Request
-from llmroute_gym.sim.reference.schedulers import Batch, make_scheduler
+from llmroute_gym.sim.reference.schedulers import Batch
 from llmroute_gym.sim.replica import Replica
 
 
-class LiveReplica:
+class LiveReplica(ReplicaBatches):
     """The simulator's replica, whose clock is in the hands of its caller.
 
     Requests that are submitted at the times of a workload have the times that the simulator gives
@@ -21,17 +21,12 @@ class LiveReplica:
             started by then.
 
     Attributes:
-        scheduler: its queues and its memory.
         next_s: when a batch starts or ends next, infinite while it is idle.
-        admitted_tokens: prompt tokens of all requests at their first admission.
-        found_tokens: those of them that the prefix cache held.
     """
 
     def __init__(self, replica: Replica, on_batch: Callable[[Batch, float], object]) -> None:
-        self.replica = replica
-        self.scheduler = make_scheduler(replica)
+        super().__init__(replica)
         self.next_s = math.inf
-        self.admitted_tokens = self.found_tokens = 0
         self._on_batch = on_batch
 
     def submit(self, request: Request) -> None:
@@ -73,18 +68,6 @@ class LiveReplica:
         now_s, batch = self.next_s, self.scheduler.batch
         if batch.requests:
             self.scheduler.end_batch(now_s)
-        self.next_s = now_s + self._start_batch(now_s) if self._has_work() else math.inf
+        self.next_s = now_s + self.start_batch(now_s) if self._has_work() else math.inf
         if batch.requests:
             self._on_batch(batch, now_s)
-
-    def _start_batch(self, now_s: float) -> float:
-        """Starts a batch and returns its seconds."""
-        batch = self.scheduler.start_batch()
-        for request in batch.requests:
-            if math.isnan(request.scheduled_at_s):
-                request.scheduled_at_s = now_s
-                self.admitted_tokens += request.prompt_tokens
-                self.found_tokens += request.cached_tokens
-        model = self.replica.batch_time
-        base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
-        return base_s * self.replica.slowdown_at(now_s) / self.replica.speed

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from llmroute_gym.sim.batch_time import BatchSums
-from llmroute_gym.sim.reference import engine
+from llmroute_gym.sim.reference import batches
 from llmroute_gym.sim.reference.request import Request
 from llmroute_gym.sim.reference.schedulers import Batch, Chunked, PrefillFirst, Scheduler, VllmV1
 from llmroute_gym.sim.replica import Replica
@@ -169,5 +169,5 @@ def watched_schedulers() -> Iterator[list[ReplicaLog]]:
         return scheduler
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "make_scheduler", make)
+        patch.setattr(batches, "make_scheduler", make)
         yield logs

@@ -9,17 +9,16 @@ import simpy
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
-from llmroute_gym.ground.checks import positive
 from llmroute_gym.ground.signals import BATCH_TIME_WEIGHT, NO_NAME, Signal
 from llmroute_gym.sim.averages import FadingAverage
 from llmroute_gym.sim.ledger import Ledger
 from llmroute_gym.sim.outcome import Outcome
+from llmroute_gym.sim.reference.batches import ReplicaBatches
 from llmroute_gym.sim.reference.block_names import block_names
 from llmroute_gym.sim.reference.gateway import Gateway
 from llmroute_gym.sim.reference.pending import PendingArrivals
 from llmroute_gym.sim.reference.prefix_views import prefix_views
 from llmroute_gym.sim.reference.request import Request
-from llmroute_gym.sim.reference.schedulers import make_scheduler
 from llmroute_gym.sim.replica import Replica
 from llmroute_gym.sim.run import Interval, Run
 from llmroute_gym.sim.submission import output_of
@@ -36,7 +35,7 @@ class Clock(simpy.Environment):
         self._now = time_s
 
 
-class ReplicaProcess:
+class ReplicaProcess(ReplicaBatches):
     """A replica at work: builds a batch, waits its time, counts it, at once builds the next.
 
     Args:
@@ -55,15 +54,13 @@ class ReplicaProcess:
         first_tokens: list[Request],
         completions: list[Request],
     ) -> None:
+        super().__init__(replica)
         self.environment = environment
-        self.replica = replica
-        self.scheduler = make_scheduler(replica)
         self.prefixes = prefix_views(told, replica, self.scheduler.pool, environment)
         """Each gateway's view of the replica's prefix cache."""
         self.in_system: dict[int, Request] = {}
         self.ttft = FadingAverage()
         self.batch_time_s = 0.0
-        self._admitted_tokens = self._found_tokens = 0
         self._first_tokens, self._completions = first_tokens, completions
         self._work = environment.event()
         environment.process(self._serve())
@@ -81,24 +78,11 @@ class ReplicaProcess:
             if not self.scheduler.waiting and not self.scheduler.running:
                 self._work = self.environment.event()
                 yield self._work
-            yield self.environment.timeout(self._start_batch())
-            self._end_batch()
+            batch_s = self.start_batch(self.environment.now)
+            yield self.environment.timeout(batch_s)
+            self._end_batch(batch_s)
 
-    def _start_batch(self) -> float:
-        now_s = self.environment.now
-        batch = self.scheduler.start_batch()
-        for request in batch.requests:
-            if math.isnan(request.scheduled_at_s):
-                request.scheduled_at_s = now_s
-                self._admitted_tokens += request.prompt_tokens
-                self._found_tokens += request.cached_tokens
-        model = self.replica.batch_time
-        base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
-        seconds = base_s * self.replica.slowdown_at(now_s) / self.replica.speed
-        self._batch_s = seconds
-        return seconds
-
-    def _end_batch(self) -> None:
+    def _end_batch(self, batch_s: float) -> None:
         now_s = self.environment.now
         awaited = [request for request in self.scheduler.batch.requests if not request.started]
         for request in self.scheduler.end_batch(now_s):
@@ -109,7 +93,7 @@ class ReplicaProcess:
                 self.ttft.add(now_s - request.arrived_at_s, now_s)
                 self._first_tokens.append(request)
         weight = BATCH_TIME_WEIGHT if self.batch_time_s else 1.0
-        self.batch_time_s += weight * (self._batch_s - self.batch_time_s)
+        self.batch_time_s += weight * (batch_s - self.batch_time_s)
 
     def remaining_tokens(self) -> int:
         """Returns the true tokens still to process, prompt and output."""
@@ -128,7 +112,7 @@ class ReplicaProcess:
             now_s - min((r.arrived_at_s for r in waiting), default=now_s),
             self.batch_time_s,
             self.ttft.mean(now_s),
-            self._found_tokens / max(self._admitted_tokens, 1),
+            self.found_tokens / max(self.admitted_tokens, 1),
         ]
 
 
