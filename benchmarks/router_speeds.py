@@ -12,9 +12,9 @@ import numpy as np
 from measuring import Target, median_seconds, millions, seconds, table
 from router_runs import equal_replicas, source_at
 
+from llmroute_gym.ground.signals import OF_PREFIXES
 from llmroute_gym.routers import Router, available, describe, make
 from llmroute_gym.routers.decision import Decision
-from llmroute_gym.routers.description import PREFIX
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.sim import Cluster, SharedPrefix, Workload
 
@@ -51,7 +51,7 @@ def target_of(router: Router) -> Target | None:
 def looks_at_prefixes(name: str) -> bool:
     """Returns whether a rule reads a signal that depends on a view of prefixes."""
     signals = next(one.signals for one in describe() if one.name == name)
-    return bool(set(signals).intersection(PREFIX))
+    return bool(set(signals).intersection(OF_PREFIXES))
 
 
 def plain_case(requests: int) -> tuple[Cluster, Workload]:

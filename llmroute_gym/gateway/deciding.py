@@ -14,7 +14,6 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError, shown
 from llmroute_gym.gateway.service import (
     CONTENT,
-    PREFIX,
     grows,
     introduce,
     signals_read,
@@ -22,7 +21,7 @@ from llmroute_gym.gateway.service import (
 )
 from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.ground.checks import array, count
-from llmroute_gym.ground.signals import NO_NAME, Signal
+from llmroute_gym.ground.signals import NO_NAME, OF_PREFIXES, Signal
 from llmroute_gym.routers import Router
 from llmroute_gym.sim.ledger import Ledger
 from llmroute_gym.sim.replica import Cluster
@@ -115,8 +114,8 @@ class Decider:
         self._grows = grows(router, n, LIFE)
         self._ledger = Ledger(n, self.told.information, now_s)
         reads = signals_read(router)
-        self.looks_prefixes_up = not PREFIX.isdisjoint(reads)
-        self.reads_prompts = not CONTENT.isdisjoint(reads)
+        self.looks_prefixes_up = not reads.isdisjoint(OF_PREFIXES)
+        self.reads_prompts = not reads.isdisjoint(CONTENT)
         self._blocks = SentBlocks(n, self.told.tree_blocks) if self.looks_prefixes_up else None
         self.read_at_s: FloatArray = np.full(n, -math.inf)
         if self.told.speed_hidden:

@@ -5,17 +5,13 @@ from typing import Final
 
 from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
-from llmroute_gym.ground.signals import Signal
+from llmroute_gym.ground.signals import OF_PREFIXES, Signal
 from llmroute_gym.routers import Router
 from llmroute_gym.sim.replica import Cluster
 
 SERVED: Final = ("router", "metrics")
 """`ObservationConfig.information` that a gateway can give."""
-PREFIX: Final = frozenset(
-    (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
-)
-"""What depends on what is known of prefixes."""
-CONTENT: Final = PREFIX | {Signal.PROMPT_HEAD}
+CONTENT: Final = (*OF_PREFIXES, Signal.PROMPT_HEAD)
 """What depends on what stands in a prompt."""
 
 

@@ -116,6 +116,21 @@ class Signal(IntEnum):
 N_SIGNALS = len(Signal)
 AGING = tuple(signal for signal in Signal if signal.ages)
 """The signals that the engines report, in the order in which they do."""
+PUBLISHED = (
+    Signal.WAITING,
+    Signal.RUNNING,
+    Signal.KV_USAGE,
+    Signal.BATCH_TIME_S,
+    Signal.HIT_RATE,
+)
+"""Those of them that a gateway can read from the engines' metrics, in order of `Signal`."""
+OF_PREFIXES = (
+    Signal.CACHED_PREFIX,
+    Signal.UNCACHED_TOKENS,
+    Signal.UNCACHED_PAIRS,
+    Signal.VIEW_TOKENS,
+)
+"""What depends on what is known of prefixes, and where they are looked up."""
 IDENTITIES = (Signal.NOW_S, Signal.SESSION, Signal.PROMPT_HEAD)
 """Signals that rules may read and no policy: they are names and times, no quantities."""
 SIGNAL_NAMES = tuple(signal.name.lower() for signal in Signal)

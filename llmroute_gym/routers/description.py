@@ -6,23 +6,11 @@ from typing import Any, NamedTuple
 
 from numba.core.dispatcher import Dispatcher
 
-from llmroute_gym.ground.signals import Signal
+from llmroute_gym.ground.signals import OF_PREFIXES, PUBLISHED, Signal
 from llmroute_gym.routers.base import Router
 from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.decision import Decision
 from llmroute_gym.routers.rule import Rule
-
-POLLED = (
-    Signal.WAITING,
-    Signal.RUNNING,
-    Signal.KV_USAGE,
-    Signal.BATCH_TIME_S,
-    Signal.HIT_RATE,
-)
-"""What a gateway reads from the engines' metrics."""
-PREFIX = (Signal.CACHED_PREFIX, Signal.UNCACHED_TOKENS, Signal.UNCACHED_PAIRS, Signal.VIEW_TOKENS)
-"""What depends on where prefixes are looked up."""
-
 
 INTRODUCTION = (
     "Written from the code by `llmroute_gym.routers.table()`; the docstring of each class says",
@@ -106,11 +94,11 @@ def _sees(router: Router, signals: set[Signal]) -> str:
     if seen is None:
         engines = any(signal.ages for signal in signals)
         return "engines, always fresh" if engines else "own" if signals else ""
-    told = {*POLLED, Signal.CACHED_PREFIX, Signal.VIEW_TOKENS}
+    told = {*PUBLISHED, Signal.CACHED_PREFIX, Signal.VIEW_TOKENS}
     words = ["own"] if signals - told else []
-    if seen.information == "metrics" and signals.intersection(POLLED):
+    if seen.information == "metrics" and signals.intersection(PUBLISHED):
         words.append(f"poll [{seen.signal_interval_s:g} s]")
-    if signals.intersection(PREFIX):
+    if signals.intersection(OF_PREFIXES):
         words.append("tree or events" if _may_choose_view(router) else seen.prefix_view)
     return ", ".join(words)
 

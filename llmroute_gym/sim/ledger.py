@@ -14,17 +14,9 @@ import numpy as np
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray, IntArray
-from llmroute_gym.ground.signals import AGING, N_SIGNALS, Signal
+from llmroute_gym.ground.signals import AGING, N_SIGNALS, PUBLISHED, Signal
 from llmroute_gym.sim.averages import FadingAverage
 
-PUBLISHED: Final = (
-    Signal.WAITING,
-    Signal.RUNNING,
-    Signal.KV_USAGE,
-    Signal.BATCH_TIME_S,
-    Signal.HIT_RATE,
-)
-"""What engines publish, in order of `Signal`."""
 TOLD: Final[dict[str, tuple[Signal, ...]]] = {
     "engine": AGING,
     "oracle": AGING,

@@ -12,8 +12,8 @@ from llmroute_gym.config import ObservationConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.gateway import deciding
 from llmroute_gym.gateway.deciding import Arrival, Decider
-from llmroute_gym.gateway.service import PREFIX, grows, signals_read
-from llmroute_gym.ground.signals import AGING, SIGNAL_NAMES, Signal
+from llmroute_gym.gateway.service import grows, signals_read
+from llmroute_gym.ground.signals import AGING, OF_PREFIXES, SIGNAL_NAMES, Signal
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.routers.exported import ExportedPolicy
 from llmroute_gym.sim import Cluster
@@ -317,7 +317,7 @@ def test_the_page_names_the_rules_that_differ_in_service() -> None:
         router = make(name)
         told = router.observation
         growing = grows(router, 3, 1000) if name != "latency_predictor" else False
-        looks_up = not PREFIX.isdisjoint(signals_read(router))
+        looks_up = not signals_read(router).isdisjoint(OF_PREFIXES)
         events = told is not None and told.prefix_view == "events" and looks_up
         taught = len(router.lessons(10**6)) > 0
         if growing or events or taught or router.upper_bound:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmroute_gym import routers
-from llmroute_gym.ground.signals import Signal
-from llmroute_gym.routers.description import POLLED
+from llmroute_gym.ground.signals import PUBLISHED, Signal
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "routers.md"
 DESCRIPTIONS = {one.name: one for one in routers.describe()}
@@ -60,6 +59,6 @@ def test_a_rule_that_counts_by_itself_reads_nothing_that_only_engines_know(name:
     if observation is not None and observation.information == "router":
         assert not read.intersection({Signal.KV_USAGE, Signal.HIT_RATE, Signal.BATCH_TIME_S})
     if observation is not None and observation.information == "metrics" and read:
-        assert read.intersection(POLLED)
+        assert read.intersection(PUBLISHED)
     if observation is None or observation.information != "oracle":
         assert Signal.REMAINING_TOKENS not in read
