@@ -7,16 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llmroute_gym.compare.calibration.fitting import LEVELS, Times
 from llmroute_gym.compare.calibration.recorded import Recorded
+from llmroute_gym.compare.pictures import finish_shares, plot_shares
 from llmroute_gym.compare.text import aligned
 from llmroute_gym.ground.arrays import BoolArray, FloatArray
 from llmroute_gym.ground.metrics import LATENCIES
-
-TAIL = 1e-3
-"""Smallest share of requests that the picture shows."""
 
 
 class Row(NamedTuple):
@@ -109,24 +106,10 @@ def plot(recorded: Recorded, times: Times, path: Path, title: str) -> None:
     """Draws how recorded and simulated latencies are distributed, shares stretched towards 1."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, (latency, simulated_s, recorded_s) in zip(
-        panels, pairs(recorded, times), strict=True
-    ):
+    both = list(pairs(recorded, times))
+    for panel, (_, simulated_s, recorded_s) in zip(panels, both, strict=True):
         known = recorded_s > 0
-        for label, values, style in (
-            ("recorded", recorded_s, {"color": "0.2", "linewidth": 2.5}),
-            ("simulated", simulated_s, {"color": "C1", "linestyle": "--"}),
-        ):
-            seconds = np.sort(values[known])
-            slower = 1 - np.arange(len(seconds)) / max(len(seconds), 1)
-            panel.step(seconds, slower, where="post", label=label, **style)
-        panel.set(xlabel=f"{LATENCIES[latency].title} (s)", yscale="log", ylim=(1, TAIL))
+        plot_shares(panel, recorded_s[known], label="recorded", color="0.2", linewidth=2.5)
+        plot_shares(panel, simulated_s[known], label="simulated", color="C1", linestyle="--")
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("Share of requests below, tail stretched")
-    panels[0].set_yticks([0.5, 0.1, 0.05, 0.01, 0.001], ["50%", "90%", "95%", "99%", "99.9%"])
-    panels[0].yaxis.set_minor_locator(NullLocator())
-    panels[0].legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    finish_shares(figure, panels, [latency for latency, _, _ in both], path, title)
