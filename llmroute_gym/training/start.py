@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from llmroute_gym.config import StabilizationConfig, TrainConfig
+from llmroute_gym.demos.weights import decision_weights
 from llmroute_gym.envs.drawn_env import NOBODY
 from llmroute_gym.envs.observation import Columns
 from llmroute_gym.routers import make
@@ -74,7 +75,7 @@ def prepare(
         scale_values(model, start.layout.reward_scale / reward_scale(env))
     demos = start.demonstrations(settings, cluster, source)
     if demos is not None:
-        from llmroute_gym.sb3.cloning import clone, decision_weights
+        from llmroute_gym.sb3.cloning import clone
 
         scale_values(model, reward_scale(env))
         how = cloning(settings.warm_start)

@@ -14,13 +14,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 from llmroute_gym.config import CloningConfig, ObservationConfig, RewardConfig
 from llmroute_gym.demos.file import Demos
 from llmroute_gym.demos.layout import DemoLayout
+from llmroute_gym.demos.weights import better, decision_weights
 from llmroute_gym.errors import InputError
 from llmroute_gym.sb3 import NormalizedRows, RouterPPO
 from llmroute_gym.sb3.cloning import (
     action_logits,
-    better,
     clone,
-    decision_weights,
     split_by_episode,
 )
 from llmroute_gym.sb3.row_normalizer import normalizers, observation_transform
