@@ -3,7 +3,7 @@
 import errno
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -140,10 +140,9 @@ def key_of_no_group(typed: Sequence[str], schema: Any, folder: Path) -> str | No
         None where no such key was typed.
     """
     absent = {entry.name for entry in fields(schema) if entry.default is None}
-    for key in (word.lstrip("+~").partition("=")[0] for word in typed):
-        group, dot, _ = key.partition(".")
-        if dot and group in absent:
-            options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+    for key, group, _ in _within_groups(typed):
+        if group in absent:
+            options = _options(folder, group)
             adding = " or ".join(f"+{group}={option}" for option in options)
             return f"{key} would not be read without a {group}; add one: {adding}"
     return None
@@ -161,14 +160,26 @@ def key_of_options(typed: Sequence[str], schema: Any, folder: Path) -> str | Non
         None where no such key was typed.
     """
     groups = {entry.name: getattr(schema(), entry.name) for entry in fields(schema)}
-    for key in (word.lstrip("+~").partition("=")[0] for word in typed):
-        group, dot, leaf = key.partition(".")
-        options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
-        if dot and options and group not in groups:
+    for key, group, leaf in _within_groups(typed):
+        options = _options(folder, group)
+        if options and group not in groups:
             holding = [name for name, inner in groups.items() if hasattr(inner, leaf)]
             meant = "".join(f"; did you mean {name}.{leaf}?" for name in holding[:1])
             return f"{key} is no key: {group} only takes {' or '.join(options)}{meant}"
     return None
+
+
+def _within_groups(typed: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields each key that was typed with a dot, what stands before the first one, and the rest."""
+    for word in typed:
+        key = word.lstrip("+~").partition("=")[0]
+        group, dot, leaf = key.partition(".")
+        if dot:
+            yield key, group, leaf
+
+
+def _options(folder: Path, group: str) -> list[str]:
+    return sorted(file.stem for file in (folder / group).glob("*.yaml"))
 
 
 def _about_key(error: OmegaConfBaseException) -> str:
