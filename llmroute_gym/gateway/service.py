@@ -39,19 +39,35 @@ def told_in_service(
             "information=router, or metrics where the engines' metrics are read"
         )
     asked = router.observation or given
-    name = router.name
     if asked.information == "oracle" or router.upper_bound:
         raise InputError(
-            f"router {name!r} needs to know what only a simulator knows; serve one that was made "
-            "with observation=router or observation=metrics"
+            f"router {router.name!r} needs to know what only a simulator knows; serve one that was "
+            "made with observation=router or observation=metrics"
         )
-    if asked.predicted_output_sigma is not None and not approximate:
+    sigma = asked.predicted_output_sigma
+    if sigma is not None and not approximate:
         raise InputError(
-            f"router {name!r} was made with predicted output lengths, "
-            f"observation.predicted_output_sigma={asked.predicted_output_sigma:g}, which nobody "
-            "predicts here; train it with observation.predicted_output_sigma=null, or set "
-            "policy.approximate=true to serve it without them"
+            f"router {router.name!r} was made with predicted output lengths, "
+            f"observation.predicted_output_sigma={sigma:g}, which nobody predicts here; train it "
+            "with observation.predicted_output_sigma=null, or set policy.approximate=true to serve "
+            "it without them"
         )
+    information = _information(router.name, asked, given, approximate=approximate)
+    return replace(
+        asked,
+        information=information,
+        signal_interval_s=given.signal_interval_s if information == "metrics" else 0.0,
+        predicted_output_sigma=None,
+        prefix_view="tree",
+        events_lag_s=0.0,
+        gateways=1,
+    ).validate()
+
+
+def _information(
+    name: str, asked: ObservationConfig, given: ObservationConfig, *, approximate: bool
+) -> str:
+    """Returns which of `SERVED` stands for what a router asks for, which is no oracle."""
     information = asked.information
     if information == "engine":
         if not approximate:
@@ -66,16 +82,7 @@ def told_in_service(
             f"router {name!r} goes by the engines' metrics, which are not read; set "
             "scrape.interval_s=1 to read them, or serve one that goes by its own counts"
         )
-    interval_s = given.signal_interval_s if information == "metrics" else 0.0
-    return replace(
-        asked,
-        information=information,
-        signal_interval_s=interval_s,
-        predicted_output_sigma=None,
-        prefix_view="tree",
-        events_lag_s=0.0,
-        gateways=1,
-    ).validate()
+    return information
 
 
 def introduce(
