@@ -1,24 +1,14 @@
 """What rules lose against `frontier` on requests that no search has used."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from frontier_cases import SEED, SIMPLE, Case
-from frontier_runs import FRONTIER, p99, settings_of
+from frontier_cases import SIMPLE, Case
+from frontier_runs import FRONTIER, counts_of, p99s, serve_case, told_lengths
 
-from llmroute_gym.compare.search.bench import Bench
-from llmroute_gym.compare.search.pools import pools_of
-from llmroute_gym.compare.statistics import Estimate, Resampling, estimate
-from llmroute_gym.config import EvaluationConfig
-from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.compare.statistics import Estimate, estimate
 from llmroute_gym.routers import Router, make
-from llmroute_gym.routers.estimated_latency import EstimatedLatency
-from llmroute_gym.sim.outcome import latency_s
-
-PREDICTED = 0.5
-"""Log-normal error of the output lengths that rules are told where they are."""
 
 
 class Losses(NamedTuple):
@@ -44,26 +34,12 @@ def losses(case: Case, rules: Mapping[str, Router], traces: str, runs: int) -> L
         traces: folder with the public traces.
         runs: workloads at the most, of those that the case has.
     """
-    (pool,) = pools_of(settings_of(case, traces))
     everyone: dict[str, Router] = {name: make(name) for name in (FRONTIER, *SIMPLE)}
     everyone |= dict(rules)
-    if case.predicted:
-        everyone = {title: _told(rule) for title, rule in everyone.items()}
+    everyone = {title: told_lengths(case, rule) for title, rule in everyone.items()}
     n_runs = min(runs, case.runs)
-    e2e: dict[str, list[FloatArray]] = {title: [] for title in everyone}
-    ttft: dict[str, list[FloatArray]] = {title: [] for title in everyone}
-    for run in range(n_runs):
-        rng = np.random.default_rng([SEED, run])
-        workload, cluster = pool.draw(case.requests, rng)
-        view, seed = pool.scenario.view, int(rng.integers(2**31))
-        for title, rule in everyone.items():
-            bench = Bench(workload, cluster, seed, pool.observation, view, keeps=False)
-            outcome = bench.serve(rule)
-            e2e[title].append(latency_s(outcome, "e2e"))
-            ttft[title].append(latency_s(outcome, "ttft"))
-    counts = Resampling.of_runs(n_runs, EvaluationConfig(runs=n_runs, seed=SEED)).runs
-    whole = {title: p99(values, counts) for title, values in e2e.items()}
-    first = {title: p99(values, counts) for title, values in ttft.items()}
+    served, _ = serve_case(case, everyone, traces, n_runs)
+    whole, first = p99s(served, counts_of(n_runs))
     own, simple = whole[FRONTIER], min(SIMPLE, key=lambda name: float(whole[name][0]))
     return Losses(
         case,
@@ -92,10 +68,3 @@ def kept(found: Sequence[Losses], title: str, fleet: str) -> float:
     gain = np.sum([np.log(one.ratios[one.simple].value) for one in cases])
     lost = np.sum([np.log(one.ratios[title].value) for one in cases])
     return float(1 - lost / gain)
-
-
-def _told(rule: Router) -> Router:
-    """Returns a rule that is told output lengths, if it reads them."""
-    if isinstance(rule, EstimatedLatency):
-        return replace(rule, predicted_output_sigma=PREDICTED)
-    return rule

@@ -15,18 +15,23 @@ from llmroute_gym.compare.search.bench import Bench
 from llmroute_gym.compare.search.choice import chosen
 from llmroute_gym.compare.search.course import Course
 from llmroute_gym.compare.search.history import History
-from llmroute_gym.compare.search.pools import Pool, pools_of
+from llmroute_gym.compare.search.pools import pools_of
 from llmroute_gym.compare.search.space import Space, tuned_ranges
 from llmroute_gym.compare.search.workers import Workers
 from llmroute_gym.compare.statistics import Estimate, Pooled, Resampling, estimate
 from llmroute_gym.config import EvaluationConfig, SearchConfig, SearchingConfig
-from llmroute_gym.ground.arrays import BoolArray, FloatArray
+from llmroute_gym.ground.arrays import BoolArray, FloatArray, IntArray
 from llmroute_gym.routers import Router, available, make
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
 from llmroute_gym.sim import Cluster, Workload
 from llmroute_gym.sim.outcome import latency_s
 
 FRONTIER = "frontier"
 FAMILY = "estimated_latency"
+PREDICTED = 0.5
+"""Log-normal error of the output lengths that rules are told where they are."""
+Percentiles = dict[str, FloatArray]
+"""Of each rule, (n_rows,)."""
 TUNED = "tuned "
 """Stands before the name of a rule whose constants were tuned for the case."""
 
@@ -63,10 +68,10 @@ class Found(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Pooled latencies of a rule in a case."""
+    """Latencies of a rule in a case, of each run, shapes (n_requests,)."""
 
-    e2e_s: FloatArray
-    ttft_s: FloatArray
+    e2e_s: list[FloatArray]
+    ttft_s: list[FloatArray]
 
 
 def zoo() -> list[str]:
@@ -99,12 +104,17 @@ def tuned_rule(case: Case, name: str, budget: int, traces: str) -> Router:
     return space.with_constants(found.constants)
 
 
+def told_lengths(case: Case, rule: Router) -> Router:
+    """Returns a rule that is told output lengths, if it reads them and the case predicts them."""
+    if case.predicted and isinstance(rule, EstimatedLatency):
+        return replace(rule, predicted_output_sigma=PREDICTED)
+    return rule
+
+
 def entrants(case: Case, budgets: Budgets, traces: str) -> dict[str, Router]:
     """Returns all rules that serve a case."""
-    frontier = make(FRONTIER)
-    if case.predicted:
-        frontier = replace(frontier, predicted_output_sigma=0.5)  # type: ignore[type-var]
-    rules = {FRONTIER: frontier} | {name: make(name) for name in zoo()}
+    rules = {name: make(name) for name in zoo()}
+    rules[FRONTIER] = told_lengths(case, make(FRONTIER))
     if case.tuned:
         for name in zoo():
             if tuned_ranges(rules[name]):
@@ -113,31 +123,52 @@ def entrants(case: Case, budgets: Budgets, traces: str) -> dict[str, Router]:
     return rules
 
 
-def measure(case: Case, budgets: Budgets, traces: str, runs: int | None = None) -> Found:
-    """Serves a case by all rules and compares `frontier` with the best of each kind."""
+def serve_case(
+    case: Case, rules: Mapping[str, Router], traces: str, n_runs: int
+) -> tuple[dict[str, Served], list[BoolArray]]:
+    """Serves the workloads of a case by each rule.
+
+    Returns:
+        What each achieved, and of each run which requests arrive while a replica is slow.
+    """
     (pool,) = pools_of(settings_of(case, traces))
-    rules = entrants(case, budgets, traces)
-    n_runs = runs or case.runs
     slow: list[BoolArray] = []
-    e2e: dict[str, list[FloatArray]] = {name: [] for name in rules}
-    ttft: dict[str, list[FloatArray]] = {name: [] for name in rules}
+    served = {title: Served([], []) for title in rules}
     for run in range(n_runs):
         rng = np.random.default_rng([SEED, run])
         workload, cluster = pool.draw(case.requests, rng)
         slow.append(while_slow(workload, cluster))
-        seed = int(rng.integers(2**31))
-        for name, rule in rules.items():
-            outcome = _bench(pool, workload, cluster, seed).serve(rule)
-            e2e[name].append(latency_s(outcome, "e2e"))
-            ttft[name].append(latency_s(outcome, "ttft"))
-    counts = Resampling.of_runs(n_runs, EvaluationConfig(runs=n_runs, seed=SEED)).runs
-    whole = {name: p99(values, counts) for name, values in e2e.items()}
-    first = {name: p99(values, counts) for name, values in ttft.items()}
-    plain = [name for name in rules if name.startswith(TUNED) and name != TUNED + FAMILY]
+        view, seed = pool.scenario.view, int(rng.integers(2**31))
+        for title, rule in rules.items():
+            bench = Bench(workload, cluster, seed, pool.observation, view, keeps=False)
+            outcome = bench.serve(rule)
+            served[title].e2e_s.append(latency_s(outcome, "e2e"))
+            served[title].ttft_s.append(latency_s(outcome, "ttft"))
+    return served, slow
+
+
+def p99s(served: Mapping[str, Served], counts: IntArray) -> tuple[Percentiles, Percentiles]:
+    """Returns each rule's P99 end to end and of the TTFT for each row of counts."""
+    e2e = {title: p99(one.e2e_s, counts) for title, one in served.items()}
+    return e2e, {title: p99(one.ttft_s, counts) for title, one in served.items()}
+
+
+def counts_of(n_runs: int) -> IntArray:
+    """Returns how often each run counts, the estimate's row first."""
+    return Resampling.of_runs(n_runs, EvaluationConfig(runs=n_runs, seed=SEED)).runs
+
+
+def measure(case: Case, budgets: Budgets, traces: str, runs: int | None = None) -> Found:
+    """Serves a case by all rules and compares `frontier` with the best of each kind."""
+    n_runs = runs or case.runs
+    served, slow = serve_case(case, entrants(case, budgets, traces), traces, n_runs)
+    counts = counts_of(n_runs)
+    whole, first = p99s(served, counts)
+    plain = [name for name in served if name.startswith(TUNED) and name != TUNED + FAMILY]
     inside = None
     if case.slow is not None:
         kept = {
-            name: p99([one[at] for one, at in zip(e2e[name], slow, strict=True)], counts)
+            name: p99([one[at] for one, at in zip(served[name].e2e_s, slow, strict=True)], counts)
             for name in (*SIMPLE, FRONTIER)
         }
         inside = ratio(kept, SIMPLE)
@@ -154,10 +185,6 @@ def measure(case: Case, budgets: Budgets, traces: str, runs: int | None = None) 
     )
 
 
-def _bench(pool: Pool, workload: Workload, cluster: Cluster, seed: int) -> Bench:
-    return Bench(workload, cluster, seed, pool.observation, pool.scenario.view, keeps=False)
-
-
 def while_slow(workload: Workload, cluster: Cluster) -> BoolArray:
     """Returns which requests arrive while a replica is slow, shape (n_requests,)."""
     arrived_s = workload.arrived_at_s
@@ -170,7 +197,7 @@ def while_slow(workload: Workload, cluster: Cluster) -> BoolArray:
     return slow
 
 
-def p99(runs: Sequence[FloatArray], counts: np.ndarray) -> FloatArray:
+def p99(runs: Sequence[FloatArray], counts: IntArray) -> FloatArray:
     """Returns the 99th percentile over the requests of all runs for each row of counts."""
     run_of = np.repeat(np.arange(len(runs)), [len(one) for one in runs])
     return Pooled.of(np.concatenate(runs), run_of).percentiles(counts, (99.0,))[:, 0]
