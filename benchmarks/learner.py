@@ -21,7 +21,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from measuring import ROOT, origin, table, write_section
+from measuring import origin, table
+from reports import command_of, report
 from trainings import (
     Cell,
     Evaluation,
@@ -37,8 +38,6 @@ from trainings import (
 
 from llmroute_gym.compare.statistics import Estimate, Resampling, change, estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
-from llmroute_gym.errors import InputError
-from llmroute_gym.ground.files import complete_or_absent
 
 NAME = "learner"
 BASE = "+exp=latency_tuned"
@@ -273,23 +272,14 @@ def main() -> int:
     """Trains, serves, reports, and writes if asked; returns the exit code."""
     options = Options.read(__doc__.splitlines()[0], FULL.seeds, QUICK.seeds)
     sizes = (QUICK if options.quick else FULL)._replace(seeds=options.seeds)
-    command = f"python benchmarks/{NAME}.py"
-    if sizes.seeds != FULL.seeds:
-        command += f" --seeds {sizes.seeds}"
-    try:
-        measured = measure(sizes, options.folder, options.jobs)
-        text = section(measured, sizes, command)
-        place = ROOT / "benchmarks" if options.write else options.folder
-        for name, write in ((f"{NAME}.csv", write_csv), (f"{NAME}.png", draw)):
-            with complete_or_absent(place / name) as part:
-                write(measured, part)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(text)
-    if options.write:
-        write_section(NAME, text)
-    return 0
+    command = command_of(NAME, options, FULL.seeds)
+    return report(
+        NAME,
+        options,
+        lambda: measure(sizes, options.folder, options.jobs),
+        lambda measured: section(measured, sizes, command),
+        {".csv": write_csv, ".png": draw},
+    )
 
 
 if __name__ == "__main__":

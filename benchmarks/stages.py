@@ -31,7 +31,8 @@ from courses import (
     movement,
     watch,
 )
-from measuring import ROOT, origin, table, write_section
+from measuring import origin, table
+from reports import command_of, report
 from stage_files import plot, write_csv
 from stage_numbers import (
     BASE,
@@ -73,8 +74,6 @@ from trainings import (
 from llmroute_gym.compare.statistics import Resampling, estimate
 from llmroute_gym.config import EvaluationConfig, TrainConfig
 from llmroute_gym.demos.collection import planned_episodes
-from llmroute_gym.errors import InputError
-from llmroute_gym.ground.files import complete_or_absent
 from llmroute_gym.training.warm_start import collection
 
 NAME = "stages"
@@ -413,25 +412,15 @@ def section(measured: Measured, command: str) -> str:
 def main() -> int:
     """Measures, prints, and writes if asked; returns the exit code."""
     options = Options.read(__doc__.splitlines()[0], FULL.seeds, QUICK.seeds)
-    seeds = options.seeds
-    sizes = QUICK if options.quick else FULL
-    command = "python benchmarks/stages.py"
-    if seeds != FULL.seeds:
-        command += f" --seeds {seeds}"
-    try:
-        measured = measure(sizes._replace(seeds=seeds), options.folder, options.jobs)
-        text = section(measured, command)
-        place = ROOT / "benchmarks" if options.write else options.folder
-        for name, write in ((f"{NAME}.csv", write_csv), (f"{NAME}.png", plot)):
-            with complete_or_absent(place / name) as part:
-                write(measured, part)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(text)
-    if options.write:
-        write_section(NAME, text)
-    return 0
+    sizes = (QUICK if options.quick else FULL)._replace(seeds=options.seeds)
+    command = command_of(NAME, options, FULL.seeds)
+    return report(
+        NAME,
+        options,
+        lambda: measure(sizes, options.folder, options.jobs),
+        lambda measured: section(measured, command),
+        {".csv": write_csv, ".png": plot},
+    )
 
 
 if __name__ == "__main__":

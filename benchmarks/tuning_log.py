@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from measuring import DATA, ROOT, origin, table, write_section
+from reports import command_of
 from tqdm import tqdm
 from trainings import (
     LATENCIES,
@@ -475,14 +476,11 @@ def report(numbers: Numbers, policies: Sequence[Policy], text: str, folder: Path
 def main() -> int:
     """Trains, serves, reports, and writes if asked; returns the exit code."""
     options = Options.read(__doc__.splitlines()[0], FULL.seeds, QUICK.seeds)
-    seeds = options.seeds
-    sizes = (QUICK if options.quick else FULL)._replace(seeds=seeds)
+    sizes = (QUICK if options.quick else FULL)._replace(seeds=options.seeds)
     if not TRACE.is_file():
         print(f"no {TRACE}; set LLMROUTE_DATA to the folder of the data", file=sys.stderr)
         return 2
-    command = "python benchmarks/tuning_log.py"
-    if seeds != FULL.seeds:
-        command += f" --seeds {seeds}"
+    command = command_of("tuning_log", options, FULL.seeds)
     try:
         evaluation = draw_requests(sizes)
         policies = measure(sizes, evaluation, options.folder, options.jobs)
