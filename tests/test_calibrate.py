@@ -1,37 +1,25 @@
 """The command that makes a profile of a log."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmroute_gym.calibrate import main
 from llmroute_gym.evaluate import main as evaluate
+from tests.commands import Command, in_process
 from tests.compare.calibration.logs import log_of
 
 pytestmark = pytest.mark.cli
-
-Command = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Command:
-    """Runs the command in this process; returns its exit code and what it says."""
+    """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["calibrate", *words])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        return (code, *capfd.readouterr())
-
-    return run
+    return in_process("calibrate", main, monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("given", ["a log,1.csv", "log=log.csv"])

@@ -12,6 +12,20 @@ pytestmark = pytest.mark.cli
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+def said_by(folder: Path, example: str, *arguments: str) -> str:
+    """What an example prints that runs well in a folder."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "said", "written"),
     [
@@ -22,30 +36,14 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 def test_example(
     tmp_path: Path, name: str, arguments: list[str], said: str, written: list[str]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    out = said_by(tmp_path, f"{name}.py", *arguments)
+    assert said in out
     assert sorted(file.name for file in tmp_path.iterdir()) == written
 
 
 def test_a_policy_is_served_and_its_log_read(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "serve_a_policy.py")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    counts = re.findall(r"^backend [ab]: (\d+) requests$", done.stdout, re.MULTILINE)
+    out = said_by(tmp_path, "serve_a_policy.py")
+    counts = re.findall(r"^backend [ab]: (\d+) requests$", out, re.MULTILINE)
     assert sum(map(int, counts)) == 60
     log = (tmp_path / "requests.csv").read_text().splitlines()
     assert len(log) == 61
@@ -55,28 +53,13 @@ def test_a_policy_is_served_and_its_log_read(tmp_path: Path) -> None:
 
 
 def test_what_is_trained_is_no_worse_than_round_robin(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "train_and_compare.py")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    means = {line.split()[0]: float(line.split()[2]) for line in done.stdout.splitlines()}
+    out = said_by(tmp_path, "train_and_compare.py")
+    means = {line.split()[0]: float(line.split()[2]) for line in out.splitlines()}
     assert list(means) == ["ppo", "round_robin", "lor"]
     assert means["ppo"] < 1.02 * means["round_robin"]
 
 
 def test_capacity_planning_reads_a_trace(tmp_path: Path, data: Path) -> None:
     trace = data / "traces" / "azure_conv_2023.csv"
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "capacity_planning.py"), str(trace), "50"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    said_by(tmp_path, "capacity_planning.py", str(trace), "50")
     assert (tmp_path / "capacity_planning.png").stat().st_size > 10_000

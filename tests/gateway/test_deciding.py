@@ -16,6 +16,7 @@ from llmroute_gym.gateway.service import grows, signals_read
 from llmroute_gym.ground.signals import AGING, OF_PREFIXES, SIGNAL_NAMES, Signal
 from llmroute_gym.routers import Router, available, make
 from llmroute_gym.routers.exported import ExportedPolicy
+from llmroute_gym.routers.rule import Rule
 from llmroute_gym.sim import Cluster
 from llmroute_gym.sim.ledger import TOLD
 from llmroute_gym.sim.reference import ReferenceRun
@@ -183,7 +184,10 @@ def test_every_rule_is_served_or_says_why_not(name: str) -> None:
 @pytest.mark.parametrize("name", ["preble", "power_of_two", "sticky_least_loaded", "round_robin"])
 def test_a_rule_is_served_for_ever(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "LIFE", 64)
-    served(make(name), 300)
+    router = make(name)
+    served(router, 300)
+    assert isinstance(router, Rule)
+    assert len(router.memory) == len(router.empty_memory(3, 64))
 
 
 def test_a_router_that_looks_nothing_up_keeps_no_blocks() -> None:

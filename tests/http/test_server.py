@@ -83,7 +83,8 @@ def test_a_client_that_leaves_is_noticed_at_once(run: Callable[[Awaitable[None]]
         writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await arrived.wait()
         writer.close()
-        await asyncio.wait_for(left.wait(), 0.05)
+        noticed = await asyncio.wait_for(left.wait(), 0.05)
+        assert noticed
         await server.close()
 
     run(story())

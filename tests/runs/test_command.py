@@ -6,41 +6,29 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmroute_gym.evaluate import main
 from llmroute_gym.ground.notices import notices
 from llmroute_gym.runs.streams import to_people
+from tests.commands import Command, in_process
 
 pytestmark = pytest.mark.cli
 
 SMALL = ("evaluation.runs=2", "evaluation.requests=20", "evaluation.resamples=20")
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Command:
-    """Runs `evaluate` in this process; returns its exit code and what it says."""
+    """`evaluate`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*overrides: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["evaluate", *overrides])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        return (code, *capfd.readouterr())
-
-    return run
+    return in_process("evaluate", main, monkeypatch, capfd)
 
 
 @pytest.mark.parametrize(
