@@ -137,23 +137,24 @@ def add_prefix(scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: fl
 
 
 @block
-def add_token_load(
-    scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float, most: float
-) -> None:
-    """Adds 1 for no uncached prompt tokens in flight without first token, down to 0 for `most`.
-
-    Source: llm-d's token-load scorer.
-    """
-    for r in range(len(mask)):
-        scores[r] += weight * (1.0 - min(1.0, rows[r, Signal.UNCACHED_TOKENS] / most))
-
-
-@block
 def uncached_tokens(rows: FloatArray, replica: int) -> float:
     """Returns how many of the request's prompt tokens a replica does not hold, a whole number."""
     prompt = rows[replica, Signal.PROMPT_TOKENS]
     # The share is a rounded quotient; crumbs of its product would settle ties.
     return float(prompt - math.floor(prompt * rows[replica, Signal.CACHED_PREFIX] + 0.5))
+
+
+@block
+def add_token_load(
+    scores: FloatArray, rows: FloatArray, mask: BoolArray, weight: float, most: float
+) -> None:
+    """Adds 1 for no uncached prompt tokens without first token, down to 0 for `most`.
+
+    Those in flight and those that the request would add. Source: llm-d's token-load scorer.
+    """
+    for r in range(len(mask)):
+        tokens = rows[r, Signal.UNCACHED_TOKENS] + uncached_tokens(rows, r)
+        scores[r] += weight * (1.0 - min(1.0, tokens / most))
 
 
 @block

@@ -135,13 +135,14 @@ class LlmdBaseline(SeeingRule):
 
 @dataclass
 class LlmdToken(SeeingRule):
-    """Fewest uncached prompt tokens in flight of the replicas that hold most of the prompt.
+    """Fewest uncached prompt tokens, with the request's own, where most of the prompt is held.
 
     Those that hold less than `share` of it are left out, unless none holds that much, or the best
     of them is expected to start more than `wait_s` later than the best other one; a replica starts
     after its uncached prompt tokens in flight, which count until the first token of their request,
-    at a rate of `tokens_per_s`. Of the others the highest 1 - min(1, those tokens / `most_tokens`),
-    ties at random. Source: llm-d's recipe of token load, the default of its guide.
+    at a rate of `tokens_per_s`. Of the others the highest 1 - min(1, tokens / `most_tokens`), of
+    those tokens and of the request's own that are uncached there, ties at random. Source: llm-d's
+    recipe of token load, the default of its guide.
 
     Args:
         share: of the prompt that a warm replica holds.

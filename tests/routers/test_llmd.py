@@ -72,6 +72,20 @@ def test_token_load_chooses_among_the_warm() -> None:
     assert chosen("llmd_token:share=0.95", table, 10) == {0}
 
 
+def test_token_load_counts_what_the_request_itself_would_add() -> None:
+    # Of 1,000 tokens the second holds all but 150, the third all but 50; with those in flight they
+    # have 150 + 100 and 50 + 210 to do. Of in-flight tokens alone idle ones would be level.
+    busy = rows(3, prompt_tokens=1000, cached_prefix=[0, 0.85, 0.95], uncached_tokens=[0, 100, 210])
+    assert chosen("llmd_token", busy, 10) == {1}
+    idle = rows(3, prompt_tokens=1000, cached_prefix=[0, 0.85, 0.95])
+    assert chosen("llmd_token", idle, 10) == {2}
+    # Nobody holds enough of it: the half that the last one holds is still worth 500 in flight.
+    cold = rows(3, prompt_tokens=1000, cached_prefix=[0, 0, 0.5], uncached_tokens=[0, 0, 499])
+    assert chosen("llmd_token", cold, 10) == {2}
+    level = rows(3, prompt_tokens=1000, cached_prefix=[0, 0, 0.5], uncached_tokens=[0, 0, 500])
+    assert chosen("llmd_token", level) == {0, 1, 2}
+
+
 def test_token_load_leaves_the_warm_when_they_start_eighteen_seconds_later() -> None:
     # At 15,928 tokens/s, 18 s are 286,704 tokens.
     table = rows(3, cached_prefix=[0, 0.9, 0], uncached_tokens=[100, 286_804, 200])
