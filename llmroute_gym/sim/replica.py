@@ -26,7 +26,14 @@ _CHOICES = {
     "admission": get_args(AdmissionMode),
 }
 _FLAGS = ("prefix_caching", "chunked_prefill")
-_OPTIONAL = (*_FLAGS, "long_prefill_tokens", "admission", "watermark", "max_model_len")
+_OPTIONAL = (
+    *_FLAGS,
+    "long_prefill_tokens",
+    "admission",
+    "watermark",
+    "max_model_len",
+    "shared_reads",
+)
 """What a scheduler reads only if it says so in `SchedulerLimits.reads`."""
 _SCHEDULERS_OWN: Any = None
 """The default of what each scheduler has a default of its own for; resolved when it is built."""
@@ -70,6 +77,10 @@ class Replica:
         watermark: share of the blocks that admitting a request must leave free while others run,
             at least 0, less than 1.
         max_model_len: prompt and output tokens at which a request ends, None for no such limit.
+        shared_reads: share, 0 to 1, of the repeated reads of KV blocks that several decoding
+            requests hold which takes no time. With 0 a decode's attention reads each request's
+            context on its own, as one prompt shares nothing with another; with 1 it reads a block
+            once for all that hold it. Where others are in prefill, they count as holding alike.
 
     Raises:
         InputError: the batch time is no model, a limit is out of range, a slowdown is malformed, a
@@ -94,6 +105,7 @@ class Replica:
     admission: AdmissionMode = "sequence"
     watermark: float = 0.0
     max_model_len: int | None = None
+    shared_reads: float = 0.0
 
     def __post_init__(self) -> None:
         _check_model(self.batch_time)
@@ -113,7 +125,8 @@ class Replica:
             checked[name] = flag(name, checked.get(name, getattr(self, name)))
         for name in ("watermark_blocks", "long_prefill_tokens"):
             checked[name] = count(name, getattr(self, name), at_least=0)
-        checked["watermark"] = number("watermark", self.watermark, at_least=0)
+        for name in ("watermark", "shared_reads"):
+            checked[name] = number(name, getattr(self, name), at_least=0)
         if self.max_model_len is not None:
             checked["max_model_len"] = count("max_model_len", self.max_model_len, at_least=2)
         checked["speed"] = positive("speed", self.speed)
@@ -132,6 +145,11 @@ class Replica:
             raise InputError(
                 f"watermark must be a share of the blocks below 1, got {self.watermark:g}; 0.01 "
                 "keeps a hundredth of them free"
+            )
+        if self.shared_reads > 1:
+            raise InputError(
+                f"shared_reads must be a share of the repeated reads, 0 to 1, got "
+                f"{self.shared_reads:g}; 1 reads each block once"
             )
         for name in _OPTIONAL:
             if name not in kind.reads and getattr(self, name) != _UNREAD[name]:

@@ -60,6 +60,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"watermark": -0.1}, r"watermark must be a finite number >= 0, got -0\.1"),
     ({"watermark": 1}, "watermark must be a share of the blocks below 1, got 1; 0.01 keeps"),
     ({"max_model_len": 1}, "max_model_len must be an integer >= 2, got 1"),
+    ({"shared_reads": -0.1}, r"shared_reads must be a finite number >= 0, got -0\.1"),
+    ({"shared_reads": 44}, "shared_reads must be a share of the repeated reads, 0 to 1, got 44; 1"),
     *(
         ({name: value}, f"{name}={value!r} would not be read by the scheduler 'chunked'; leave it")
         for name, value in {
@@ -69,6 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
             "admission": "chunk",
             "watermark": 0.1,
             "max_model_len": 4096,
+            "shared_reads": 0.5,
         }.items()
     ),
     ({"slowdowns": ((2.0, 2.0), (1.0, 1.0))}, "slowdowns must have increasing start_s"),

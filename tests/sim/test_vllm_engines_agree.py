@@ -1,10 +1,13 @@
 """The compiled engine gives the reference engine's numbers for `vllm_v1`, on random cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from llmroute_gym.errors import InputError
 from llmroute_gym.routers.simulation import simulate
+from llmroute_gym.sim.replica import Cluster
 from tests.sim.strategies import QUICK_CASES, seeds, with_waiting
 from tests.sim.test_engines_agree import (
     APART,
@@ -38,6 +41,21 @@ def test_runs_agree(seed: int) -> None:
 @seeds(160)
 def test_runs_whose_arrivals_depend_on_ends_agree(seed: int) -> None:
     case = with_waiting(random_vllm_case(2 * APART + seed), seed)
+    assert_stepped_alike(case)
+    assert_simulated_alike(case, seed)
+
+
+@seeds(160)
+def test_runs_that_read_shared_blocks_less_often_agree(seed: int) -> None:
+    case = random_vllm_case(5 * APART + seed, exact=False)
+    shares = np.random.default_rng([seed, 9]).choice([0.0, 0.3, 0.44, 1.0], len(case.cluster))
+    cluster = Cluster(
+        tuple(
+            replace(one, shared_reads=float(share)) if one.scheduler == "vllm_v1" else one
+            for one, share in zip(case.cluster, shares, strict=True)
+        )
+    )
+    case = case._replace(cluster=cluster)
     assert_stepped_alike(case)
     assert_simulated_alike(case, seed)
 

@@ -171,6 +171,29 @@ def test_a_request_ends_at_the_models_length(vllm_engine: EngineName) -> None:
     assert workload.output_tokens.tolist() == [10, 1, 3]
 
 
+@pytest.mark.parametrize(("share", "ends"), [(0.0, 8.25), (0.5, 7.25), (1.0, 6.25)])
+def test_blocks_held_by_several_are_read_less_often(
+    vllm_engine: EngineName, share: float, ends: float
+) -> None:
+    # 1 s + 1/8 s per token of a decode's context. Both hold the prompt's first 2 blocks of 4, the
+    # second one by a hit in the same step, so that 8 tokens are read again. Step by step, with all
+    # reads paid for: 1, then contexts of 10 + 10 tokens, 3.5 s, then 11 + 11, 3.75 s.
+    by_context = FormulaBatchTime(1.0, 0, 0, 0.125, 0)
+    workload = requests((0.0, 9, 3), (0.0, 9, 3), rows=[[(0, 9)]] * 2)
+    outcome = serve(vllm_engine, workload, replica(by_context, shared_reads=share))
+    assert outcome.cached_tokens.tolist() == [0, 8]
+    assert outcome.finished_at_s.tolist() == [ends, ends]
+
+
+def test_who_is_in_prefill_counts_as_sharing_alike(vllm_engine: EngineName) -> None:
+    # The third comes into the second step: of 3 that run and read 16 tokens again, 2 decode, and
+    # save 10 of their 20 tokens: 2.25 s. In the third step the other two are alone: 22 less 8.
+    by_context = FormulaBatchTime(1.0, 0, 0, 0.125, 0)
+    workload = requests((0.0, 9, 3), (0.0, 9, 3), (0.5, 9, 1), rows=[[(0, 9)]] * 3)
+    outcome = serve(vllm_engine, workload, replica(by_context, shared_reads=1))
+    assert outcome.finished_at_s.tolist() == [6.0, 6.0, 3.25]
+
+
 def test_what_never_fits_is_an_error_or_rejected(vllm_engine: EngineName) -> None:
     workload = requests((0.0, 4, 1), (0.0, 6, 1))
     with pytest.raises(InputError, match=r"request 1 .*: 6 prompt tokens leave no room .* \(6\)"):

@@ -138,6 +138,7 @@ def decode_run(
     b: int,
     step: int,
     context: int,
+    saved: int,
     left: int,
     mean_time: float,
     observed: bool,
@@ -146,7 +147,7 @@ def decode_run(
 ) -> tuple[float, int, int, float, float, float]:
     """Runs up to `left` decode batches of the same members, those that end before the horizon.
 
-    Stops early where a slowdown begins.
+    Reading `saved` tokens of their contexts costs nothing. Stops early where a slowdown begins.
 
     Returns:
         now, step, context, mean_time; time and end of the batch in flight at the horizon, or
@@ -159,7 +160,7 @@ def decode_run(
     while left > 0 and now < next_slowdown and batch_end == math.inf:
         model = ints[replica + at.MODEL]
         assume(model >= 0)
-        count, first, slope = equal_steps(model, b, context, left, ints, floats)
+        count, first, slope = equal_steps(model, b, context - saved, left, ints, floats)
         first *= scale
         slope *= scale
         if next_slowdown < math.inf:
@@ -305,6 +306,7 @@ def advance(
                         b,
                         step,
                         context,
+                        0,
                         left,
                         mean_time,
                         observed,

@@ -40,6 +40,7 @@ LONGEST: Final = 28  # max_model_len, 0 for none
 INDEX: Final = 29  # the replica's index
 ARENA: Final = 30
 BUCKET_MASK: Final = 31  # buckets - 1, a power of two less one
+SHARED: Final = 32  # blocks that running requests hold, less those that are in use
 REPLICA: Final = 33
 MASKS: Final = 34  # words of an edge's mask
 WRITES: Final = 38  # INDEX if requests decode here, no index in a copy for a router
@@ -55,7 +56,8 @@ FOUND_TOKENS: Final = 47  # those of them that were cached then
 TREE: Final = 35  # the paths for its size of blocks, a row per request; -1 if nothing is shared
 FIRST_REQUEST: Final = 36
 RESULTS: Final = 37  # what requests found in the cache, a row each
-HEADS: Final = 48  # then the heads of the buckets: runs, newest first
+SHARED_READS: Final = 48  # f, share of repeated reads of blocks that costs nothing
+HEADS: Final = 49  # then the heads of the buckets: runs, newest first
 
 # The arena that runs, entries and dead stretches of all replicas are taken from.
 FREE_NODE: Final = 0  # recycled nodes, linked by their first word

@@ -214,6 +214,7 @@ def use_hits(store: int, job: int, hits: int, ints: IntArray) -> None:
     """Lets a job use its leading blocks, which `look_up` has found."""
     assume(store >= 0)
     assume(job >= 0)
+    free = ints[store + kv.FREE]
     block = 0
     place, end = ints[job + kv.PATH], ints[job + kv.PATH_END]
     while block < hits and place < end:
@@ -225,6 +226,7 @@ def use_hits(store: int, job: int, hits: int, ints: IntArray) -> None:
             place += 1
     if block < hits:
         use(store, job, kv.OWN - ints[job + kv.REQUEST], block, hits, ints)
+    ints[store + kv.SHARED] += hits - (free - ints[store + kv.FREE])
     ints[job + kv.SETTLED] = hits
     ints[job + kv.PATH_AT] = place
 
@@ -242,6 +244,7 @@ def give_back(store: int, job: int, computed: int, finished: bool, ints: IntArra
         return
     full = computed // block_size
     settle(store, job, full, ints)
+    free = ints[store + kv.FREE]
     blank = held - full
     ints[store + kv.BLANK] += blank
     ints[store + kv.FREE] += blank
@@ -254,6 +257,7 @@ def give_back(store: int, job: int, computed: int, finished: bool, ints: IntArra
             own = kv.OWN - ints[job + kv.REQUEST]
             enqueue(store, add_run(store, own, first, full, 0, ints), ints)
     drop_entries(store, job, ints)
+    ints[store + kv.SHARED] -= held - (ints[store + kv.FREE] - free)
     ints[job + kv.SETTLED] = 0
     ints[job + kv.PATH_AT] = ints[job + kv.PATH]
 

@@ -52,6 +52,7 @@ def _idle(replica: Replica, index: int, masks: int, words: int) -> IntArray:
     row[kv.RESERVE] = int(replica.watermark * replica.num_blocks)
     row[kv.CACHING] = replica.prefix_caching
     row[kv.LONGEST] = replica.max_model_len or 0
+    row[kv.SHARED_READS] = np.float64(replica.shared_reads).view(np.int64)
     row[kv.INDEX] = row[kv.WRITES] = index
     row[[kv.TREE, kv.LOG, kv.LOG_END]] = -1
     row[kv.MASK_AT] = kv.HOLDERS

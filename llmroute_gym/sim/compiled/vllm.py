@@ -77,6 +77,19 @@ def _leave(replica: int, store: int, job: int, block_size: int, ints: IntArray) 
     ints[arena + kv.FREE_JOB] = job
 
 
+@inlined
+def _saved_tokens(
+    store: int, decodes: int, block_size: int, ints: IntArray, floats: FloatArray
+) -> int:
+    """Returns the context tokens of the step's decodes whose reading costs nothing."""
+    assume(store >= 0)
+    shared = ints[store + kv.SHARED]
+    if shared == 0 or decodes == 0:
+        return 0
+    repeated = shared * block_size * decodes // ints[store + kv.RUNNING]
+    return int(floats[store + kv.SHARED_READS] * repeated)
+
+
 @kernel
 def receive(replica: int, request: int, observed: bool, ints: IntArray) -> None:
     """Puts a request at the end of the waiting queue of a replica of `vllm_v1`."""
@@ -283,7 +296,8 @@ def advance_vllm(
                     seconds = floats[dense + ints[store + kv.TOKENS] + b]
                     decodes = b + ints[store + kv.RESUMED]
                     contexts = context + ints[store + kv.RESUMED_CONTEXT]
-                    seconds += decode_seconds(model, decodes, contexts, ints, floats)
+                    contexts -= _saved_tokens(store, decodes, block_size, ints, floats)
+                    seconds += decode_seconds(model, decodes, max(contexts, 0), ints, floats)
                     if ints[store + kv.PREFILLS] > 0:
                         seconds += prefill_seconds(
                             model,
@@ -310,6 +324,8 @@ def advance_vllm(
                         most = (ints[first_key] >> at.REQUEST_BITS) - step - 1
                         left += more_steps(replica, b, step + 1, ints[store + kv.FREE], most, ints)
                     began = step
+                    # No step of them shares more or fewer blocks: what they take is their own.
+                    saved = _saved_tokens(store, b, block_size, ints, floats)
                     now, step, context, mean_time, batch_time, batch_end = decode_run(
                         replica,
                         now,
@@ -317,6 +333,7 @@ def advance_vllm(
                         b,
                         step,
                         context,
+                        saved,
                         left,
                         mean_time,
                         observed,

@@ -33,5 +33,6 @@ class ReplicaBatches:
                 self.admitted_tokens += request.prompt_tokens
                 self.found_tokens += request.cached_tokens
         model = self.replica.batch_time
-        base_s = positive(f"{type(model).__name__}.seconds(batch)", model.seconds(batch.sums()))
+        seconds = model.seconds(self.scheduler.sums())
+        base_s = positive(f"{type(model).__name__}.seconds(batch)", seconds)
         return base_s * self.replica.slowdown_at(now_s) / self.replica.speed

@@ -16,6 +16,9 @@ class KVCache(ABC):
 
     holders: int
     remembers = False
+    block_size: int
+    shared_blocks = 0
+    """Blocks of all that hold some, added up, less those that are in use."""
 
     @property
     @abstractmethod

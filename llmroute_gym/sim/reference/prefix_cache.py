@@ -84,6 +84,8 @@ class PrefixCache(KVCache):
         for block in hits:
             if not block.users:
                 del self.remembered[block]
+            else:
+                self.shared_blocks += 1
             block.users += 1
         self._held[request.index] = hits
         self.holders += 1
@@ -104,6 +106,7 @@ class PrefixCache(KVCache):
         for block in reversed(self._held.pop(request.index)):
             block.users -= 1
             if block.users:
+                self.shared_blocks -= 1
                 continue
             if block.name is None:
                 self._blank += 1

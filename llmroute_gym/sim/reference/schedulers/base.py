@@ -74,6 +74,10 @@ class Scheduler(SchedulerLimits, ABC):
         """Returns the empty KV cache that the scheduler works with."""
         return BlockPool(replica.num_blocks, replica.block_size, replica.watermark_blocks)
 
+    def sums(self) -> BatchSums:
+        """Returns what the time of the batch depends on."""
+        return self.batch.sums()
+
     @abstractmethod
     def _build(self) -> Batch:
         """Takes requests from the queues into a batch; an empty one means nothing could run."""

@@ -3,6 +3,7 @@
 As in vLLM 0.32 (its `Scheduler` and `KVCacheManager`).
 """
 
+from llmroute_gym.sim.batch_time import BatchSums
 from llmroute_gym.sim.reference.blocks import KVCache
 from llmroute_gym.sim.reference.prefix_cache import PrefixCache
 from llmroute_gym.sim.reference.request import Request
@@ -39,6 +40,7 @@ class VllmV1(Scheduler):
             "admission",
             "watermark",
             "max_model_len",
+            "shared_reads",
         }
     )
 
@@ -83,6 +85,13 @@ class VllmV1(Scheduler):
             self.running.remove(request)
         self.batch = TokenBatch()
         return self._without_aborted(finished)
+
+    def sums(self) -> BatchSums:
+        """Returns what the batch's time depends on, less the reads that cost nothing."""
+        sums = self.batch.sums()
+        repeated = self.pool.shared_blocks * self.pool.block_size * sums.decodes
+        saved = int(self.replica.shared_reads * (repeated // max(len(self.running), 1)))
+        return sums._replace(decode_context=max(sums.decode_context - saved, 0))
 
     def _restart(self, request: Request) -> None:
         self.pool.free(request)
