@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import published_runs
 import pytest
-from published import error, interval, plateau, ratio_table, times
+from published import error, gaps, interval, plateau, ratio_table, times
 from published_cases import ratios, smg_metrics
 from published_runs import (
     APART_S,
+    GAP,
     GPT_OSS,
     METRICS,
     QWEN,
     RATES,
+    SCORERS,
+    SHARED_READS,
     STAGES,
     Comparison,
     Result,
@@ -57,6 +60,10 @@ def test_prompts_and_blocks_are_those_of_the_setup() -> None:
     assert all(isinstance(one, PiecewiseBatchTime) for one in times_s)
     whole, half = (one.decode_s for one in times_s)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(half, whole / 2)
+    assert [one.cluster[0].shared_reads for one in (QWEN, QWEN._replace(shared_reads=0.5))] == [
+        0.0,
+        0.5,
+    ]
 
 
 def test_a_few_stages_are_the_first_of_a_longer_replay() -> None:
@@ -143,6 +150,26 @@ def test_rules_are_compared_with_round_robin_in_the_same_file() -> None:
             found, [(rule, base), (changed, other), (what_if, base)], strict=True
         )
     ] == [(True, True)] * 3
+
+
+def test_times_between_tokens_are_those_of_all_requests_after_the_warm_up() -> None:
+    gap_s = np.zeros((2, len(RATES)))
+    gap_s[:, 0], gap_s[:, -1] = 2.0, 1.0
+    found = [
+        result(router, SCORERS, what_if)._replace(runs={GAP: gap_s * scale})
+        for router, what_if, scale in (
+            ("round_robin", "", 1.0),
+            ("llmd_baseline", "", 2.0),
+            ("llmd_baseline", SHARED_READS, 0.5),
+        )
+    ]
+    counts = np.array(requests()[1:])
+    assert found[0].gap_s == pytest.approx((2 * counts[0] + counts[-1]) / counts.sum())
+    once_ms = found[0].gap_s * 1e3
+    assert gaps(found).splitlines()[2:] == [
+        f"| `round_robin` | 44.0 | **{once_ms:.1f}** |  |  |",
+        f"| `llmd_baseline` | 47.0 | **{2 * once_ms:.1f}** |  | **{once_ms / 2:.1f}** |",
+    ]
 
 
 def test_a_router_at_several_gateways() -> None:
