@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from llmroute_gym.config import BackendConfig, ServeConfig
+from llmroute_gym.config import BackendConfig, HealthConfig, ServeConfig
 from llmroute_gym.gateway.gateway import Gateway
 from llmroute_gym.http.bodies import body_of
 from llmroute_gym.http.heads import END, AnswerHead, RequestHead, parse_answer
@@ -18,6 +18,8 @@ from llmroute_gym.http.server import Server
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
 JSON = [(b"content-type", b"application/json")]
 Behaviour = Callable[["Engine", RequestHead, bytes, Responder], None]
+QUICK = HealthConfig(interval_s=0.05, timeout_s=0.5)
+RESTLESS = HealthConfig(interval_s=30.0)
 
 
 def run(story: Awaitable[None], seconds: float = 30.0) -> None:

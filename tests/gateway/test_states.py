@@ -1,0 +1,91 @@
+"""When the gateway takes a backend out, and when it is back."""
+
+import asyncio
+
+from tests.gateway.stage import QUICK, Answer, Engine, Stage, answer, hang, run
+
+
+def test_a_killed_backend_costs_only_its_streams_and_comes_back() -> None:
+    async def story() -> None:
+        engines = (Engine("a", step_s=0.02), Engine("b", step_s=0.02))
+        async with Stage(*engines, health=QUICK) as stage:
+            got: list[Answer] = []
+
+            async def one() -> None:
+                got.append(await stage.ask(stream=True, max_tokens=10))
+
+            asked = []
+            for index in range(80):
+                asked.append(asyncio.create_task(one()))
+                await asyncio.sleep(0.0125)
+                if index == 30:
+                    streams = stage.shared.backends[0].running
+                    await engines[0].kill()
+                if index == 50:
+                    before = len(engines[0].requests)
+                    await engines[0].start()
+            await asyncio.gather(*asked)
+            cut = [one for one in got if not one.done]
+            assert all(one.status == 200 for one in got)
+            assert 0 < len(cut) <= streams + 1
+            assert all(not one.whole and b"upstream_error" in one.content for one in cut)
+            assert len(engines[0].requests) > before
+            assert stage.shared.backends[0].state.value == "up"
+
+    run(story())
+
+
+def test_a_backend_that_comes_back_gets_one_request_first() -> None:
+    async def story() -> None:
+        engine = Engine("a", well=False)
+        async with Stage(engine, health=QUICK) as stage:
+            assert (await stage.ask()).status == 503
+            assert (await (await stage.client()).get("/ready")).status == 503
+            engine.well, engine.behaviour = True, hang
+            while stage.shared.backends[0].state.value != "trial":
+                await asyncio.sleep(0.01)
+            first = asyncio.create_task(stage.ask())
+            while not engine.requests:
+                await asyncio.sleep(0.01)
+            assert (await stage.ask()).status == 503
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            engine.behaviour = answer
+            while stage.shared.live:
+                await asyncio.sleep(0.01)
+            assert (await stage.ask()).status == 200
+            assert stage.shared.backends[0].state.value == "up"
+
+    run(story())
+
+
+def test_probes_take_a_sick_backend_out() -> None:
+    async def story() -> None:
+        async with Stage(health=QUICK) as stage:
+            stage.engines[0].well = False
+            while stage.shared.backends[0].state.value == "up":
+                await asyncio.sleep(0.01)
+            for _ in range(10):
+                assert (await stage.ask()).status == 200
+            assert stage.engines[0].requests == []
+
+    run(story())
+
+
+def test_draining_backends_get_nothing_new() -> None:
+    async def story() -> None:
+        async with Stage() as stage:
+            got = await stage.admin("/backends/a/drain", "POST")
+            assert b'"draining": true' in got
+            for _ in range(5):
+                assert (await stage.ask()).status == 200
+            assert stage.engines[0].requests == []
+            await stage.admin("/backends/a/resume", "POST")
+            for _ in range(5):
+                await stage.ask()
+            assert len(stage.engines[0].requests) > 0
+            assert b'"state": "up"' in await stage.admin("/backends")
+            assert b"404" in (await stage.admin("/backends/c/drain", "POST")).partition(b"\r\n")[0]
+            assert b"405" in (await stage.admin("/backends/a/drain")).partition(b"\r\n")[0]
+
+    run(story())
