@@ -55,7 +55,8 @@ class Backend:
         self.draining = False
         self.waiting = self.running = self.prompt_tokens = 0
         self._health = health
-        self._trying = False
+        self._trying = 0
+        self._refused = False
         self._failed = 0
         self._good = 0
 
@@ -79,12 +80,22 @@ class Backend:
             return False
         return self.state is State.UP or (self.state is State.TRIAL and not self._trying)
 
+    def spare(self, most: int) -> bool:
+        """Returns whether it may get a request while no backend is up.
+
+        It may if it is only silent to probes: perhaps these were late, and it is well.
+
+        Args:
+            most: requests that it may have at a time.
+        """
+        return not (self.draining or self._refused or self.in_flight >= most)
+
     def placed(self, prompt_tokens: int) -> bool:
-        """Counts a request that is sent there; returns whether it is a trial."""
+        """Counts a request that is sent there; returns whether it is a trial, as it is not up."""
         self.waiting += 1
         self.prompt_tokens += prompt_tokens
-        trial = self.state is State.TRIAL
-        self._trying = self._trying or trial
+        trial = self.state is not State.UP
+        self._trying += trial
         return trial
 
     def first_token(self, prompt_tokens: int) -> None:
@@ -106,35 +117,48 @@ class Backend:
         else:
             self.waiting -= 1
             self.prompt_tokens -= prompt_tokens
-        if trial:
-            self._trying = False
+        self._trying -= trial
 
-    def answered(self) -> None:
-        """Takes it as up: it has answered a request."""
-        if self.state is State.TRIAL:
+    def answered(self, *, trial: bool = False) -> None:
+        """Takes it as up: it has answered a request.
+
+        Args:
+            trial: whether the request was placed while it was not up.
+        """
+        if self.state is State.TRIAL or (trial and not self._refused):
             self._turn(State.UP, "it answers again")
 
     def broke(self, reason: str) -> None:
         """Takes it as down: a new connection was refused or broken."""
         self._good = 0
+        self._refused = True
         self._turn(State.DOWN, reason)
 
-    def probed(self, *, good: bool) -> None:
-        """Counts a probe."""
+    def probed(self, *, good: bool | None) -> None:
+        """Counts a probe.
+
+        Args:
+            good: what it says of itself, None if it says nothing.
+        """
         self._failed = 0 if good else self._failed + 1
         self._good = self._good + 1 if good else 0
         if not good and (self._failed >= self._health.down_after or self.state is State.TRIAL):
             self._turn(State.DOWN, f"{self._failed} probes failed")
         elif good and self.state is State.DOWN and self._good >= self._health.up_after:
             self._turn(State.TRIAL, "a probe went well")
+        if good is False and self.state is State.DOWN:
+            self._refused = True
 
-    def introduced(self, *, good: bool) -> None:
+    def introduced(self, *, good: bool | None) -> None:
         """Takes over the first probe of all, made before there are requests."""
+        self._refused = good is False
         self._turn(State.UP if good else State.DOWN, "first probe")
 
     def _turn(self, state: State, reason: str) -> None:
         if state is not self.state:
             self.state = state
+            if state is State.UP:
+                self._refused, self._failed = False, 0
             log.info("backend %s is %s: %s", self.name, state.value, reason)
 
 

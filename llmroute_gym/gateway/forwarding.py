@@ -94,7 +94,7 @@ class Forwarding:
             backend = shared.backends[shared.chooser.choose(self._arrival, allowed, now_s)]
             shared.chooser.placed(self._key, self._arrival, backend.index, now_s)
         self._backend = backend
-        self._trial = backend.placed(self._tokens)
+        self._trial = shared.place(backend, self._tokens)
         self._tried.add(backend.index)
         self._open(backend.pool.take())
 
@@ -137,7 +137,7 @@ class Forwarding:
                 self._try_elsewhere(str(head.status))
                 return
         else:
-            self._backend.answered()
+            self._backend.answered(trial=self._trial)
         self._head = head
         self._streams = (head.get(b"content-type") or b"").lower().startswith(STREAM)
         self._deadline_s = perf_counter() + self._shared.settings.timeouts.between_s

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from llmroute_gym.config import ServeConfig
-from llmroute_gym.gateway.backends import Backend
+from llmroute_gym.gateway.backends import Backend, State
 from llmroute_gym.gateway.choosing import Chooser
 from llmroute_gym.gateway.meters import Counter, Gauge, Histogram, Meter, Sample
 from llmroute_gym.gateway.prompts import TokenRates
@@ -65,6 +65,11 @@ class Shared:
         self.retries = Counter(
             "llmroute_retries_total", "Requests that were tried elsewhere.", "reason"
         )
+        self.last_resorts = Counter(
+            "llmroute_last_resort_total",
+            "Requests that were sent to a backend which is not up, as none was.",
+            "backend",
+        )
         self.stream_errors = Counter(
             "llmroute_stream_errors_total", "Answers that were cut after their start.", "reason"
         )
@@ -87,13 +92,31 @@ class Shared:
     def allowed(self, tried: set[int]) -> BoolArray:
         """Returns which backends may get a request, shape (n_backends,).
 
+        Where none is up, those are the last resort that are only silent to probes.
+
         Args:
             tried: those that had their chance.
         """
         most = self.settings.limits.in_flight_per_backend
-        return np.array(
+        usable = np.array(
             [one.usable(most) and one.index not in tried for one in self.backends], dtype=np.bool_
         )
+        if usable.any() or any(one.state is State.UP and not one.draining for one in self.backends):
+            return usable
+        return np.array(
+            [one.spare(most) and one.index not in tried for one in self.backends], dtype=np.bool_
+        )
+
+    def place(self, backend: Backend, prompt_tokens: int) -> bool:
+        """Counts a request that is sent to a backend; returns whether it is a trial.
+
+        Args:
+            backend: one that may get it.
+            prompt_tokens: of the request.
+        """
+        if not backend.usable(self.settings.limits.in_flight_per_backend):
+            self.last_resorts.add(backend.name)
+        return backend.placed(prompt_tokens)
 
     @property
     def ready(self) -> bool:
@@ -116,6 +139,7 @@ class Shared:
             self.overhead,
             self.chooser.decision_seconds,
             self.retries,
+            self.last_resorts,
             Gauge(
                 "llmroute_backend_up",
                 "Whether a backend takes requests: 1, 0.5 on trial, 0.",

@@ -67,10 +67,10 @@ def read_metrics(text: bytes) -> Published | None:
     return published if all(map(math.isfinite, published)) else None
 
 
-async def is_well(backend: Backend, health: HealthConfig) -> bool:
-    """Returns whether a backend says that it is well."""
+async def is_well(backend: Backend, health: HealthConfig) -> bool | None:
+    """Returns whether a backend says that it is well, None if it does not answer."""
     answer = await fetch(backend, health.path, health.timeout_s)
-    return answer is not None and 200 <= answer[0] < 300
+    return None if answer is None else 200 <= answer[0] < 300
 
 
 async def probe(backend: Backend, health: HealthConfig) -> None:

@@ -91,7 +91,7 @@ class Engine:
     name: str = "a"
     behaviour: Behaviour = answer
     step_s: float = 0.001
-    well: bool = True
+    well: bool | None = True
     metrics: bytes = b""
     requests: list[tuple[RequestHead, bytes]] = field(default_factory=list)
     under_way: int = 0
@@ -138,7 +138,8 @@ class Engine:
 
     def _health(self, request: RequestHead, body: bytes, responder: Responder) -> None:
         self.probes += 1
-        responder.send(200 if self.well else 503)
+        if self.well is not None:
+            responder.send(200 if self.well else 503)
 
     def _metrics(self, request: RequestHead, body: bytes, responder: Responder) -> None:
         responder.send(200, self.metrics)

@@ -2,7 +2,24 @@
 
 import asyncio
 
-from tests.gateway.stage import QUICK, Answer, Engine, Stage, answer, hang, run
+import pytest
+
+from llmroute_gym.config import HealthConfig
+from tests.gateway.stage import (
+    QUICK,
+    RESTLESS,
+    Answer,
+    Behaviour,
+    Engine,
+    Stage,
+    answer,
+    hang,
+    reset,
+    run,
+    status,
+)
+
+IMPATIENT = HealthConfig(interval_s=0.02, timeout_s=0.02)
 
 
 def test_a_killed_backend_costs_only_its_streams_and_comes_back() -> None:
@@ -87,5 +104,74 @@ def test_draining_backends_get_nothing_new() -> None:
             assert b'"state": "up"' in await stage.admin("/backends")
             assert b"404" in (await stage.admin("/backends/c/drain", "POST")).partition(b"\r\n")[0]
             assert b"405" in (await stage.admin("/backends/a/drain")).partition(b"\r\n")[0]
+
+    run(story())
+
+
+async def silent(stage: Stage, *engines: Engine) -> None:
+    """Lets engines answer no probe until the gateway takes them as down."""
+    for engine in engines:
+        engine.well = None
+    for engine, backend in zip(stage.engines, stage.shared.backends, strict=True):
+        while engine in engines and backend.state.value != "down":
+            await asyncio.sleep(0.01)
+
+
+def test_backends_that_are_only_silent_to_probes_are_the_last_resort() -> None:
+    async def story() -> None:
+        engines = (Engine("a", step_s=0.2), Engine("b", step_s=0.2))
+        async with Stage(*engines, health=IMPATIENT) as stage:
+            await silent(stage, *engines)
+            client = await stage.client()
+            assert (await client.get("/ready")).status == 503
+            client.writer.close()
+            asked = (stage.ask(stream=True, max_tokens=1) for _ in range(20))
+            assert all(one.done for one in await asyncio.gather(*asked))
+            assert sum(len(engine.requests) for engine in engines) == 20
+            assert set(stage.count("last_resorts")) == {("a",), ("b",)}
+            assert b"\nllmroute_last_resort_total{backend=" in await stage.admin("/metrics")
+
+    run(story())
+
+
+def test_a_last_resort_that_answers_is_up_again() -> None:
+    async def story() -> None:
+        async with Stage(Engine("a", well=None), health=HealthConfig(timeout_s=0.05)) as stage:
+            assert stage.shared.backends[0].state.value == "down"
+            assert (await stage.ask()).status == 200
+            assert stage.shared.backends[0].state.value == "up"
+            await stage.ask()
+            assert stage.count("last_resorts") == {("a",): 1}
+
+    run(story())
+
+
+def test_what_is_drained_or_says_no_itself_is_no_last_resort() -> None:
+    async def story() -> None:
+        async with Stage(health=IMPATIENT) as stage:
+            await silent(stage, *stage.engines)
+            await stage.admin("/backends/a/drain", "POST")
+            stage.engines[1].behaviour = reset
+            for _ in range(3):
+                got = await stage.ask()
+                assert (got.status, got.head.get(b"retry-after")) == (503, b"1")
+            assert [len(engine.requests) for engine in stage.engines] == [0, 1]
+        async with Stage(Engine("a", well=False), health=RESTLESS) as stage:
+            assert (await stage.ask()).status == 503
+            assert stage.engines[0].requests == []
+
+    run(story())
+
+
+@pytest.mark.parametrize("behaviour", [answer, status(503), status(429)])
+def test_while_any_backend_is_up_there_is_no_last_resort(behaviour: Behaviour) -> None:
+    async def story() -> None:
+        health = HealthConfig(interval_s=0.02, timeout_s=0.3)
+        async with Stage(Engine("a"), Engine("b", behaviour), health=health) as stage:
+            await silent(stage, stage.engines[0])
+            for _ in range(3):
+                await stage.ask()
+            assert [len(engine.requests) for engine in stage.engines] == [0, 3]
+            assert stage.count("last_resorts") == {}
 
     run(story())
