@@ -82,6 +82,13 @@ def test_a_file_and_keys_on_top_of_it(tmp_path: Path) -> None:
         ({"observation": {"gateways": 2}}, "observation.gateways=2 would not be read"),
         ({"scrape": {"interval_s": 0.1}}, "scrape.interval_s must be >= 0.25, got 0.1"),
         ({"health": {"path": "health"}}, "health.path must be a path that begins with /"),
+        ({"breaker": {"after": 0}}, "breaker.after must be >= 1, got 0"),
+        ({"breaker": {"after": 2.5}}, "wrong value for breaker.after"),
+        ({"breaker": {"first_s": 0}}, "breaker.first_s must be > 0, got 0"),
+        (
+            {"breaker": {"first_s": 60}},
+            "breaker.longest_s must be >= breaker.first_s=60, got 30",
+        ),
         ({"session_header": "a b"}, "session_header must be the name of a header"),
         ({"key_env": "a-b"}, "key_env must name an environment variable"),
     ],

@@ -21,6 +21,7 @@ from llmroute_gym.config.commands import (
 from llmroute_gym.config.evaluate import LAUNCHERS, EvaluateConfig
 from llmroute_gym.config.gateway import (
     BackendConfig,
+    BreakerConfig,
     GatewayLimits,
     GatewayTimeouts,
     HealthConfig,
@@ -75,6 +76,7 @@ __all__ = [
     "RUN_DIR",
     "SLO",
     "BackendConfig",
+    "BreakerConfig",
     "CalibrateConfig",
     "CloningConfig",
     "ClusterConfig",

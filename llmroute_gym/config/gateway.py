@@ -168,6 +168,32 @@ class HealthConfig(Settings):
 
 
 @dataclass
+class BreakerConfig(Settings):
+    """When a backend is left out that fails requests, whatever it answers to probes."""
+
+    group: ClassVar[str] = "breaker"
+
+    after: int | None = number(5, at_least=1)
+    """Failures in a row: a connection refused or broken, 502, 503 (and 500 with `retry_500`), an
+    answer that breaks off or is timed out; None leaves none out."""
+    first_s: float = number(1.0, above=0)
+    """How long it is left out, twice as long each time until it has answered a request in full;
+    then the next good probe gets it one request."""
+    longest_s: float = number(30.0, above=0)
+    """How long at most."""
+
+    def validate(self, group: str | None = None) -> Self:
+        """Returns itself when every value is in its range."""
+        super().validate(group)
+        if self.longest_s < self.first_s:
+            raise InputError(
+                f"breaker.longest_s must be >= breaker.first_s={self.first_s:g}, got "
+                f"{self.longest_s:g}"
+            )
+        return self
+
+
+@dataclass
 class RetryConfig(Settings):
     """What happens to a request that a backend did not begin to answer."""
 
@@ -216,6 +242,7 @@ class ServeConfig(Settings):
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     timeouts: GatewayTimeouts = field(default_factory=GatewayTimeouts)
     health: HealthConfig = field(default_factory=HealthConfig)
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     scrape: ScrapeConfig = field(default_factory=ScrapeConfig)
     log: str | None = None

@@ -49,6 +49,7 @@ def _described(backend: Backend) -> dict[str, object]:
         "name": backend.name,
         "state": backend.state.value,
         "draining": backend.draining,
+        "failures": backend.failures,
         "speed": backend.speed,
         "waiting": backend.waiting,
         "running": backend.running,

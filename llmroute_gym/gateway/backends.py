@@ -2,10 +2,13 @@
 
 import logging
 import os
+from collections.abc import Callable
 from enum import Enum
+from time import perf_counter
 
-from llmroute_gym.config import BackendConfig, GatewayTimeouts, HealthConfig
+from llmroute_gym.config import BackendConfig, BreakerConfig, GatewayTimeouts, HealthConfig
 from llmroute_gym.errors import InputError
+from llmroute_gym.gateway.breaker import Breaker
 from llmroute_gym.gateway.upstream import Pool
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,9 @@ class Backend:
         index: its place among all, which is the replica's number of the router.
         settings: its own.
         health: of all.
+        breaker: of all.
         timeouts: of all.
+        clock: tells the time in seconds.
 
     Attributes:
         state: whether it takes requests.
@@ -42,7 +47,13 @@ class Backend:
     """
 
     def __init__(
-        self, index: int, settings: BackendConfig, health: HealthConfig, timeouts: GatewayTimeouts
+        self,
+        index: int,
+        settings: BackendConfig,
+        health: HealthConfig,
+        breaker: BreakerConfig,
+        timeouts: GatewayTimeouts,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.index = index
         self.name = settings.name
@@ -54,7 +65,7 @@ class Backend:
         self.state = State.DOWN
         self.draining = False
         self.waiting = self.running = self.prompt_tokens = 0
-        self._health = health
+        self._health, self._breaker, self._clock = health, Breaker(breaker), clock
         self._trying = 0
         self._refused = False
         self._failed = 0
@@ -64,6 +75,11 @@ class Backend:
     def in_flight(self) -> int:
         """Requests there."""
         return self.waiting + self.running
+
+    @property
+    def failures(self) -> int:
+        """Requests in a row that failed there."""
+        return self._breaker.failures
 
     @property
     def level(self) -> float:
@@ -83,7 +99,8 @@ class Backend:
     def spare(self, most: int) -> bool:
         """Returns whether it may get a request while no backend is up.
 
-        It may if it is only silent to probes: perhaps these were late, and it is well.
+        It may if it is only silent to probes, which perhaps were late, or left out for failures,
+        which perhaps are over.
 
         Args:
             most: requests that it may have at a time.
@@ -128,11 +145,34 @@ class Backend:
         if self.state is State.TRIAL or (trial and not self._refused):
             self._turn(State.UP, "it answers again")
 
-    def broke(self, reason: str) -> None:
-        """Takes it as down: a new connection was refused or broken."""
+    def broke(self, reason: str, sent_s: float) -> None:
+        """Takes it as down: a new connection was refused or broken.
+
+        Args:
+            reason: in words.
+            sent_s: when the request was sent, by the clock.
+        """
         self._good = 0
         self._refused = True
+        self.failed(reason, sent_s)
         self._turn(State.DOWN, reason)
+
+    def failed(self, reason: str, sent_s: float) -> None:
+        """Counts a request that failed there, for which it may be left out for a while.
+
+        Args:
+            reason: in words.
+            sent_s: when the request was sent, by the clock.
+        """
+        rest_s = self._breaker.failed(sent_s, self._clock())
+        if rest_s is not None:
+            last = f"{self.failures} failures in a row, the last one: {reason}"
+            self._turn(State.DOWN, f"{last}; it is left out for {rest_s:g} s")
+
+    def served(self) -> None:
+        """Forgets earlier failures: it has answered a request in full."""
+        if self.state is State.UP:
+            self._breaker.forgive()
 
     def probed(self, *, good: bool | None) -> None:
         """Counts a probe.
@@ -145,7 +185,10 @@ class Backend:
         if not good and (self._failed >= self._health.down_after or self.state is State.TRIAL):
             self._turn(State.DOWN, f"{self._failed} probes failed")
         elif good and self.state is State.DOWN and self._good >= self._health.up_after:
-            self._turn(State.TRIAL, "a probe went well")
+            if self._breaker.rests(self._clock()):
+                self._refused = False
+            else:
+                self._turn(State.TRIAL, "a probe went well")
         if good is False and self.state is State.DOWN:
             self._refused = True
 
@@ -159,6 +202,7 @@ class Backend:
             self.state = state
             if state is State.UP:
                 self._refused, self._failed = False, 0
+                self._breaker.close()
             log.info("backend %s is %s: %s", self.name, state.value, reason)
 
 

@@ -19,6 +19,8 @@ from llmroute_gym.sim.request_log import SERVED, LoggedRequest
 
 ELSEWHERE = frozenset((429, 502, 503))
 """Answers after which another backend is tried."""
+BUSY = 429
+"""The one of them that is no failure."""
 TAIL_PIECES = 4
 """The last pieces of an answer, in which its usage stands."""
 AGAIN = [(b"retry-after", b"1")]
@@ -55,6 +57,7 @@ class Forwarding:
         self._tokens = arrival.prompt_tokens if arrival is not None else 0
         self._key = next(shared.keys)
         self._arrived_s = perf_counter()
+        self._sent_s = self._arrived_s
         self._deadline_s = math.inf
         self._last_s = self._arrived_s + shared.settings.timeouts.whole_s
         self._tried: set[int] = set()
@@ -93,7 +96,7 @@ class Forwarding:
         else:
             backend = shared.backends[shared.chooser.choose(self._arrival, allowed, now_s)]
             shared.chooser.placed(self._key, self._arrival, backend.index, now_s)
-        self._backend = backend
+        self._backend, self._sent_s = backend, now_s
         self._trial = shared.place(backend, self._tokens)
         self._tried.add(backend.index)
         self._open(backend.pool.take())
@@ -121,7 +124,7 @@ class Forwarding:
     def _unreachable(self, reason: str) -> None:
         assert self._backend is not None
         self._call_off = None
-        self._backend.broke(reason)
+        self._backend.broke(reason, self._sent_s)
         self._try_elsewhere("connect")
 
     def on_head(self, head: AnswerHead) -> None:
@@ -130,6 +133,8 @@ class Forwarding:
         assert self._connection is not None
         retry = self._shared.settings.retry
         if head.status in ELSEWHERE or (head.status == 500 and retry.retry_500):
+            if head.status != BUSY:
+                self._backend.failed(f"it answered {head.status}", self._sent_s)
             self._refusal = (head.status, answer_headers(head, ("retry-after",)))
             if len(self._tried) <= retry.others and self._shared.allowed(self._tried).any():
                 connection, self._connection = self._connection, None
@@ -152,10 +157,14 @@ class Forwarding:
     def on_end(self, content: bytes) -> None:
         """Relays the last piece, and ends the answer as its backend did."""
         assert self._head is not None
+        assert self._backend is not None
         self._connection = None
         self._take(content, perf_counter())
+        served = self._head.status < 400
+        if served and self._arrival is not None:
+            self._backend.served()
         self._responder.end(content)
-        self._finish(SERVED if self._head.status < 400 else "refused", self._head.status)
+        self._finish(SERVED if served else "refused", self._head.status)
 
     def _take(self, content: bytes, now_s: float) -> None:
         """Notes a piece of the answer that is about to be relayed."""
@@ -173,12 +182,13 @@ class Forwarding:
         assert self._connection is not None
         connection, self._connection = self._connection, None
         if self._begun:
+            self._backend.failed(reason, self._sent_s)
             self._cut("broken")
         elif connection.reused and connection.untouched:
             # The engine may have closed it as idle while the request was on its way.
             self._open(None)
         else:
-            self._backend.broke(reason)
+            self._backend.broke(reason, self._sent_s)
             self._try_elsewhere("reset")
 
     def _try_elsewhere(self, reason: str) -> None:
@@ -265,6 +275,9 @@ class Forwarding:
     def look(self, now_s: float) -> None:
         """Ends what has taken too long."""
         late = now_s > self._deadline_s and not self._responder.paused
+        if late and self._backend is not None:
+            # Its silence has lasted until now.
+            self._backend.failed("an answer was timed out", now_s)
         if late or now_s > self._last_s:
             self._time_out("between_timeout" if late else "whole_timeout")
 

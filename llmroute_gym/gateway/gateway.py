@@ -55,7 +55,7 @@ class Gateway:
         self.settings = settings
         self._key = read_key("key_env", settings.key_env)
         backends = [
-            Backend(index, one, settings.health, settings.timeouts)
+            Backend(index, one, settings.health, settings.breaker, settings.timeouts)
             for index, one in enumerate(settings.backends)
         ]
         chooser = make_chooser(settings)

@@ -92,7 +92,8 @@ class Shared:
     def allowed(self, tried: set[int]) -> BoolArray:
         """Returns which backends may get a request, shape (n_backends,).
 
-        Where none is up, those are the last resort that are only silent to probes.
+        Where none is up, those are the last resort that are only silent to probes, or left out for
+        failures.
 
         Args:
             tried: those that had their chance.

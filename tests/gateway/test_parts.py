@@ -8,6 +8,7 @@ import pytest
 
 from llmroute_gym.config import (
     BackendConfig,
+    BreakerConfig,
     GatewayTimeouts,
     HealthConfig,
     ObservationConfig,
@@ -24,9 +25,25 @@ from llmroute_gym.routers import make
 from tests.http.wires import Wire, split
 
 
-def backend(**health: Any) -> Backend:
+class Clock:
+    """Stands still unless it is set."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def backend(
+    breaker: BreakerConfig | None = None, clock: Clock | None = None, **health: Any
+) -> Backend:
     made = Backend(
-        0, BackendConfig("a", "http://[::1]:80/x"), HealthConfig(**health), GatewayTimeouts()
+        0,
+        BackendConfig("a", "http://[::1]:80/x"),
+        HealthConfig(**health),
+        breaker or BreakerConfig(),
+        GatewayTimeouts(),
+        clock or Clock(),
     )
     made.introduced(good=True)
     return made
@@ -41,7 +58,7 @@ def test_a_backend_is_down_after_some_probes_and_tried_after_some() -> None:
     assert states == ["up"] * 3 + ["down"] * 5 + ["trial"] * 2
     one.answered()
     assert one.state is State.UP
-    one.broke("refused")
+    one.broke("refused", 0.0)
     assert one.state is State.DOWN
     one.answered()
     assert one.state is State.DOWN
@@ -63,6 +80,76 @@ def test_a_trial_is_one_request() -> None:
     assert (one.in_flight, one.prompt_tokens) == (0, 0)
 
 
+def test_failures_in_a_row_leave_a_backend_out_for_longer_each_time() -> None:
+    clock = Clock()
+    one = backend(BreakerConfig(after=3, first_s=1.0, longest_s=5.0), clock)
+    for _ in range(2):
+        one.failed("503", clock())
+    one.served()
+    for _ in range(2):
+        one.failed("503", clock())
+    assert one.state is State.UP
+    for rest_s in (1.0, 2.0, 4.0, 5.0, 5.0):
+        one.failed("503", clock())
+        assert one.state is State.DOWN
+        clock.now_s += rest_s - 0.01
+        one.failed("503", clock.now_s - rest_s)
+        one.probed(good=True)
+        assert one.state is State.DOWN
+        assert one.spare(9)
+        clock.now_s += 0.01
+        one.probed(good=True)
+        assert one.state is State.TRIAL
+    one.left(1, begun=False, trial=one.placed(1))
+    one.answered()
+    one.failed("its answer broke off", clock())
+    assert one.state is State.DOWN
+    clock.now_s += 5.0
+    one.probed(good=True)
+    one.answered()
+    one.served()
+    assert (one.state, one.failures) == (State.UP, 0)
+    for _ in range(3):
+        one.failed("503", clock())
+    clock.now_s += 1.0
+    one.probed(good=True)
+    assert one.state is State.TRIAL
+
+
+def test_what_fails_together_counts_once() -> None:
+    clock = Clock()
+    one = backend(BreakerConfig(after=2), clock)
+    clock.now_s = 1.0
+    for sent_s in (0.1, 0.2, 0.3):
+        one.failed("it was killed", sent_s)
+    assert (one.state, one.failures) == (State.UP, 1)
+    one.failed("it is dead", 1.0)
+    assert (one.state, one.failures) == (State.DOWN, 2)
+
+
+def test_without_a_number_no_failures_leave_a_backend_out() -> None:
+    one = backend(BreakerConfig(after=None))
+    for _ in range(1000):
+        one.failed("503", 0.0)
+    assert one.state is State.UP
+
+
+def test_refused_connections_leave_out_too_and_good_probes_make_a_last_resort() -> None:
+    clock = Clock()
+    one = backend(BreakerConfig(after=2), clock)
+    one.broke("refused", 0.0)
+    assert not one.spare(9)
+    one.probed(good=True)
+    assert (one.state, one.spare(9)) == (State.TRIAL, False)
+    one.broke("refused", 0.0)
+    assert (one.state, one.spare(9)) == (State.DOWN, False)
+    one.probed(good=True)
+    assert (one.state, one.spare(9)) == (State.DOWN, True)
+    clock.now_s = 1.0
+    one.probed(good=True)
+    assert one.state is State.TRIAL
+
+
 def test_addresses_of_all_kinds() -> None:
     one = backend()
     assert (one.host_header, one.path) == ("[::1]:80", "/x")
@@ -75,7 +162,7 @@ def test_a_key_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     for name in ("KEY", "NOT_THERE"):
         settings = BackendConfig("a", "http://host", key_env=name)
         with pytest.raises(InputError, match=rf"backends\[0\].key_env={name}: .* holds no key"):
-            Backend(0, settings, HealthConfig(), GatewayTimeouts())
+            Backend(0, settings, HealthConfig(), BreakerConfig(), GatewayTimeouts())
 
 
 def test_numbers_are_written_as_prometheus_reads_them() -> None:

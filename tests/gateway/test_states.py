@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from llmroute_gym.config import HealthConfig
+from llmroute_gym.config import BreakerConfig, GatewayTimeouts, HealthConfig, RetryConfig
 from tests.gateway.stage import (
     QUICK,
     RESTLESS,
@@ -13,6 +13,7 @@ from tests.gateway.stage import (
     Engine,
     Stage,
     answer,
+    break_off,
     hang,
     reset,
     run,
@@ -173,5 +174,84 @@ def test_while_any_backend_is_up_there_is_no_last_resort(behaviour: Behaviour) -
                 await stage.ask()
             assert [len(engine.requests) for engine in stage.engines] == [0, 3]
             assert stage.count("last_resorts") == {}
+
+    run(story())
+
+
+@pytest.mark.parametrize("behaviour", [status(503), status(502), status(500), reset, break_off])
+def test_a_backend_that_fails_again_and_again_is_left_out_and_comes_back(
+    behaviour: Behaviour,
+) -> None:
+    async def story() -> None:
+        breaker = BreakerConfig(after=3, first_s=0.3)
+        engines, retry = (Engine("a", behaviour), Engine("b")), RetryConfig(retry_500=True)
+        async with Stage(*engines, breaker=breaker, health=QUICK, retry=retry) as stage:
+            left_out = stage.shared.backends[0]
+            while left_out.failures < 3:
+                await stage.ask(stream=True)
+            assert b'"failures": 3' in await stage.admin("/backends")
+            engines[0].behaviour = answer
+            before = len(engines[0].requests)
+            seen = set()
+            while left_out.failures:
+                assert (await stage.ask(stream=True)).done
+                seen.add(left_out.state.value)
+                assert left_out.state.value != "down" or len(engines[0].requests) == before
+            assert {"down", "up"} <= seen
+
+    run(story())
+
+
+def test_an_engine_that_is_busy_or_refuses_what_is_wrong_is_not_left_out() -> None:
+    async def story() -> None:
+        for code in (429, 400, 500):
+            async with Stage(Engine("a", status(code)), health=QUICK) as stage:
+                for _ in range(10):
+                    assert (await stage.ask()).status == code
+                assert stage.shared.backends[0].state.value == "up"
+                assert stage.shared.backends[0].failures == 0
+
+    run(story())
+
+
+def test_silence_counts_as_a_failure() -> None:
+    async def story() -> None:
+        timeouts = GatewayTimeouts(first_byte_s=0.1)
+        breaker = BreakerConfig(after=2)
+        async with Stage(Engine("a", hang), timeouts=timeouts, breaker=breaker) as stage:
+            for _ in range(2):
+                assert (await stage.ask()).status == 504
+            assert stage.shared.backends[0].state.value == "down"
+
+    run(story())
+
+
+def test_the_list_of_models_makes_up_for_no_failure() -> None:
+    async def story() -> None:
+        async with Stage(Engine("a", status(503))) as stage:
+            client = await stage.client()
+            for _ in range(5):
+                assert (await client.ask()).status == 503
+                assert (await client.get("/v1/models")).status == 200
+            client.writer.close()
+            assert stage.shared.backends[0].failures == 5
+
+    run(story())
+
+
+def test_backends_that_are_all_left_out_are_the_last_resort() -> None:
+    async def story() -> None:
+        engines = (Engine("a", status(503, retry_after=b"9")), Engine("b", status(503)))
+        breaker = BreakerConfig(after=2, first_s=30.0)
+        async with Stage(*engines, breaker=breaker, health=QUICK) as stage:
+            for _ in range(5):
+                assert (await stage.ask()).status == 503
+            assert [one.state.value for one in stage.shared.backends] == ["down"] * 2
+            assert [len(engine.requests) for engine in engines] == [5, 5]
+            engines[1].behaviour = answer
+            for _ in range(5):
+                assert (await stage.ask()).status == 200
+            assert [one.state.value for one in stage.shared.backends] == ["down", "up"]
+            assert len(engines[0].requests) <= 6
 
     run(story())
