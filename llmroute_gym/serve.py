@@ -14,7 +14,7 @@ USAGE = "python -m llmroute_gym.serve FILE [key=value ...], with the settings in
 
 
 async def serve(settings: ServeConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then lets answers under way end.
+    """Serves until SIGTERM or SIGINT, then takes leave and lets answers under way end.
 
     Raises:
         InputError: a router, file or address cannot be had.
@@ -29,6 +29,8 @@ async def serve(settings: ServeConfig) -> None:
         await gateway.start()
         print(f"listening on port {gateway.port}, admin on {gateway.admin_port}", flush=True)
         await told.wait()
+        told.clear()
+        await gateway.take_leave(told)
     finally:
         await gateway.close()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,6 +83,7 @@ def test_a_file_and_keys_on_top_of_it(tmp_path: Path) -> None:
         ({"observation": {"gateways": 2}}, "observation.gateways=2 would not be read"),
         ({"scrape": {"interval_s": 0.1}}, "scrape.interval_s must be >= 0.25, got 0.1"),
         ({"health": {"path": "health"}}, "health.path must be a path that begins with /"),
+        ({"timeouts": {"grace_s": -1}}, "timeouts.grace_s must be >= 0, got -1"),
         ({"breaker": {"after": 0}}, "breaker.after must be >= 1, got 0"),
         ({"breaker": {"after": 2.5}}, "wrong value for breaker.after"),
         ({"breaker": {"first_s": 0}}, "breaker.first_s must be > 0, got 0"),
@@ -192,6 +194,38 @@ def test_it_serves_drains_and_ends(engine: str, tmp_path: Path) -> None:
     lines = (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2
     assert ",ok," in lines[1]
+
+
+@pytest.mark.cli
+def test_it_is_not_ready_for_a_while_before_it_ends(engine: str, tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        listen="127.0.0.1:0",
+        admin=None,
+        backends=[{"name": "a", "url": engine}],
+        timeouts={"grace_s": 60},
+    )
+    with started(path) as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{process.stdout.readline().split()[3].strip(',')}"
+        with urllib.request.urlopen(f"{url}/ready", timeout=5) as got:
+            assert got.status == 200
+        process.send_signal(signal.SIGTERM)
+        code = 200
+        while code == 200:
+            code = ready(url)
+        assert code == 503
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def ready(url: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=5) as got:
+            return int(got.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @pytest.mark.cli

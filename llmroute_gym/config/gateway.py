@@ -142,6 +142,9 @@ class GatewayTimeouts(HttpTimeouts):
     """For the whole of it; then it is cut."""
     upstream_idle_s: float = number(3.0, above=0)
     """How long an idle connection to a backend is kept; engines close theirs after five."""
+    grace_s: float = number(0.0, at_least=0)
+    """From SIGTERM or SIGINT on, how long requests are still taken while ``/ready`` says no, so
+    that load balancers notice; a second signal ends it."""
     drain_s: float = number(30.0, at_least=0)
     """For the answers under way when the gateway is told to end; then they are cut."""
 

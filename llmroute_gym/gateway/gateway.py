@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -104,6 +105,16 @@ class Gateway:
             self.admin_port = await self._admin.listen(*address("admin", settings.admin))
         self.port = await self._server.listen(*address("listen", settings.listen))
 
+    async def take_leave(self, hurry: asyncio.Event) -> None:
+        """Says that it is not ready, and goes on for a while so that this is noticed.
+
+        Args:
+            hurry: ends it at once.
+        """
+        self.shared.leaving = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), self.settings.timeouts.grace_s)
+
     async def close(self) -> None:
         """Takes no new requests, lets those under way end for a while, and cuts the rest."""
         loop = asyncio.get_running_loop()
@@ -175,9 +186,11 @@ class Gateway:
         responder.send(200, b'{"status": "ok"}', [JSON_TYPE])
 
     def _say_ready(self, request: RequestHead, body: bytes, responder: Responder) -> None:
-        ready = self.shared.ready
-        content = b'{"status": "ready"}' if ready else b'{"status": "no backend is available"}'
-        responder.send(200 if ready else 503, content, [JSON_TYPE])
+        if self.shared.ready:
+            responder.send(200, b'{"status": "ready"}', [JSON_TYPE])
+            return
+        why = b"the gateway ends" if self.shared.leaving else b"no backend is available"
+        responder.send(503, b'{"status": "%b"}' % why, [JSON_TYPE])
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = perf_counter()

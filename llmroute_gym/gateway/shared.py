@@ -42,6 +42,7 @@ class Shared:
         rates: tokens per byte.
         live: requests under way.
         keys: gives each a number.
+        leaving: whether the gateway is about to end, so that nobody should send it requests.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Shared:
         self.rates = TokenRates()
         self.live: set[Live] = set()
         self.keys = itertools.count()
+        self.leaving = False
         self.requests = Counter(
             "llmroute_requests_total", "Requests that ended, by status.", "backend", "code"
         )
@@ -121,8 +123,9 @@ class Shared:
 
     @property
     def ready(self) -> bool:
-        """Whether any backend takes requests."""
-        return any(one.usable(self.settings.limits.in_flight_per_backend) for one in self.backends)
+        """Whether any backend takes requests, and the gateway will for a while."""
+        most = self.settings.limits.in_flight_per_backend
+        return not self.leaving and any(one.usable(most) for one in self.backends)
 
     def meters(self) -> list[Meter]:
         """Returns all that is measured."""

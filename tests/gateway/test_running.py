@@ -123,6 +123,27 @@ def test_connections_are_used_again_and_closed_when_idle() -> None:
     run(story())
 
 
+def test_before_the_end_load_balancers_are_told_while_requests_are_taken() -> None:
+    async def story() -> None:
+        for signals in (1, 2):
+            seconds = 0.5 if signals == 1 else 20.0
+            async with Stage(timeouts=GatewayTimeouts(grace_s=seconds)) as stage:
+                client, hurry = await stage.client(), asyncio.Event()
+                assert (await client.get("/ready")).status == 200
+                leaving = asyncio.create_task(stage.gateway.take_leave(hurry))
+                await asyncio.sleep(0)
+                got = await client.get("/ready")
+                assert (got.status, got.content) == (503, b'{"status": "the gateway ends"}')
+                assert (await stage.ask(stream=True)).done
+                assert not leaving.done()
+                if signals == 2:
+                    hurry.set()
+                await asyncio.wait_for(leaving, 10)
+                client.writer.close()
+
+    run(story())
+
+
 def test_the_end_lets_streams_end_and_cuts_the_rest() -> None:
     async def story() -> None:
         engine = Engine("a", step_s=0.02)
