@@ -40,6 +40,14 @@ def test_a_file_and_keys_on_top_of_it(tmp_path: Path) -> None:
     assert settings.observation.information == "router"
 
 
+def test_a_policy_is_switched_on_and_back_by_the_mode_alone(tmp_path: Path) -> None:
+    policy = {"mode": "shadow", "rule": "round_robin", "policy": "out.npz"}
+    path = written(tmp_path, policy=policy)
+    for mode in ("shadow", "learned", "shadow"):
+        settings = read_settings(ServeConfig, path, [f"policy.mode={mode}"])
+        assert settings.policy.mode == mode
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

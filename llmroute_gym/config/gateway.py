@@ -86,7 +86,8 @@ class PolicyConfig(Settings):
     """``rule``: the rule decides; ``learned``: the policy does; ``shadow``: the rule does, and what
     the policy would have done is counted."""
     rule: Any = "lor"
-    """A rule by name, with options, or the path of a YAML file that holds one."""
+    """A rule by name, with options, or the path of a YAML file that holds one; not asked in mode
+    ``learned``, where it may stand so that the mode alone is changed."""
     policy: Any | None = None
     """An exported policy, the path of its ``.npz`` file; or a rule, to try it out."""
     slowest_ms: float = number(5.0, above=0)
@@ -111,8 +112,6 @@ class PolicyConfig(Settings):
             )
         if self.mode == "rule":
             refuse_unread(self, "policy", ["policy"], "mode=rule", "policy.mode=learned or shadow")
-        if self.mode == "learned":
-            refuse_unread(self, "policy", ["rule"], "mode=learned", "policy.mode=rule or shadow")
         return self
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmroute_gym.config import ServeConfig, address
+from llmroute_gym.config import ServeConfig, address, changed
 from llmroute_gym.errors import InputError
 from llmroute_gym.gateway.admin import admin_routes
 from llmroute_gym.gateway.backends import Backend, read_key
@@ -29,6 +30,8 @@ from llmroute_gym.http.responder import Responder
 from llmroute_gym.http.server import Server
 from llmroute_gym.routers import make
 from llmroute_gym.sim.build import build_cluster
+
+log = logging.getLogger(__name__)
 
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
 MODELS = "/v1/models"
@@ -222,6 +225,8 @@ def make_chooser(settings: ServeConfig) -> Chooser:
         InputError: a router is unknown or cannot be served.
     """
     policy = settings.policy
+    if policy.mode == "learned" and changed(policy, ["rule"]):
+        log.info("policy.rule=%s is not asked, as policy.mode=learned", policy.rule)
     main = policy.policy if policy.mode == "learned" else policy.rule
     shadow = _decider(settings, policy.policy) if policy.mode == "shadow" else None
     return Chooser(_decider(settings, main), shadow, policy.slowest_ms / 1000)

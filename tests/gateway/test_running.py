@@ -92,6 +92,21 @@ def test_shadows_are_counted_and_change_nothing() -> None:
     run(story())
 
 
+def test_with_the_mode_alone_changed_the_policy_decides(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def story() -> None:
+        policy = PolicyConfig(mode="learned", rule="round_robin", policy="lor")
+        async with Stage(policy=policy) as stage:
+            for _ in range(10):
+                await stage.ask()
+            assert [len(engine.requests) for engine in stage.engines] == [10, 0]
+        said = "policy.rule=round_robin is not asked, as policy.mode=learned"
+        assert caplog.text.count(said) == 1
+
+    run(story())
+
+
 def test_a_router_that_fails_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with Stage() as stage:
