@@ -75,11 +75,31 @@ def test_it_serves_engines_until_it_is_told_to_end(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_it_takes_free_ports_and_says_which(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llmroute_gym.mock_engine", "profile=h100-llama-3.1-8b"]
+    with subprocess.Popen(
+        [*command, "port=0", "replicas=2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            urls = [process.stdout.readline().split()[-1] for _ in range(2)]
+            assert urls[0] != urls[1]
+            for url in urls:
+                with urlopen(f"{url}/health", timeout=10) as answer:
+                    assert answer.status == 200
+        finally:
+            process.terminate()
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["profile=none"], "unknown profile 'none'"),
-        (["port=0"], "port must be >= 1 and <= 65535, got 0"),
+        (["port=-1"], "port must be >= 0 and <= 65535, got -1"),
         (["port=65535", "replicas=2"], "port must be at most 65534 for 2 engines, got 65535"),
         (["ctl_port=8001", "replicas=2"], "ctl_port=8001 falls on a port of an API"),
         (["oversize=reject"], "oversize=reject would not be read"),

@@ -21,8 +21,9 @@ class MockEngineConfig(GroupConfig):
 
     host: str = "127.0.0.1"
     """Name or address of the API."""
-    port: int = number(8000, at_least=1, at_most=LAST_PORT)
-    """Of the first engine's API; the others have those that follow."""
+    port: int = number(8000, at_least=0, at_most=LAST_PORT)
+    """Of the first engine's API; the others have those that follow. 0 takes any that are free, and
+    what the command says tells which."""
     ctl_port: int | None = number(None, at_least=1, at_most=LAST_PORT)
     """Of the first engine's faults, always on loopback; the others have those that follow. None
     means that nobody can order any."""
@@ -55,7 +56,8 @@ class MockEngineConfig(GroupConfig):
                     f"{name} must be at most {LAST_PORT + 1 - self.replicas} for "
                     f"{self.replicas} engines, got {first}"
                 )
-        if self.ctl_port is not None and abs(self.ctl_port - self.port) < self.replicas:
+        apart = None if self.ctl_port is None else abs(self.ctl_port - self.port)
+        if self.port and apart is not None and apart < self.replicas:
             raise InputError(
                 f"ctl_port={self.ctl_port} falls on a port of an API, which are {self.port} to "
                 f"{self.port + self.replicas - 1}; choose one at least {self.replicas} away"

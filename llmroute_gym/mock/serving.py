@@ -38,7 +38,8 @@ async def _serve(settings: MockEngineConfig, terms: Terms) -> None:
         for index in range(settings.replicas):
             server = MockServer(terms)
             faults = None if settings.ctl_port is None else settings.ctl_port + index
-            await server.start(settings.host, settings.port + index, faults)
+            port = settings.port and settings.port + index
+            await server.start(settings.host, port, faults)
             stack.push_async_callback(server.close)
             ordered = f", faults at http://127.0.0.1:{faults}/ctl" if faults else ""
             what = f"{settings.profile}, {terms.replica.scheduler}"
