@@ -77,6 +77,11 @@ class Backend:
         return self.waiting + self.running
 
     @property
+    def up(self) -> bool:
+        """Whether it is there to be used, be it busy."""
+        return self.state is State.UP and not self.draining
+
+    @property
     def failures(self) -> int:
         """Requests in a row that failed there."""
         return self._breaker.failures

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from llmroute_gym.config import ServeConfig
-from llmroute_gym.gateway.backends import Backend, State
+from llmroute_gym.gateway.backends import Backend
 from llmroute_gym.gateway.choosing import Chooser
 from llmroute_gym.gateway.meters import Counter, Gauge, Histogram, Meter, Sample
 from llmroute_gym.gateway.prompts import TokenRates
@@ -101,14 +101,10 @@ class Shared:
             tried: those that had their chance.
         """
         most = self.settings.limits.in_flight_per_backend
-        usable = np.array(
-            [one.usable(most) and one.index not in tried for one in self.backends], dtype=np.bool_
-        )
-        if usable.any() or any(one.state is State.UP and not one.draining for one in self.backends):
-            return usable
-        return np.array(
-            [one.spare(most) and one.index not in tried for one in self.backends], dtype=np.bool_
-        )
+        found = [one.usable(most) and one.index not in tried for one in self.backends]
+        if not any(found) and not any(one.up for one in self.backends):
+            found = [one.spare(most) and one.index not in tried for one in self.backends]
+        return np.array(found, dtype=np.bool_)
 
     def place(self, backend: Backend, prompt_tokens: int) -> bool:
         """Counts a request that is sent to a backend; returns whether it is a trial.

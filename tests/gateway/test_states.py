@@ -137,7 +137,9 @@ def test_backends_that_are_only_silent_to_probes_are_the_last_resort() -> None:
 
 def test_a_last_resort_that_answers_is_up_again() -> None:
     async def story() -> None:
-        async with Stage(Engine("a", well=None), health=HealthConfig(timeout_s=0.05)) as stage:
+        async with Stage(
+            Engine("a", well=None), health=HealthConfig(interval_s=30.0, timeout_s=0.05)
+        ) as stage:
             assert stage.shared.backends[0].state.value == "down"
             assert (await stage.ask()).status == 200
             assert stage.shared.backends[0].state.value == "up"
