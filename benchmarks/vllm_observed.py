@@ -17,7 +17,7 @@ from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import kernel
 from llmroute_gym.sim.compiled.memory import Memory
-from llmroute_gym.sim.compiled.running import run_on
+from llmroute_gym.sim.compiled.running import keep_up, run_on
 from llmroute_gym.sim.compiled.views import write_cached
 from llmroute_gym.sim.workload import Workload
 
@@ -65,7 +65,7 @@ def _serve(
         now = floats[request + at.ARRIVED]
         for r in range(len(replicas)):
             if ends[r] < now:
-                run_on(replicas[r], 0, -1, now, False, 0, ints, floats)
+                keep_up(replicas[r], 0, now, False, 0, ints, floats)
                 ends[r] = floats[replicas[r] + at.BATCH_END]
         if looks:
             column[:] = 0.0

@@ -56,6 +56,7 @@ def push(replica: int, request: int, observed: bool, ints: IntArray) -> None:
         ints[ints[replica + at.TAIL] + at.NEXT] = request
     ints[replica + at.TAIL] = request
     ints[replica + at.WAITING] += 1
+    ints[replica + at.SAME_UNTIL] = 0
     prompt = ints[request + at.PROMPT]
     ints[replica + at.WAITING_PROMPT] += prompt
     if observed:

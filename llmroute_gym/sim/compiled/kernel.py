@@ -43,13 +43,16 @@ def _end_of(now: float, first: float, slope: float, count: int) -> float:
 @inlined
 def _ends_before(horizon: float, now: float, first: float, slope: float, count: int) -> int:
     """How many of `count` batches in a row end before the horizon."""
-    gap = horizon - now
-    if slope == 0.0:
-        guess = gap / first
-    else:
-        half = first - 0.5 * slope
-        guess = (math.sqrt(max(half * half + 2.0 * slope * gap, 0.0)) - half) / slope
-    ended = int(min(max(guess, 0.0), float(count)))
+    ended = 0
+    # A guess takes a root and a quotient, which is too much for one batch.
+    if count > 1 and now + (first + first + slope) < horizon:
+        gap = horizon - now
+        if slope == 0.0:
+            guess = gap / first
+        else:
+            half = first - 0.5 * slope
+            guess = (math.sqrt(max(half * half + 2.0 * slope * gap, 0.0)) - half) / slope
+        ended = int(min(max(guess, 0.0), float(count)))
     while ended > 0 and _end_of(now, first, slope, ended) >= horizon:
         ended -= 1
     while ended < count and _end_of(now, first, slope, ended + 1) < horizon:
@@ -165,15 +168,19 @@ def decode_run(
         slope *= scale
         if next_slowdown < math.inf:
             count = _ends_before(next_slowdown, now, first, slope, count - 1) + 1
-        cut = _end_of(now, first, slope, count) >= horizon
+        cut = now + first >= horizon
         if cut:
-            count = _ends_before(horizon, now, first, slope, count)
-        now = _end_of(now, first, slope, count)
-        if observed and count > 0:
-            mean_time = mean_after(mean_time, first, slope, count)
-        step += count
-        context += b * count
-        left -= count
+            count = 0
+        else:
+            cut = _end_of(now, first, slope, count) >= horizon
+            if cut:
+                count = _ends_before(horizon, now, first, slope, count)
+            now = _end_of(now, first, slope, count)
+            if observed and count > 0:
+                mean_time = mean_after(mean_time, first, slope, count)
+            step += count
+            context += b * count
+            left -= count
         if cut:
             batch_time = first + slope * count
             batch_end = now + batch_time
@@ -210,6 +217,7 @@ def advance(
     context = ints[replica + at.CONTEXT]
     first_key = ints[replica + at.FIRST_KEY]
     in_decode = ints[replica + at.IN_DECODE]
+    same_until = ints[replica + at.SAME_UNTIL]
     batch_end = floats[replica + at.BATCH_END]
     batch_time = floats[replica + at.BATCH_TIME]
     mean_time = floats[replica + at.MEAN_BATCH_TIME]
@@ -244,6 +252,7 @@ def advance(
 
             # Batches are built until one is in flight at the horizon, or none can be built.
             batch_end = math.inf
+            same_until = 0
             while batch_end == math.inf:
                 b, step, context, first_key = _end_batch(
                     replica, cluster, now, b, step, context, first_key, observed, ints, floats
@@ -275,6 +284,7 @@ def advance(
                     )
 
                 if prefills > 0:
+                    same_until = 0
                     in_decode = 1 if decoding > 0 else 0
                     in_batch = tokens + decoding
                     assume(in_batch >= 0)
@@ -299,6 +309,7 @@ def advance(
                             (ints[first_key] >> at.REQUEST_BITS) - step,
                             ints,
                         )
+                    same_until = step + left
                     now, step, context, mean_time, batch_time, batch_end = decode_run(
                         replica,
                         now,
@@ -321,6 +332,7 @@ def advance(
             break
         following = ints[feed + at.NEXT]
         push(replica, feed, observed, ints)
+        same_until = 0
         feed = following
 
     ints[replica + at.DECODES] = b
@@ -328,6 +340,7 @@ def advance(
     ints[replica + at.CONTEXT] = context
     ints[replica + at.FIRST_KEY] = first_key
     ints[replica + at.IN_DECODE] = in_decode
+    ints[replica + at.SAME_UNTIL] = same_until
     floats[replica + at.BATCH_END] = batch_end
     floats[replica + at.BATCH_TIME] = batch_time
     floats[replica + at.MEAN_BATCH_TIME] = mean_time

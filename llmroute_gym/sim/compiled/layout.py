@@ -135,22 +135,24 @@ FIRST_PACE: Final = 48  # f, seconds that a batch takes at least
 PACE: Final = 49  # f, the same of a batch with all that decode now
 STORE: Final = 50  # of `vllm_v1`, see `kv_layout`
 TOLD_SPEED: Final = 51  # f, what rows say of SPEED
+SAME_UNTIL: Final = 52  # STEP before which decode batches have the members of the one in flight,
+# unless a request arrives; see `running.keep_up`
 # What one router counts of it and is told of it, COUNT_WORDS of them.
-SILENT: Final = 52  # requests without first token, their prompts; those past it, their prompts
-SILENT_PROMPT: Final = 53
-STREAMING: Final = 54
-STREAMING_PROMPT: Final = 55
-UNCACHED: Final = 56  # tokens of the former that were to be computed, as the router saw it then
-UNCACHED_PAIRS: Final = 57  # twice the sum of u (p - u / 2) over u of p tokens
-FIRST_PLACED: Final = 58  # no request placed before this one lacks its first token
-LAST_PLACED: Final = 59
-CHOSEN_AT: Final = 60  # number of the decision that last chose it
-TTFT_WEIGHT: Final = 61  # f
-TTFT_TOTAL: Final = 62  # f
-TTFT_AT: Final = 63  # f
-GATEWAY: Final = 64  # index of the router
-SEEN_STORE: Final = 65  # what it sees of STORE; the same, or a copy kept for it
-SEEN: Final = 66  # f, the engine's own signals as last read, one word each
+SILENT: Final = 53  # requests without first token, their prompts; those past it, their prompts
+SILENT_PROMPT: Final = 54
+STREAMING: Final = 55
+STREAMING_PROMPT: Final = 56
+UNCACHED: Final = 57  # tokens of the former that were to be computed, as the router saw it then
+UNCACHED_PAIRS: Final = 58  # twice the sum of u (p - u / 2) over u of p tokens
+FIRST_PLACED: Final = 59  # no request placed before this one lacks its first token
+LAST_PLACED: Final = 60
+CHOSEN_AT: Final = 61  # number of the decision that last chose it
+TTFT_WEIGHT: Final = 62  # f
+TTFT_TOTAL: Final = 63  # f
+TTFT_AT: Final = 64  # f
+GATEWAY: Final = 65  # index of the router
+SEEN_STORE: Final = 66  # what it sees of STORE; the same, or a copy kept for it
+SEEN: Final = 67  # f, the engine's own signals as last read, one word each
 HISTOGRAM: Final = SEEN + len(AGING)
 # From HISTOGRAM on one word per token of a block, see `blocks`, followed by 2 max_batch + 2 words
 # of keys and max_batch + 1 to sort them in, then the counts of several routers.

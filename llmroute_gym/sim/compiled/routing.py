@@ -7,7 +7,7 @@ import numpy as np
 from llmroute_gym.ground.arrays import FloatArray, IntArray
 from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
-from llmroute_gym.sim.compiled.running import run_on
+from llmroute_gym.sim.compiled.running import keep_up, run_on
 from llmroute_gym.sim.compiled.tournament import Tournament, first_of_least, least, number, update
 from llmroute_gym.sim.compiled.waking import look_ahead, sleep_on
 
@@ -140,7 +140,7 @@ def serve_least(
         for r in range(len(replicas)):
             replica = replicas[r]
             if floats[replica + at.BATCH_END] < now or ints[replica + at.HEAD] >= 0:
-                run_on(replica, 0, -1, now, False, stores, ints, floats)
+                keep_up(replica, 0, now, False, stores, ints, floats)
             score = _score(rule, replica, ints, floats)
             if score < lowest:
                 best, lowest = r, score
@@ -173,8 +173,8 @@ def serve_better_of_two(
         assume(request >= 0)
         now = floats[request + at.ARRIVED]
         first, second = pairs[i, 0], pairs[i, 1]
-        run_on(replicas[first], 0, -1, now, False, stores, ints, floats)
-        run_on(replicas[second], 0, -1, now, False, stores, ints, floats)
+        keep_up(replicas[first], 0, now, False, stores, ints, floats)
+        keep_up(replicas[second], 0, now, False, stores, ints, floats)
         a = _score(IN_FLIGHT, replicas[first], ints, floats)
         b = _score(IN_FLIGHT, replicas[second], ints, floats)
         chosen = second if b < a else first

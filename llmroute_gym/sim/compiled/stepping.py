@@ -10,7 +10,7 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.events import gate_of, note_sender
 from llmroute_gym.sim.compiled.jit import assume, inlined, kernel
 from llmroute_gym.sim.compiled.observing import read_engine, remaining_tokens
-from llmroute_gym.sim.compiled.running import arrive, run_on
+from llmroute_gym.sim.compiled.running import arrive, keep_up
 from llmroute_gym.sim.compiled.views import tokens_seen, touch
 from llmroute_gym.sim.compiled.waiting import decided, next_arrival, pop_arrival, release
 
@@ -72,7 +72,7 @@ def _advance_all(
         if floats[replica + at.BATCH_END] < until or (
             floats[replica + at.BATCH_END] == math.inf and ints[replica + at.HEAD] >= 0
         ):
-            run_on(replica, cluster, -1, until, True, stores, ints, floats)
+            keep_up(replica, cluster, until, True, stores, ints, floats)
         replica += words
 
 

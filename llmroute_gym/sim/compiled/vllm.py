@@ -78,7 +78,7 @@ def _leave(replica: int, store: int, job: int, block_size: int, ints: IntArray) 
 
 
 @inlined
-def _saved_tokens(
+def saved_tokens(
     store: int, decodes: int, block_size: int, ints: IntArray, floats: FloatArray
 ) -> int:
     """Returns the context tokens of the step's decodes whose reading costs nothing."""
@@ -141,6 +141,7 @@ def advance_vllm(
     assume(first_key >= 0)
     block_size = ints[replica + at.BLOCK_SIZE]
     in_decode = ints[replica + at.IN_DECODE]
+    same_until = ints[replica + at.SAME_UNTIL]
     batch_end = floats[replica + at.BATCH_END]
     batch_time = floats[replica + at.BATCH_TIME]
     mean_time = floats[replica + at.MEAN_BATCH_TIME]
@@ -171,6 +172,7 @@ def advance_vllm(
 
             # Steps are scheduled until one is in flight at the horizon, or none can be.
             batch_end = math.inf
+            same_until = 0
             while batch_end == math.inf:
                 # Tokens come out; whoever has all of them leaves.
                 finished = -1
@@ -292,11 +294,12 @@ def advance_vllm(
                     repeats = repeats and ints[store + kv.WATCHED] == 0
 
                 if ints[store + kv.CHAIN] >= 0:
+                    same_until = 0
                     in_decode = 1 if b > 0 else 0
                     seconds = floats[dense + ints[store + kv.TOKENS] + b]
                     decodes = b + ints[store + kv.RESUMED]
                     contexts = context + ints[store + kv.RESUMED_CONTEXT]
-                    contexts -= _saved_tokens(store, decodes, block_size, ints, floats)
+                    contexts -= saved_tokens(store, decodes, block_size, ints, floats)
                     seconds += decode_seconds(model, decodes, max(contexts, 0), ints, floats)
                     if ints[store + kv.PREFILLS] > 0:
                         seconds += prefill_seconds(
@@ -323,9 +326,10 @@ def advance_vllm(
                     if repeats:
                         most = (ints[first_key] >> at.REQUEST_BITS) - step - 1
                         left += more_steps(replica, b, step + 1, ints[store + kv.FREE], most, ints)
+                    same_until = step + left
                     began = step
                     # No step of them shares more or fewer blocks: what they take is their own.
-                    saved = _saved_tokens(store, b, block_size, ints, floats)
+                    saved = saved_tokens(store, b, block_size, ints, floats)
                     now, step, context, mean_time, batch_time, batch_end = decode_run(
                         replica,
                         now,
@@ -351,6 +355,7 @@ def advance_vllm(
             break
         following = ints[feed + at.NEXT]
         receive(replica, feed, observed, ints)
+        same_until = 0
         feed = following
 
     ints[replica + at.DECODES] = b
@@ -358,6 +363,7 @@ def advance_vllm(
     ints[replica + at.CONTEXT] = context
     ints[replica + at.FIRST_KEY] = first_key
     ints[replica + at.IN_DECODE] = in_decode
+    ints[replica + at.SAME_UNTIL] = same_until
     floats[replica + at.BATCH_END] = batch_end
     floats[replica + at.BATCH_TIME] = batch_time
     floats[replica + at.MEAN_BATCH_TIME] = mean_time

@@ -319,7 +319,7 @@ def more_steps(replica: int, b: int, step: int, free: int, most: int, ints: IntA
     return min(steps, most)
 
 
-@kernel
+@inlined
 def taken_in(replica: int, b: int, step: int, steps: int, ints: IntArray) -> int:
     """Returns the blocks that decoding requests take in so many steps after `step` ended ones."""
     assume(replica >= 0)
@@ -329,8 +329,9 @@ def taken_in(replica: int, b: int, step: int, steps: int, ints: IntArray) -> int
     place = residue(1 - step, block_size)
     if block_size == LANES:
         counts = replica + at.HISTOGRAM
-        return taken + within(ints, counts, place, steps - rounds * block_size)
-    for _ in range(steps - rounds * block_size):
-        taken += ints[replica + at.HISTOGRAM + place]
-        place = place - 1 if place > 0 else block_size - 1
+        taken += within(ints, counts, place, steps - rounds * block_size)
+    else:
+        for _ in range(steps - rounds * block_size):
+            taken += ints[replica + at.HISTOGRAM + place]
+            place = place - 1 if place > 0 else block_size - 1
     return taken
