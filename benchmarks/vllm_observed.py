@@ -5,6 +5,7 @@ A part of `engine.py`, which runs it: `python benchmarks/engine.py --only vllm`.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -18,8 +19,11 @@ from llmroute_gym.sim.compiled import layout as at
 from llmroute_gym.sim.compiled.jit import kernel
 from llmroute_gym.sim.compiled.memory import Memory
 from llmroute_gym.sim.compiled.running import keep_up, run_on
+from llmroute_gym.sim.compiled.stale import drop_stale_kernels
 from llmroute_gym.sim.compiled.views import write_cached
 from llmroute_gym.sim.workload import Workload
+
+drop_stale_kernels(Path(__file__).parent)  # the kernel below is made of theirs
 
 AZURE, MOONCAKE, CHATS = "Azure, cache on", "Mooncake, blocks of 16, tight memory", "sessions"
 TARGETS = {
