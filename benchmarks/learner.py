@@ -44,7 +44,7 @@ BASE = "+exp=latency_tuned"
 BASELINE, RULES = "round_robin", ("lor", "lor_hybrid")
 LOADS = (2.5, 3.5, 4.5, 5.5)
 PERCENTS = (95, 99)
-TICKS = (0.9, 0.95, 1, 1.1, 1.5, 3, 10)
+TICKS = (1, 1.5, 3, 10)
 QUICK_OVERRIDES = (
     "training.ppo_requests=1024",
     "warm_start.epochs=2",
