@@ -9,12 +9,14 @@ Frontier = shipped(
     "frontier",
     source=Source("llmroute_gym", "1", "2026-11"),
     __module__=__name__,
-    __doc__="""The estimated latency with constants of a search over 32 randomised scenarios.
+    __doc__="""The estimated latency with constants of a search over 54 randomised scenarios.
 
-    Equal and mixed speeds, mixed hardware, stragglers, bursts, 2 to 8 replicas, with and without
-    predicted lengths, by the tail of the end-to-end latency and with TTFT limited by that of `lor`.
-    What it was measured to do, and where it loses, is on its card, ``docs/frontier.md``. It sees
-    its own counts and the engines' metrics polled each second: what any gateway has.
+    Equal and mixed speeds, mixed hardware, stragglers, bursts, 2 to 32 replicas, shared prefixes,
+    chats, agents, old metrics, several gateways, with and without predicted lengths, by the tail of
+    the end-to-end latency and with TTFT limited by that of `lor`. What it was measured to do, and
+    where it loses, is on its card, ``docs/frontier.md``. It sees its own counts, the engines'
+    metrics polled each second, and what of the prompt they hold: by their KV-cache events, or by a
+    tree of what it sent them (``view="tree"``).
 
     Attributes:
         those of `EstimatedLatency`.
@@ -29,10 +31,9 @@ FrontierPrefix = shipped(
     __doc__="""The estimated latency for cached prefixes, old metrics and several gateways.
 
     With constants of a search over 15 such scenarios (``+search=frontier_prefix``), by the tail of
-    the time to first token with a third of the end-to-end latency. All replicas there were of one
-    speed; for others take `frontier`. What it was measured to do, and where it loses, is in
-    ``docs/headroom.md``. It sees its own counts, the engines' metrics polled each second, and their
-    KV-cache events.
+    the time to first token with a third of the end-to-end latency, where `frontier` goes by the
+    latter. All replicas there were of one speed; for others take `frontier`. What it was measured
+    to do, and where it loses, is in ``docs/headroom.md``. It sees what `frontier` does.
 
     Attributes:
         those of `EstimatedLatency`.

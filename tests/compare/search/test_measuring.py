@@ -98,7 +98,9 @@ def test_the_frontier_is_searched_on_what_it_says(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
     found = pools_of(composed("search", "+search=frontier", "search.budget=100").validate())
     assert len({pool.scenario.name for pool in found}) == len(found) >= 18
-    assert {len(pool.cluster) for pool in found} == {2, 3, 4, 8}
+    assert {len(pool.cluster) for pool in found} == {2, 3, 4, 8, 16, 32}
+    assert not any(pool.scenario.trace or pool.scenario.workload.path for pool in found)
+    assert {pool.scenario.view.get("gateways", 1) for pool in found} >= {1, 2, 4}
     assert {round(pool.source.qps / 10, 2) for pool in found} >= {0.4, 0.7, 0.85, 0.96}
 
 
