@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -59,7 +60,8 @@ class Cell:
         }
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for path in (self.router, self.scenario.workload.path):
-            if path is not None and Path(path).is_file():
+            # A rule with many options is too long for a path, at which `Path.is_file` would raise.
+            if path is not None and os.path.isfile(path):  # noqa: PTH113
                 digest.update(_digest_of(path, Path(path).stat().st_mtime_ns))
         return digest.hexdigest()[:32]
 

@@ -33,6 +33,8 @@ from llmroute_gym.config import (
     WorkloadConfig,
 )
 from llmroute_gym.errors import InputError
+from llmroute_gym.routers import make
+from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.simulation import simulate
 from llmroute_gym.runs.command import config_dir
 from llmroute_gym.sim import Cluster, Outcome, Workload
@@ -129,6 +131,15 @@ def test_other_settings_are_served_anew(tmp_path: Path) -> None:
     before = result(tmp_path, scenarios=[CALM])
     after = result(tmp_path, replace(TINY, seed=5), [CALM])
     assert before.scenarios != after.scenarios
+
+
+def test_a_rule_with_many_options_is_an_entrant(tmp_path: Path) -> None:
+    family = make("estimated_latency")
+    options = ",".join(f"{name}={getattr(family, name)}" for name in constants_of(family))
+    long = f"estimated_latency:{options}"
+    assert len(long) > 1000
+    found = result(tmp_path, replace(TINY, routers=["round_robin", long]), [CALM])
+    assert long in found.routers
 
 
 def test_the_oracle_is_no_entrant(tmp_path: Path) -> None:
