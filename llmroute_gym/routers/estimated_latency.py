@@ -215,7 +215,8 @@ def estimated_scores(
     output, larger = rows[0, Signal.PREDICTED_OUTPUT_TOKENS], 0.0
     if output > 0.0:
         larger = math.log(output / constants[0])
-    longer = math.log((rows[0, Signal.PROMPT_TOKENS] + 50.0) / 1000.0)
+    prompt = min(rows[0, Signal.PROMPT_TOKENS], constants[_SHARED + 7])
+    longer = math.log((prompt + 50.0) / 1000.0)
     of_all, recent_s = constants[_FURTHER + 2], constants[_FURTHER + 6]
     attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
     _count_all(rows, of_all, constants[_SHARED], memory)
@@ -293,6 +294,9 @@ class EstimatedLatency(SeeingRule):
     which engines report beyond the router's own at the last poll. They are taken to have `like_own`
     times the tokens of its own, and what ends in `_if_shared` is added to a weight times their
     share of all in flight.
+
+    Beyond a `longest_prompt` (tokens) weights by prompt stand still: what fits the prompts that a
+    search has seen may be wrong for those ten times as long.
 
     The defaults make it `speed_lor`; `python -m llmroute_gym.search` finds better ones.
 
@@ -373,6 +377,7 @@ class EstimatedLatency(SeeingRule):
     context_if_shared: float = constant(0.0, -4.0, 4.0)
     work_if_shared: float = constant(0.0, -4.0, 4.0)
     recent_if_shared: float = constant(0.0, -4.0, 4.0)
+    longest_prompt: float = constant(1e6, 1.0, 1e6, tuned=False)
     poll_s: float = poll(1.0)
     view: str = "events"
     predicted_output_sigma: float | None = None

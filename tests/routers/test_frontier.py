@@ -10,6 +10,7 @@ import pytest
 from llmroute_gym.config import ClusterConfig, ObservationConfig, WorkloadConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
+from llmroute_gym.ground.signals import N_SIGNALS, Signal
 from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.constants import constants_of
 from llmroute_gym.routers.estimated_latency import EstimatedLatency
@@ -86,3 +87,24 @@ def test_several_gateways_wait_less_than_those_that_poll_twenty_times_as_often()
         found = [simulate(one, cluster, name, seed=0, observation=told).ttft_s for one in workloads]
         tails[name] = np.percentile(np.concatenate(found), 99)
     assert tails["frontier_prefix"] < 0.93 * tails["llmd_baseline"] < 0.93 * tails["lor"]
+
+
+def test_weights_by_prompt_stand_still_beyond_the_longest_prompt() -> None:
+    rows = np.zeros((2, N_SIGNALS))
+    rows[:, Signal.SPEED] = 1.0
+    rows[0, Signal.IN_FLIGHT], rows[1, Signal.WAITING] = 2.0, 3.0
+    mask = np.ones(2, dtype=np.bool_)
+
+    def scores(rule: str, prompt: float) -> FloatArray:
+        rows[:, Signal.PROMPT_TOKENS] = prompt
+        router = make(rule)
+        assert isinstance(router, EstimatedLatency)
+        router.reset(2, 1, np.random.default_rng(0))
+        router.route(rows, mask)
+        return router.memory[-2:].copy()
+
+    rule = "estimated_latency:in_flight_by_prompt=0.5,queue_by_prompt=1"
+    longer = scores(rule, 8000)
+    assert scores(rule, 4000)[0] != longer[0]
+    assert np.array_equal(scores(f"{rule},longest_prompt=8000", 64_000), longer)
+    assert np.array_equal(scores(f"{rule},longest_prompt=4000", 4000), scores(rule, 4000))
