@@ -49,6 +49,7 @@ def test_constants_are_numbered_as_the_decision_reads_them() -> None:
         "context_if_shared",
         "work_if_shared",
         "recent_if_shared",
+        "longest_prompt",
         "poll_s",
     ]
 
