@@ -8,9 +8,9 @@ from explain_formula import n_terms, options, stated, used_symbols, written
 from explain_losses import Losses, kept, mean_ratio
 from explain_pictures import PROMPTS
 from frontier_cases import SEED
+from frontier_runs import with_interval
 from measuring import origin, table
 
-from llmroute_gym.compare.statistics import Estimate
 from llmroute_gym.routers import make
 from llmroute_gym.routers.estimated_latency import EstimatedLatency
 
@@ -206,7 +206,7 @@ def _losses(found: Explained) -> list[str]:
                 one.case.name,
                 f"{one.e2e_p99_s.value:.2f}",
                 f"{one.ratios[one.simple].value:.3f} `{one.simple}`",
-                _shown(one.ratios[FORMULA]),
+                with_interval(one.ratios[FORMULA]),
                 *others,
                 f"{one.ttft['frontier'].value:.2f}",
                 f"{one.ttft[FORMULA].value:.2f}",
@@ -230,7 +230,3 @@ def _short(text: str) -> str:
     rule = make(text)
     poll = getattr(rule, "poll_s", None)
     return f"`{rule.name}`" + ("" if poll is None else f", {poll:g} s")
-
-
-def _shown(one: Estimate) -> str:
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"

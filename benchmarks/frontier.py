@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from frontier_cases import CASES, SEED, Case
-from frontier_runs import FAMILY, Budgets, Found, Ratio, measure
+from frontier_runs import FAMILY, Budgets, Found, Ratio, measure, with_interval
 from joblib import Parallel, delayed
 from measuring import DATA, origin, table, write_section
 from tqdm import tqdm
@@ -26,7 +26,7 @@ def shown(one: Ratio | None, bar: float | None, *, named: bool = True) -> str:
     """Returns a ratio with its interval, the bar that it has, and with what it was compared."""
     if one is None:
         return ""
-    text = f"{one.value.value:.3f} ({one.value.low:.3f} to {one.value.high:.3f})"
+    text = with_interval(one.value)
     if bar is not None:
         met = one.value.value <= bar
         text = f"**{text}** ≤ {bar:g}" if met else f"**{text} missed {bar:g}**"

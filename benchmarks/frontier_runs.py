@@ -203,6 +203,11 @@ def p99(runs: Sequence[FloatArray], counts: IntArray) -> FloatArray:
     return Pooled.of(np.concatenate(runs), run_of).percentiles(counts, (99.0,))[:, 0]
 
 
+def with_interval(one: Estimate) -> str:
+    """Returns an estimate and its interval as tables show them."""
+    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+
+
 def ratio(found: Mapping[str, FloatArray], others: Sequence[str]) -> Ratio:
     """Returns what `frontier` has over the best of others, by their estimates."""
     best = min(others, key=lambda name: float(found[name][0]))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from frontier_cases import CASES, SEED, Case
-from frontier_runs import FRONTIER, counts_of, p99, serve_case
+from frontier_runs import FRONTIER, counts_of, p99, serve_case, with_interval
 from joblib import Parallel, delayed
 from measuring import DATA, origin, table
 from reports import command_of, report
@@ -89,13 +89,13 @@ def section(gains: Sequence[Gain], options: Options) -> str:
         [
             one.case.name,
             f"{one.rule_s.value:.2f}",
-            _text(estimate(one.ratios)),
+            with_interval(estimate(one.ratios)),
             f"{one.seeds.min():.3f} to {one.seeds.max():.3f}",
         ]
         for one in gains
     ]
     mean = estimate(np.exp(np.mean([np.log(one.ratios) for one in gains], axis=0)))
-    rows.append(["**geometric mean**", "", f"**{_text(mean)}**", ""])
+    rows.append(["**geometric mean**", "", f"**{with_interval(mean)}**", ""])
     settings = composed(BASE)
     return "\n".join(
         [
@@ -114,10 +114,6 @@ def section(gains: Sequence[Gain], options: Options) -> str:
             table(["case", "P99 of the rule (s)", "trained / rule", "of one training"], rows),
         ]
     )
-
-
-def _text(one: Estimate) -> str:
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
 
 
 def write_csv(gains: Sequence[Gain], path: Path) -> None:

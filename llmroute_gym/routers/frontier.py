@@ -9,7 +9,7 @@ Frontier = shipped(
     "frontier",
     source=Source("llmroute_gym", "1", "2026-11"),
     __module__=__name__,
-    __doc__="""The estimated latency with constants of a search over 54 randomised scenarios.
+    __doc__="""The estimated latency with constants of searches over randomised scenarios.
 
     Equal and mixed speeds, mixed hardware, stragglers, bursts, 2 to 32 replicas, shared prefixes,
     chats, agents, old metrics, several gateways, with and without predicted lengths, by the tail of
