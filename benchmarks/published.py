@@ -17,6 +17,7 @@ from measuring import ROOT, origin, table, write_section
 from published_cases import SMG_FILE, number, one_prefix_section, smg_section
 from published_picture import draw
 from published_runs import (
+    ALONE,
     APART_S,
     AT_BEST,
     COMPARISONS,
@@ -26,7 +27,6 @@ from published_runs import (
     QWEN,
     RATES,
     SCORERS,
-    SHARED_READS,
     TOKEN,
     Result,
     paired,
@@ -59,9 +59,11 @@ PROSE = f"""
 llm-d's runs of inference-perf's shared prefixes (150 system prompts of 6,000 tokens, 5 questions \
 each) on `vllm_v1`, prefix caching on; simulated: means of {{seeds}} seeds. A stage's output \
 tokens are divided by the time from its first request to its last end; the plateau is the mean \
-over {PLATEAU_RPS} to {TOP_RPS} requests/s. Nothing is fitted to these numbers but the share in \
-"{SHARED_READS}"; the profiles' limits are used but for the memory of Qwen3-32B, of which llm-d's \
-guide gives vLLM 95%, not 90% ("90% of the memory" is the profile's own).
+over {PLATEAU_RPS} to {TOP_RPS} requests/s. One number is chosen by these measurements, the \
+profile's `shared_reads` of 0.44, by the time between tokens under `llmd_baseline` and by nothing \
+else; so the numbers of the other rules are predictions. The profiles' limits are used but for the \
+memory of Qwen3-32B, of which llm-d's guide gives vLLM 95%, not 90% ("90% of the memory" is the \
+profile's own).
 
 - **When a stage begins.** inference-perf waits until all requests of a stage are finished, then \
 {APART_S:g} s (`run_stage` in its load generator). So does this replay, as one run whose caches \
@@ -79,18 +81,18 @@ some 320 at once, so that half of them cannot start within 0.4 s. The source say
 stages had empty latency histograms. From 49 requests/s on simulation and measurement agree.
 - **The rules of llm-d** win as they were measured to: their requests start at once at every \
 rate, 0.06 s sooner than measured, which may be the way through gateway and tokenizer that is not \
-simulated. Their tokens/s are too low, the more requests run at once, as the times between tokens \
-above show: right under round robin, whose batches share little, and too long where all requests \
-of a group are at one server. No profile can be right there that charges each request's reads of \
-its context: even at the memory bandwidth of the data sheet ("{AT_BEST}") `llmd_baseline` is \
-slower than measured. vLLM itself reads a prefix once only where all of a batch have it, which \
-they do not here; what is left is the GPU's second-level cache, where requests of a group that are \
-read at the same time find each other's blocks. If each of 132 processors takes one of the 4 KV \
-heads that a GPU has, 33 requests are read at once, of 19 groups some 16: that would save at most \
-0.58 of all repeated reads. "{SHARED_READS}" saves 0.44 of them (`Replica(shared_reads=0.44)`), \
-chosen so that `llmd_baseline` has its measured time between tokens, and by nothing else. Then its \
-plateau is the measured one, too, round robin hardly changes, and `llmd_token` is a prediction. \
-What ships stays at 0: one cluster's measurement says little of other kernels and batches.
+simulated. Without shared reads ("{ALONE}") their tokens/s are too low, the more requests run at \
+once, as the times between tokens above show: right under round robin, whose batches share little, \
+and too long where all requests of a group are at one server. No profile can be right there that \
+charges each request's reads of its context: even at the memory bandwidth of the data sheet \
+("{AT_BEST}") `llmd_baseline` is slower than measured. vLLM itself reads a prefix once only where \
+all of a batch have it, which they do not here; what is left is the GPU's second-level cache, \
+where requests of a group that are read at the same time find each other's blocks. If each of 132 \
+processors takes one of the 4 KV heads that a GPU has, 33 requests are read at once, of 19 groups \
+some 16: that would save at most 0.58 of all repeated reads. At the profile's share of 0.44 \
+`llmd_baseline` has its measured time between tokens; then its plateau is the measured one, too, \
+and round robin hardly changes. Other profiles have a share of 0: this measurement says little of \
+other kernels and batches.
 - **`llmd_token`** spreads groups by what is being prefilled when their first request comes, \
 often by chance among idle replicas, and then stays: the fullest of eight replicas has 20 to 24 of \
 the 150 groups (19 under `llmd_baseline`, whose no-hit rank deals them out), and a stage lasts as \
@@ -253,7 +255,7 @@ def rules_verdict(results: Sequence[Result], what_if: str = "") -> str:
     ]
     if what_if:
         return (
-            f'With "{what_if}", which the measurement of another rule has chosen (below), it is '
+            f'With "{what_if}", that is with nothing chosen by a measurement, it is '
             f"{tokens[0]:.2f} ({over.low:.2f} to {over.high:.2f}) times and {first[0]:,.0f} times."
         )
     return (
@@ -267,7 +269,7 @@ def rules_verdict(results: Sequence[Result], what_if: str = "") -> str:
 def gaps(results: Sequence[Result]) -> str:
     """Returns the table of mean times between tokens, by what the cluster is."""
     columns = ["time between tokens, mean of all stages (ms)", "measured"]
-    words = ("", AT_BEST, SHARED_READS)
+    words = ("", ALONE, AT_BEST)
     columns += ["as it ships", *words[1:]]
     rows = []
     for (router, file), measured_s in GAPS_S.items():
@@ -295,7 +297,7 @@ def section(results: Sequence[Result], seeds: int, command: str) -> str:
         "",
         rules_verdict(results),
         "",
-        rules_verdict(results, SHARED_READS),
+        rules_verdict(results, ALONE),
         "",
         gaps(results),
         "",

@@ -49,6 +49,8 @@ class GroupConfig(Settings):
     """Share of the blocks that admitting a request leaves free while others run."""
     max_model_len: int | None = number(None, at_least=2)
     """Prompt and output tokens at which a request ends."""
+    shared_reads: float | None = number(None, at_least=0, at_most=1)
+    """Share of the repeated reads of blocks, which several requests hold, that takes no time."""
 
     def overrides(self) -> dict[str, Any]:
         """The settings that replace the profile's, as keyword arguments."""

@@ -176,6 +176,8 @@ class Profile:
         source: where the measurements come from.
         licence: the licence of the measurements.
         scheduler: the one that the limits are meant for; None leaves the replica its default.
+        shared_reads: share of the repeated reads of KV blocks that takes no time, 0 to 1, as
+            measured servers have it; a `Replica` says more.
     """
 
     name: str
@@ -187,11 +189,20 @@ class Profile:
     source: str = ""
     licence: str = ""
     scheduler: str | None = None
+    shared_reads: float = 0.0
 
-    def settings(self) -> dict[str, Any]:
-        """Returns the fields of a `Replica` that the profile sets, by name."""
-        scheduler = {} if self.scheduler is None else {"scheduler": self.scheduler}
-        return {"batch_time": self.batch_time, **self.limits, **scheduler}
+    def settings(self, scheduler: str | None = None) -> dict[str, Any]:
+        """Returns the fields of a `Replica` that the profile sets, by name.
+
+        Args:
+            scheduler: one to be used in place of the profile's, which may share no reads.
+        """
+        settings = {"batch_time": self.batch_time, **self.limits}
+        if self.scheduler is not None:
+            settings["scheduler"] = self.scheduler
+        if self.shared_reads and scheduler in (None, self.scheduler):
+            settings["shared_reads"] = self.shared_reads
+        return settings
 
 
 def available_profiles() -> tuple[str, ...]:
@@ -259,6 +270,7 @@ def _read_profile(where: str, text: str) -> Profile:
             source=str(entries.get("source", "")),
             licence=str(entries.get("licence", "")),
             scheduler=None if scheduler is None else str(scheduler),
+            shared_reads=_number("shared_reads", entries.get("shared_reads", 0.0)),
         )
     except InputError as error:
         message = str(error)

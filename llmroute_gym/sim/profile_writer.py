@@ -36,6 +36,8 @@ def write_profile(
     if profile.scheduler is not None:
         entries |= {"scheduler": profile.scheduler}
     entries |= {"limits": dict(profile.limits)}
+    if profile.shared_reads:
+        entries["shared_reads"] = profile.shared_reads
     if errors:
         entries["measured_error"] = dict(errors)
     head = yaml.safe_dump(entries, sort_keys=False, width=LINE_LENGTH, allow_unicode=True)

@@ -289,7 +289,8 @@ class Cluster(Sequence[Replica]):
         known = {field.name for field in fields(Replica)}
         for key in overrides:
             checked_name("replica setting", key, known)
-        one = Replica(**{**load_profile(name).settings(), **overrides})
+        settings = load_profile(name).settings(overrides.get("scheduler"))
+        one = Replica(**{**settings, **overrides})
         return cls((one,) * replicas)
 
     def with_speeds(self, speeds: Sequence[float]) -> "Cluster":

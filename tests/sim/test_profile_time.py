@@ -412,3 +412,18 @@ def test_profiles_load_without_scipy_and_pandas() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_the_share_of_reads_comes_with_the_profile_and_its_scheduler(tmp_path: Path) -> None:
+    name = "h100x2-qwen3-32b"
+    profile = load_profile(name)
+    assert profile.shared_reads == Cluster.from_profile(name)[0].shared_reads == 0.44
+    assert Cluster.from_profile(name, scheduler="vllm_v1")[0].shared_reads == 0.44
+    assert Cluster.from_profile(name, scheduler="chunked")[0].shared_reads == 0.0
+    assert Cluster.from_profile(name, shared_reads=0.0)[0].shared_reads == 0.0
+    path = tmp_path / "copy.yaml"
+    write_profile(profile, path)
+    assert load_profile(path).shared_reads == 0.44
+    path.write_text(path.read_text().replace("shared_reads: 0.44", "shared_reads: half"))
+    with pytest.raises(InputError, match="shared_reads must be a number, got 'half'"):
+        load_profile(path)
