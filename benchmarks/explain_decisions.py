@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from explain_formula import FEATURES
+from explain_formula import FEATURES, IF_MIXED
 from frontier_cases import SEED, Case
 from frontier_runs import settings_of
 
@@ -124,11 +124,13 @@ def without_terms(rule: EstimatedLatency) -> dict[str, EstimatedLatency]:
                 name: 0.0,
                 f"{name}_by_prompt": 0.0,
                 f"{name}_by_output": 0.0,
+                **({f"{name}_if_mixed": 0.0} if f"{name}_if_mixed" in IF_MIXED else {}),
             }
             for name in FEATURES
         },
         "weights by prompt length": dict.fromkeys(by_prompt, 0.0),
         "weights by predicted length": dict.fromkeys(by_output, 0.0),
+        "weights where speeds differ": dict.fromkeys(IF_MIXED, 0.0),
         "recent, if cold": {"recent_if_cold": 0.0},
         "uncached, by load": {"uncached_by_load": 0.0},
         "other gateways": {"of_all": 0.0},
@@ -144,7 +146,8 @@ def without_terms(rule: EstimatedLatency) -> dict[str, EstimatedLatency]:
 
 def timeless(rule: EstimatedLatency) -> EstimatedLatency:
     """Returns the rule without `slowness`, which takes requests that a row has lost for ended."""
-    return replace(rule, slowness=0.0, slowness_by_prompt=0.0, slowness_by_output=0.0)
+    none = dict.fromkeys((one for one in tuned_ranges(rule) if one.startswith("slowness")), 0.0)
+    return replace(rule, **none)
 
 
 def fresh(rule: EstimatedLatency, rows: FloatArray) -> Decision:

@@ -42,7 +42,11 @@ SYMBOLS = {
     "p": "ln((prompt tokens + 50)/1000)",
     "l": "ln(predicted output tokens/100), 0 without a prediction",
 }
-UNPRINTED = ("recent_if_cold", "uncached_by_load", "of_all", "attention", "progress")
+IF_MIXED = tuple(name for name in tuned_ranges(EstimatedLatency()) if name.endswith("_if_mixed"))
+UNPRINTED = (
+    *("recent_if_cold", "uncached_by_load", "of_all", "attention", "progress"),
+    *IF_MIXED,
+)
 """Constants that no formula here states."""
 LEFT_OUT = {
     **dict.fromkeys(UNPRINTED, 0.0),
@@ -50,7 +54,8 @@ LEFT_OUT = {
     **{f"{name}_by_output": 0.0 for name in FEATURES},
 }
 """What a formula goes without: what is for caches and for several gateways, which the scenarios of
-the search do not have, and predicted lengths, which few gateways have."""
+the search do not have, predicted lengths, which few gateways have, and weights of their own for
+replicas of several speeds, which would be as many terms again."""
 NEEDED_BY = {
     "kv_threshold": [("kv_price",)],
     "cached": [("prefill",), ("own_prefill",)],

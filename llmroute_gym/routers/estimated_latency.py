@@ -21,11 +21,15 @@ from llmroute_gym.routers.seeing import SeeingRule, poll
 _FEATURES = 13
 _FIRST_WEIGHT = 14
 """Which constant the first weight of a feature is; each has three."""
-_IN_FLIGHT, _KV, _OLDEST, _CONTEXT, _SLOWNESS, _WORK, _RECENT, _UNCACHED = 0, 1, 3, 5, 7, 8, 11, 12
-"""Numbers of features."""
+_SLOWNESS, _WORK, _RECENT, _UNCACHED = 7, 8, 11, 12
+_IF_SHARED, _IF_MIXED = (0, 1, 3, 5, 8, 11), (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11)
+"""Numbers of features, the last two of those whose constants end so."""
 _FURTHER = _FIRST_WEIGHT + 3 * _FEATURES
 _SHARED = _FURTHER + 7
-"""Which constants the first after the weights, and of what is known of other gateways, are."""
+_LONGEST = _SHARED + 1 + len(_IF_SHARED)
+_MIXED = _LONGEST + 1
+"""Which constants the first after the weights, of what is known of other gateways, the longest
+prompt and the first of replicas of several speeds are."""
 _WEIGHTS, _POLLS, _USUAL, _REPLICAS = 1, 1 + _FEATURES, 4 + _FEATURES, 6 + _FEATURES
 """Where in memory, after the time of the last decision, the weights for the request at hand stand;
 which poll was the last, seconds from one to the next and when the first is; the tokens to prefill
@@ -111,6 +115,7 @@ def _weigh(
         weight, by_prompt, by_output = constants[_FIRST_WEIGHT + 3 * j : _FIRST_WEIGHT + 3 * j + 3]
         memory[_WEIGHTS + j] = weight + by_prompt * longer + by_output * larger
     cached, load, others, n = 0.0, 0.0, 0.0, 0
+    lowest_speed, highest_speed = math.inf, 0.0
     for r in range(len(mask)):
         if mask[r]:
             at = _REPLICAS + _PER_REPLICA * r
@@ -118,15 +123,16 @@ def _weigh(
             load += memory[at + _ALL]
             others += memory[at + _OTHERS]
             n += 1
+            lowest_speed = min(lowest_speed, rows[r, Signal.SPEED])
+            highest_speed = max(highest_speed, rows[r, Signal.SPEED])
     memory[_WEIGHTS + _RECENT] += constants[_FURTHER] * (1.0 - cached)
     memory[_WEIGHTS + _UNCACHED] += constants[_FURTHER + 1] * math.log((load / n + 1.0) / 10.0)
     shared = others / (load + 1.0)
-    memory[_WEIGHTS + _IN_FLIGHT] += constants[_SHARED + 1] * shared
-    memory[_WEIGHTS + _KV] += constants[_SHARED + 2] * shared
-    memory[_WEIGHTS + _OLDEST] += constants[_SHARED + 3] * shared
-    memory[_WEIGHTS + _CONTEXT] += constants[_SHARED + 4] * shared
-    memory[_WEIGHTS + _WORK] += constants[_SHARED + 5] * shared
-    memory[_WEIGHTS + _RECENT] += constants[_SHARED + 6] * shared
+    for k in range(len(_IF_SHARED)):
+        memory[_WEIGHTS + _IF_SHARED[k]] += constants[_SHARED + 1 + k] * shared
+    mixed = math.log(highest_speed / lowest_speed)
+    for k in range(len(_IF_MIXED)):
+        memory[_WEIGHTS + _IF_MIXED[k]] += constants[_MIXED + k] * mixed
 
 
 @block
@@ -215,7 +221,7 @@ def estimated_scores(
     output, larger = rows[0, Signal.PREDICTED_OUTPUT_TOKENS], 0.0
     if output > 0.0:
         larger = math.log(output / constants[0])
-    prompt = min(rows[0, Signal.PROMPT_TOKENS], constants[_SHARED + 7])
+    prompt = min(rows[0, Signal.PROMPT_TOKENS], constants[_LONGEST])
     longer = math.log((prompt + 50.0) / 1000.0)
     of_all, recent_s = constants[_FURTHER + 2], constants[_FURTHER + 6]
     attention, progress = constants[_FURTHER + 3] / 10000.0, 1000.0 * constants[_FURTHER + 4]
@@ -294,6 +300,9 @@ class EstimatedLatency(SeeingRule):
     which engines report beyond the router's own at the last poll. They are taken to have `like_own`
     times the tokens of its own, and what ends in `_if_shared` is added to a weight times their
     share of all in flight.
+
+    Replicas of several speeds have constants of their own: what ends in `_if_mixed` is added to a
+    weight times the logarithm of the highest speed over the lowest, of those that are told.
 
     Beyond a `longest_prompt` (tokens) weights by prompt stand still: what fits the prompts that a
     search has seen may be wrong for those ten times as long.
@@ -378,6 +387,17 @@ class EstimatedLatency(SeeingRule):
     work_if_shared: float = constant(0.0, -4.0, 4.0)
     recent_if_shared: float = constant(0.0, -4.0, 4.0)
     longest_prompt: float = constant(1e6, 1.0, 1e6, tuned=False)
+    in_flight_if_mixed: float = constant(0.0, -2.0, 2.0)
+    kv_if_mixed: float = constant(0.0, -2.0, 2.0)
+    pending_if_mixed: float = constant(0.0, -2.0, 2.0)
+    oldest_if_mixed: float = constant(0.0, -2.0, 2.0)
+    ttft_if_mixed: float = constant(0.0, -2.0, 2.0)
+    context_if_mixed: float = constant(0.0, -2.0, 2.0)
+    queue_if_mixed: float = constant(0.0, -2.0, 2.0)
+    slowness_if_mixed: float = constant(0.0, -2.0, 2.0)
+    work_if_mixed: float = constant(0.0, -2.0, 2.0)
+    batch_time_if_mixed: float = constant(0.0, -2.0, 2.0)
+    recent_if_mixed: float = constant(0.0, -2.0, 2.0)
     poll_s: float = poll(1.0)
     view: str = "events"
     predicted_output_sigma: float | None = None

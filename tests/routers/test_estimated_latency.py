@@ -50,6 +50,17 @@ def test_constants_are_numbered_as_the_decision_reads_them() -> None:
         "work_if_shared",
         "recent_if_shared",
         "longest_prompt",
+        "in_flight_if_mixed",
+        "kv_if_mixed",
+        "pending_if_mixed",
+        "oldest_if_mixed",
+        "ttft_if_mixed",
+        "context_if_mixed",
+        "queue_if_mixed",
+        "slowness_if_mixed",
+        "work_if_mixed",
+        "batch_time_if_mixed",
+        "recent_if_mixed",
         "poll_s",
     ]
 
@@ -157,6 +168,16 @@ def test_weights_may_depend_on_how_many_requests_are_of_others() -> None:
     assert ask(fresh(rule, 2), table) == 0
     table[:, Signal.IN_FLIGHT] = 1
     assert ask(fresh(rule, 2), table) == 1
+
+
+def test_weights_may_depend_on_how_much_speeds_differ() -> None:
+    rule = EstimatedLatency(pace_per_request=0.001, speed_power=0.0, kv_if_mixed=1.0)
+    table = rows(3, kv_usage=[0.3, 0.2, 0.9])
+    table[2, Signal.SPEED] = 4.0
+    assert ask(fresh(rule, 3), table, without=[2]) == 0
+    table[1, Signal.SPEED] = 0.5
+    assert ask(fresh(rule, 3), table, without=[2]) == 1
+    assert ask(fresh(rule, 3), table, without=[0, 1]) == 2
 
 
 def test_what_was_sent_lately_counts_for_the_cold() -> None:
