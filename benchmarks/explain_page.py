@@ -49,8 +49,8 @@ def page(found: Explained) -> str:
         "",
         f"Written by {origin(COMMAND)} Requests are of seed {SEED}, which no search has used; the "
         "formula and the constants below were searched by the same command with `--search`, on "
-        f"{found.scenarios} of the scenarios of `conf/search/frontier.yaml` in which nothing is "
-        "cached.",
+        f"{found.scenarios} of the scenarios of `conf/search/frontier.yaml` and "
+        "`frontier_mixed.yaml` in which nothing is cached.",
         "",
         *_responses(),
         *_terms(found),

@@ -1,8 +1,8 @@
 """The searches of an explanation: a formula of few constants, and other systems' rules.
 
-All of them measure on those scenarios of ``conf/search/frontier.yaml`` in which no prefixes are
-cached, one gateway serves and metrics are fresh, by its metric, and with as many candidates for
-each constant as its budget gives to those of `frontier`.
+All of them measure on those scenarios of ``conf/search/frontier.yaml`` and ``frontier_mixed.yaml``
+in which no prefixes are cached, one gateway serves and metrics are fresh, by the metric and with as
+many candidates for each constant as the former's budget gives to its own.
 """
 
 import sys
@@ -33,7 +33,7 @@ from llmroute_gym.routers import Router, make
 from llmroute_gym.routers.estimated_latency import EstimatedLatency
 from llmroute_gym.routers.rule import Rule
 
-CONF = ROOT / "conf" / "search" / "frontier.yaml"
+CONF = ROOT / "conf" / "search"
 FRONTIER = "frontier"
 OTHERS = ("shared_prefix", "multi_turn", "agent_loop", "stale", "gateways")
 """How the names of scenarios begin that are left out, as formulas state nothing of these."""
@@ -93,14 +93,18 @@ class Searches:
 
     def __post_init__(self) -> None:
         """Builds the scenarios."""
-        given = yaml.safe_load(CONF.read_text(encoding="utf-8"))
-        constants = len(stated(cast(EstimatedLatency, make(FRONTIER))))
-        per_constant = given.pop("budget") / constants
+        given, mixed = (
+            yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+            for name in (FRONTIER, f"{FRONTIER}_mixed")
+        )
+        per_constant = given.pop("budget") / len(given.pop("constants"))
         self.per_constant = max(4, round(self.share * per_constant))
         given |= {"router": FRONTIER, "population": None, "workers": 1, "seed": SEED}
         given["final_runs"] = max(2, round(self.share * given["final_runs"]))
         given["scenarios"] = [
-            one for one in given["scenarios"] if not _name(one).startswith(OTHERS)
+            one
+            for one in (*given["scenarios"], *mixed["scenarios"])
+            if not _name(one).startswith(OTHERS)
         ]
         if self.share < ALL_SCENARIOS:
             given["scenarios"] = given["scenarios"][::2]

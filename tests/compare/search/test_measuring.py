@@ -10,11 +10,13 @@ from llmroute_gym.compare.search.bench import Bench
 from llmroute_gym.compare.search.measuring import Measuring, statistics_of
 from llmroute_gym.compare.search.pools import pools_of
 from llmroute_gym.compare.search.scoring import PENALTY, score
+from llmroute_gym.compare.search.space import tuned_ranges
 from llmroute_gym.compare.serving import serve
 from llmroute_gym.config import EvaluationConfig, SearchConfig
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.arrays import FloatArray
 from llmroute_gym.routers import make
+from llmroute_gym.routers.estimated_latency import EstimatedLatency
 from llmroute_gym.sim import Outcome
 from tests.config.test_config import composed
 
@@ -98,10 +100,30 @@ def test_the_frontier_is_searched_on_what_it_says(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
     found = pools_of(composed("search", "+search=frontier", "search.budget=100").validate())
     assert len({pool.scenario.name for pool in found}) == len(found) >= 18
-    assert {len(pool.cluster) for pool in found} == {2, 3, 4, 8, 16, 32}
+    assert {len(pool.cluster) for pool in found} == {3, 4, 8, 16, 32}
+    assert all(replica.speed == 1 for pool in found for replica in pool.cluster)
     assert not any(pool.scenario.trace or pool.scenario.workload.path for pool in found)
     assert {pool.scenario.view.get("gateways", 1) for pool in found} >= {1, 2, 4}
     assert {round(pool.source.qps / 10, 2) for pool in found} >= {0.4, 0.7, 0.85, 0.96}
+
+
+def test_what_is_searched_for_mixed_speeds_leaves_the_rest_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmroute_gym.compare.suites.scenarios.capacity_of", lambda *_: 10.0)
+    config = composed("search", "+search=frontier_mixed").validate()
+    found = pools_of(config)
+    assert len({pool.scenario.name for pool in found}) == len(found) >= 18
+    assert {len(pool.cluster) for pool in found} == {2, 4, 8, 16}
+    told = [pool for pool in found if "predicted_output_sigma" not in pool.scenario.view]
+    drawn = [pool.draw(10, np.random.default_rng(0))[1] for pool in told]
+    assert all(len({replica.speed for replica in cluster}) > 1 for cluster in drawn)
+    everywhere = composed("search", "+search=frontier").search.constants
+    assert not set(config.search.constants) & set(everywhere)
+    tuned = set(tuned_ranges(EstimatedLatency()))
+    assert set(config.search.constants) | set(everywhere) <= tuned
+    for name in config.search.constants:
+        assert name.endswith(("_if_mixed", "_by_output")) or name.startswith(("speed", "pred"))
 
 
 def test_the_frontier_of_prefixes_is_searched_without_the_trace_of_the_suite(
