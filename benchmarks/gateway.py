@@ -10,6 +10,7 @@ rounds. Routers other than ours are measured where their venv has them (`--venv`
 import argparse
 import asyncio
 import os
+import shlex
 import signal
 import socket
 import statistics
@@ -238,6 +239,12 @@ def summary(found: Sequence[dict[str, Found]], rates: Sequence[int]) -> str:
     return f"{first}\n\nClosed loop of {USERS}, events in one piece; {STREAMS} streams:\n\n{most}\n"
 
 
+def _command(arguments: Sequence[str]) -> str:
+    """Returns the command as one may repeat it, files without the folders they are in."""
+    names = (Path(one).name if os.sep in one else one for one in arguments)
+    return shlex.join(["python", "benchmarks/gateway.py", *names])
+
+
 def main() -> None:
     """Measures and prints, or writes the section of the README."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -258,7 +265,7 @@ def main() -> None:
     good = [one for one in found if steady(one)]
     if not good:
         print("no round was steady, so all of them are shown", file=sys.stderr)
-    text = f"## The gateway\n\n{origin('python benchmarks/gateway.py --write', load)}\n\n"
+    text = f"## The gateway\n\n{origin(_command(sys.argv[1:]), load)}\n\n"
     text += f"Added to direct requests, medians over {len(good)} steady of {len(found)} rounds; "
     learned = "an exported policy (replica_set, `observation=router`)"
     chosen = learned if options.policy.endswith(".npz") else f"the rule `{options.policy}`"
