@@ -80,25 +80,25 @@ strict turns leave hardly anybody waiting.
 some 320 at once, so that half of them cannot start within 0.4 s. The source says that isolated \
 stages had empty latency histograms. From 49 requests/s on simulation and measurement agree.
 - **The rules of llm-d** win as they were measured to: their requests start at once at every \
-rate, 0.06 s sooner than measured, which may be the way through gateway and tokenizer that is not \
-simulated. Without shared reads ("{ALONE}") their tokens/s are too low, the more requests run at \
-once, as the times between tokens above show: right under round robin, whose batches share little, \
-and too long where all requests of a group are at one server. No profile can be right there that \
-charges each request's reads of its context: even at the memory bandwidth of the data sheet \
-("{AT_BEST}") `llmd_baseline` is slower than measured. vLLM itself reads a prefix once only where \
-all of a batch have it, which they do not here; what is left is the GPU's second-level cache, \
-where requests of a group that are read at the same time find each other's blocks. If each of 132 \
-processors takes one of the 4 KV heads that a GPU has, 33 requests are read at once, of 19 groups \
-some 16: that would save at most 0.58 of all repeated reads. At the profile's share of 0.44 \
-`llmd_baseline` has its measured time between tokens; then its plateau is the measured one, too, \
-and round robin hardly changes. Other profiles have a share of 0: this measurement says little of \
-other kernels and batches.
+rate, mostly 0.07 to 0.09 s sooner than measured, which may be the way through gateway and \
+tokenizer that is not simulated. Without shared reads ("{ALONE}") their tokens/s are too low, the \
+more requests run at once, as the times between tokens above show: right under round robin, whose \
+batches share little, and too long where all requests of a group are at one server. No profile \
+can be right there that charges each request's reads of its context: even at the memory bandwidth \
+of the data sheet ("{AT_BEST}") `llmd_baseline` is slower than measured. vLLM itself reads a \
+prefix once only where all of a batch have it, which they do not here; what is left is the GPU's \
+second-level cache, where requests of a group that are read at the same time find each other's \
+blocks. If each of 132 processors takes one of the 4 KV heads that a GPU has, 33 requests are \
+read at once, of 19 groups some 16: that would save at most 0.58 of all repeated reads. At the \
+profile's share of 0.44 `llmd_baseline` has its measured time between tokens; then its plateau is \
+the measured one, too, and round robin hardly changes. Other profiles have a share of 0: this \
+measurement says little of other kernels and batches.
 - **`llmd_token`** spreads groups by what is being prefilled when their first request comes, \
 often by chance among idle replicas, and then stays: the fullest of eight replicas has 20 to 24 of \
 the 150 groups (19 under `llmd_baseline`, whose no-hit rank deals them out), and a stage lasts as \
 long as its fullest replica. So it did where it was measured: at 60 requests/s half of the \
 requests took at most 43.9 s, and all 1.5 million tokens at 13,528 a second 111 s. Its plateau \
-over that of `llmd_baseline` is simulated 0.83, measured 0.85. Filter, scorer and what counts as \
+over that of `llmd_baseline` is simulated 0.80, measured 0.85. Filter, scorer and what counts as \
 load were compared with llm-d-router's source.
 - **gpt-oss-120b** is simulated too slow under round robin once its queue grows, with several \
 times the TTFT. The profile's memory holds 96,368 tokens, 14 of these requests; the source's mean \
