@@ -42,10 +42,14 @@ SYMBOLS = {
     "p": "ln((prompt tokens + 50)/1000)",
     "l": "ln(predicted output tokens/100), 0 without a prediction",
 }
-IF_MIXED = tuple(name for name in tuned_ranges(EstimatedLatency()) if name.endswith("_if_mixed"))
+IF_MIXED, IF_SHARED = (
+    tuple(name for name in tuned_ranges(EstimatedLatency()) if name.endswith(end))
+    for end in ("_if_mixed", "_if_shared")
+)
 UNPRINTED = (
-    *("recent_if_cold", "uncached_by_load", "of_all", "attention", "progress"),
+    *("recent_if_cold", "uncached_by_load", "of_all", "like_own", "attention", "progress"),
     *IF_MIXED,
+    *IF_SHARED,
 )
 """Constants that no formula here states."""
 LEFT_OUT = {

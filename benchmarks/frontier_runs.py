@@ -32,6 +32,8 @@ PREDICTED = 0.5
 """Log-normal error of the output lengths that rules are told where they are."""
 Percentiles = dict[str, FloatArray]
 """Of each rule, (n_rows,)."""
+REDUNDANT = ("_if_mixed", "_if_shared")
+"""How constants end that say nothing which others do not where speeds and gateways never change."""
 TUNED = "tuned "
 """Stands before the name of a rule whose constants were tuned for the case."""
 
@@ -94,7 +96,8 @@ def tuned_rule(case: Case, name: str, budget: int, traces: str) -> Router:
     settings = settings_of(
         case, traces, router=name, budget=budget, requests=1000, workers=1, seed=SEED + 1
     )
-    pools, space = pools_of(settings), Space.of(name, router)
+    only = [one for one in tuned_ranges(router) if not one.endswith(REDUNDANT)]
+    pools, space = pools_of(settings), Space.of(name, router, only)
     search = settings.search
     with tempfile.TemporaryDirectory() as folder, Workers(pools, search) as workers:
         history = History(Path(folder) / "history.csv", space)
