@@ -50,12 +50,10 @@ def searched(share: float, quick: bool) -> dict[str, Any]:
 
 
 def kept_from_before() -> dict[str, Any]:
-    """Returns what the last searches found, if that was for the constants that are shipped."""
+    """Returns what the last searches found, be it while `frontier` had other constants."""
     if not FOUND.is_file():
         sys.exit(f"{FOUND} is missing; python benchmarks/explain.py --search writes it")
     found: dict[str, Any] = yaml.safe_load(FOUND.read_text(encoding="utf-8"))
-    if found["frontier"] != shipped_options(FRONTIER):
-        sys.exit(f"{FOUND} is of other constants of {FRONTIER}; run explain.py with --search")
     return found
 
 
@@ -113,6 +111,7 @@ def explained(found: dict[str, Any], folder: Path, traces: str, runs: int, quick
             exports=found["exports"],
             per_constant=found["per_constant"],
             scenarios=found["scenarios"],
+            earlier=found["frontier"] != shipped_options(FRONTIER),
             runs=runs,
         )
     )

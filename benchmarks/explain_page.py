@@ -38,19 +38,26 @@ class Explained(NamedTuple):
     """Candidates of the searches, for each constant."""
     scenarios: int
     """That these measured on."""
+    earlier: bool
+    """Whether `frontier` had other constants at that time."""
     runs: int
     """Most workloads of a case."""
 
 
 def page(found: Explained) -> str:
     """Returns the page."""
+    earlier = (
+        " `frontier` had other constants then; what they lose is measured against those of today."
+        if found.earlier
+        else ""
+    )
     parts = [
         "# What `frontier` prefers",
         "",
         f"Written by {origin(COMMAND)} Requests are of seed {SEED}, which no search has used; the "
         "formula and the constants below were searched by the same command with `--search`, on "
         f"{found.scenarios} of the scenarios of `conf/search/frontier.yaml` and "
-        "`frontier_mixed.yaml` in which nothing is cached.",
+        f"`frontier_mixed.yaml` in which nothing is cached.{earlier}",
         "",
         *_responses(),
         *_terms(found),
