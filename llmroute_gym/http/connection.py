@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         "_head",
         "_held",
         "_last_s",
+        "_line_left_out",
         "_loop",
         "_parts",
         "_phase",
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._held = 0
         self._responder: Responder | None = None
         self._advancing = False
+        self._line_left_out = False
         self._reading = True
         self._phase = Phase.HEAD
         self._deadline_s = 0.0
@@ -202,12 +204,13 @@ class Connection(asyncio.Protocol):
         return self._body.done
 
     def _read_head(self) -> bool:
-        if self._received[:1] == b"\r":
-            # A line end after the body of the last request is an old client's habit.
+        if self._received[:1] == b"\r" and not self._line_left_out:
+            # One line end after the body of the last request is an old client's habit.
             if self._received == b"\r":
                 return False
             if self._received[1:2] == b"\n":
                 self._received = self._received[2:]
+                self._line_left_out = True
         if self._phase is Phase.IDLE and self._received:
             self._wait(Phase.HEAD, self._site.timeouts.head_s)
         end = find_request_head(self._received, self._site.limits)
@@ -215,6 +218,7 @@ class Connection(asyncio.Protocol):
             return False
         head = parse_request(self._received[:end], self._site.limits)
         self._received = self._received[end:]
+        self._line_left_out = False
         try:
             self._handler = self._site.handler(head)
         except HttpError as error:

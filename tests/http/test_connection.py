@@ -48,6 +48,17 @@ def test_splits_change_nothing(name: str) -> None:
     assert outcome(*split(whole, *range(1, len(whole)))) == expected
 
 
+@pytest.mark.parametrize("ends", [b"\r\n\r", b"\r\n\r\n", b"\r\n\r\n" + GET])
+def test_one_line_end_may_come_before_a_request_however_it_is_split(ends: bytes) -> None:
+    assert answers(Client(LIMITS).feed(b"\r\n" + GET).wire.written) == [(200, b"")]
+    client = Client(LIMITS).feed(GET + b"\r\n" + GET)
+    assert client.statuses == [200, 200]
+    for place in range(len(ends)):
+        client = Client(LIMITS).feed(*split(GET + ends, len(GET) + place))
+        assert client.statuses == [200, 400]
+        assert client.wire.ended
+
+
 def test_a_path_and_a_method_that_are_not_there_leave_the_connection_open() -> None:
     client = Client().feed(b"GET /nothing HTTP/1.1\r\n" + HOST + b"\r\n")
     client.feed(b"DELETE /echo HTTP/1.1\r\n" + HOST + b"\r\n", GET)
