@@ -106,6 +106,12 @@ def changed(
     return float(np.mean([choice(rule, one) != choice(other, one) for one in decisions]))
 
 
+def _unweighted(rule: EstimatedLatency, feature: str) -> dict[str, float]:
+    """Returns the constants that weigh a feature, each 0."""
+    ends = ("", "_by_prompt", "_by_output", "_if_mixed")
+    return {f"{feature}{end}": 0.0 for end in ends if f"{feature}{end}" in tuned_ranges(rule)}
+
+
 def without_terms(rule: EstimatedLatency) -> dict[str, EstimatedLatency]:
     """Returns the rule without each of its terms, by the term's name in words."""
     lowest = tuned_ranges(rule)["pace_per_request"].low
@@ -119,15 +125,7 @@ def without_terms(rule: EstimatedLatency) -> dict[str, EstimatedLatency]:
         "estimate: prompt's own prefill": {"own_prefill": 0.0},
         "estimate: oldest waiting": {"waited": 0.0},
         "estimate: speed": {"speed_power": 0.0, "speed_by_prompt": 0.0, "speed_by_output": 0.0},
-        **{
-            f"feature: {name.replace('_', ' ')}": {
-                name: 0.0,
-                f"{name}_by_prompt": 0.0,
-                f"{name}_by_output": 0.0,
-                **({f"{name}_if_mixed": 0.0} if f"{name}_if_mixed" in IF_MIXED else {}),
-            }
-            for name in FEATURES
-        },
+        **{f"feature: {name.replace('_', ' ')}": _unweighted(rule, name) for name in FEATURES},
         "weights by prompt length": dict.fromkeys(by_prompt, 0.0),
         "weights by predicted length": dict.fromkeys(by_output, 0.0),
         "weights where speeds differ": dict.fromkeys(IF_MIXED, 0.0),
@@ -146,8 +144,7 @@ def without_terms(rule: EstimatedLatency) -> dict[str, EstimatedLatency]:
 
 def timeless(rule: EstimatedLatency) -> EstimatedLatency:
     """Returns the rule without `slowness`, which takes requests that a row has lost for ended."""
-    none = dict.fromkeys((one for one in tuned_ranges(rule) if one.startswith("slowness")), 0.0)
-    return replace(rule, **none)
+    return replace(rule, **_unweighted(rule, "slowness"))
 
 
 def fresh(rule: EstimatedLatency, rows: FloatArray) -> Decision:
