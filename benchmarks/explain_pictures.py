@@ -84,7 +84,7 @@ def _response(axis: Axes, panel: Panel) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_title(panel.title, fontsize=10, loc="left")
     axis.set_xlabel(panel.x_label)
-    axis.legend(frameon=False, fontsize="x-small")
+    axis.legend(frameon=False, fontsize="x-small", ncols=1 if len(panel.lines) <= BANDS else 2)
     axis.grid(alpha=0.3)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SEED = 99_000_001
+SEED = 99_000_002
 SIMPLE = (
     "round_robin",
     "lor",
