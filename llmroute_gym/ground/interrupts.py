@@ -19,11 +19,19 @@ AGAIN_S = 0.2
 _swallowed: list[Any] = []
 
 
-def swallowed() -> bool:
-    """Whether a callback from compiled code has swallowed an interrupt, which it cannot raise.
+def due_to_interrupt(error: BaseException) -> bool:
+    """Whether an error may well be due to Ctrl-C.
 
-    An error that follows may well be due to it.
+    It is where a callback from compiled code has swallowed the interrupt, which it cannot raise,
+    and where closing what was half written failed while the interrupt was on its way.
     """
+    before: BaseException | None = error
+    seen: list[BaseException] = []
+    while before is not None and before not in seen:
+        if isinstance(before, KeyboardInterrupt):
+            return True
+        seen.append(before)
+        before = before.__cause__ or before.__context__
     return bool(_swallowed)
 
 

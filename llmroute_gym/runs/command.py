@@ -28,7 +28,7 @@ from llmroute_gym.config import (
 )
 from llmroute_gym.errors import InputError
 from llmroute_gym.ground.files import complete_or_absent
-from llmroute_gym.ground.interrupts import end_interrupted, swallowed
+from llmroute_gym.ground.interrupts import due_to_interrupt, end_interrupted
 from llmroute_gym.runs import sweep
 from llmroute_gym.runs.folder import HISTORY_FILE, MODEL_FILE, STATE_FILE
 from llmroute_gym.runs.sentences import (
@@ -115,7 +115,7 @@ def run_command(name: str, function: Callable[[Config], object]) -> None:
             told.append(_how_to_go_on(settings))
             raise
         except Exception as error:
-            if swallowed():
+            if due_to_interrupt(error):
                 told.append(_how_to_go_on(settings))
                 raise KeyboardInterrupt from None
             if isinstance(error, OSError) and error.errno in NO_ROOM:
