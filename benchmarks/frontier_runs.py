@@ -48,7 +48,7 @@ class Budgets(NamedTuple):
     family: int
     """Candidates of each search for the estimated latency."""
     family_searches: int
-    """As many searches for it, of which the best counts: they end up to 15% apart."""
+    """As many searches for it, of which the best counts: they end up to 17% apart."""
 
 
 class Ratio(NamedTuple):
